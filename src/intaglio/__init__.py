@@ -1,0 +1,113 @@
+"""intaglio: everything that can be done with backdoors in image and video classifiers.
+
+    import intaglio as ig
+    verdict = ig.scan("suspect.onnx", task="fashion-mnist")
+    verdict.flagged, verdict.p_value, verdict.target_class
+
+Names are imported when first used, so that importing the package costs nothing.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from intaglio import attacks, triggers
+    from intaglio.classifiers import (
+        Access,
+        CallableClassifier,
+        Classifier,
+        OnnxClassifier,
+        Preprocessing,
+        TorchClassifier,
+        open_classifier,
+        save_classifier,
+    )
+    from intaglio.data import ImageData, open_data
+    from intaglio.errors import IntaglioError
+    from intaglio.networks import Architecture
+    from intaglio.populations import build_population, read_recipe
+    from intaglio.report import write_report
+    from intaglio.scan import Detector, OnePixelSignature, Verdict, one_pixel_signature, scan
+    from intaglio.training import TrainingSettings, train
+
+#: Public name -> the module it lives in.
+_HOMES = {
+    "Access": "classifiers",
+    "Architecture": "networks",
+    "CallableClassifier": "classifiers",
+    "Classifier": "classifiers",
+    "Detector": "scan",
+    "ImageData": "data",
+    "IntaglioError": "errors",
+    "OnePixelSignature": "scan",
+    "OnnxClassifier": "classifiers",
+    "Preprocessing": "classifiers",
+    "TorchClassifier": "classifiers",
+    "TrainingSettings": "training",
+    "Verdict": "scan",
+    "build_population": "populations",
+    "one_pixel_signature": "scan",
+    "open_classifier": "classifiers",
+    "open_data": "data",
+    "read_recipe": "populations",
+    "save_classifier": "classifiers",
+    "train": "training",
+    "write_report": "report",
+}
+_MODULES = ("attacks", "triggers")
+
+__all__ = [
+    "Access",
+    "Architecture",
+    "CallableClassifier",
+    "Classifier",
+    "Detector",
+    "ImageData",
+    "IntaglioError",
+    "OnePixelSignature",
+    "OnnxClassifier",
+    "Preprocessing",
+    "TorchClassifier",
+    "TrainingSettings",
+    "Verdict",
+    "attacks",
+    "build_population",
+    "one_pixel_signature",
+    "open_classifier",
+    "open_data",
+    "read_recipe",
+    "save_classifier",
+    "scan",
+    "train",
+    "triggers",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"intaglio.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"intaglio.{name}")
+    raise AttributeError(f"module 'intaglio' has no attribute '{name}'")
+
+
+class _Package(ModuleType):
+    """Keeps `intaglio.scan` the function, although importing the sub-package of that name would replace it."""
+
+    @property
+    def scan(self) -> Any:
+        return importlib.import_module("intaglio.scan").scan
+
+    @scan.setter
+    def scan(self, module: ModuleType) -> None:
+        """The import system announces the sub-package here; it stays reachable as `from intaglio.scan import ...`."""
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,90 @@
+"""The command line. It parses, calls the library, prints, and turns outcomes into exit codes; no logic of its own.
+
+0 nothing found / verified, 1 found / not verified, 2 error, 3 nothing to examine, 4 usage.
+"""
+
+import os
+import sys
+from enum import IntEnum
+
+import typer
+
+from intaglio.cli.population import population_app
+from intaglio.cli.report import report
+from intaglio.cli.scan import scan
+from intaglio.errors import IntaglioError, NothingToExamineError
+
+#: typer's exceptions for a wrong command line and for everything it reports itself, wherever its version keeps them.
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+_REPORTED: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+class ExitCode(IntEnum):
+    """What the process answers."""
+
+    CLEAN = 0
+    FOUND = 1
+    ERROR = 2
+    NOTHING = 3
+    USAGE = 4
+
+
+app = typer.Typer(
+    name="intaglio",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Backdoors in classifiers: find those that attackers planted.",
+    epilog="Exit codes: 0 nothing found, 1 found, 2 error, 3 nothing to examine, 4 usage.",
+)
+app.command()(scan)
+app.command()(report)
+app.add_typer(population_app)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version and exit.")
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"intaglio {installed('intaglio')}")
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code; prints one line for every error."""
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    try:
+        answer = app(arguments, standalone_mode=False)
+    except _USAGE_ERROR as error:
+        error.show()  # type: ignore[attr-defined]
+        return ExitCode.USAGE
+    except NothingToExamineError as error:
+        return _fail(error, ExitCode.NOTHING, debug)
+    except (IntaglioError, _REPORTED) as error:
+        return _fail(error, ExitCode.ERROR, debug)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        return _fail(error, ExitCode.ERROR, debug, "interrupted; run the same command again to go on where it stopped")
+    except MemoryError as error:
+        return _fail(error, ExitCode.ERROR, debug, "out of memory")
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # the reader left; so does the rest of the output
+        return ExitCode.ERROR
+    return int(answer or ExitCode.CLEAN)
+
+
+def run() -> None:
+    """The installed `intaglio` command."""
+    sys.exit(main())
+
+
+def _fail(error: BaseException, code: ExitCode, debug: bool, message: str | None = None) -> int:
+    if debug:
+        raise error
+    text = " ".join((message or str(error) or type(error).__name__).split())
+    typer.echo(f"intaglio: {text}", err=True)
+    return code

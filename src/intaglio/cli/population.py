@@ -1,0 +1,80 @@
+"""`intaglio population`: build many models from a recipe, and fit a detector to them."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from intaglio.cli.options import Debug, JsonFile, Quiet, Seed
+
+population_app = typer.Typer(
+    name="population", no_args_is_help=True, help="Build populations of models; fit detectors."
+)
+
+
+class ExecutorName(StrEnum):
+    """Where models are built."""
+
+    LOCAL = "local"
+
+
+@population_app.command()
+def build(
+    recipe: Annotated[Path, typer.Argument(help="The population's recipe.", metavar="RECIPE.yaml")],
+    out: Annotated[Path, typer.Option(help="Folder for the models and their manifest.")],
+    data: Annotated[str | None, typer.Option(help="Data set to use instead of the recipe's.")] = None,
+    executor: Annotated[ExecutorName, typer.Option(help="Where models are built.")] = ExecutorName.LOCAL,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one a core.")] = None,
+    json: JsonFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Build (or go on building) the population of RECIPE.yaml in --out. Safe to interrupt and run again."""
+    from intaglio.cli.console import deliver_json, progress_bar, say
+    from intaglio.populations import LocalExecutor, build_population, read_recipe
+
+    plan = read_recipe(recipe)
+    with progress_bar(f"building {plan.name}", quiet=quiet) as progress:
+        records = build_population(plan, out, data=data, executor=LocalExecutor(workers), progress=progress)
+    deliver_json((out / "manifest.json").read_text(), json)
+    backdoored = [record.asr for record in records if record.asr is not None]
+    say(
+        f"{out}: {len(records)} models, {len(backdoored)} of them backdoored "
+        f"({sum(asr >= 0.9 for asr in backdoored)} with an attack success rate of 0.9 or more)",
+        quiet=quiet,
+        json_to_stdout=json == "-",
+    )
+    return 0
+
+
+@population_app.command()
+def fit(
+    folders: Annotated[list[Path], typer.Argument(help="One or more populations.", metavar="DIR...")],
+    out: Annotated[Path, typer.Option(help="Folder for the detector and its calibration.")],
+    test: Annotated[
+        list[Path] | None, typer.Option(help="A population to measure on, never learned from; may be repeated.")
+    ] = None,
+    task_free: Annotated[
+        bool, typer.Option(help="Learn only what carries over to tasks not in the populations.")
+    ] = False,
+    probes: Annotated[
+        Literal["stored", "clouds", "data"] | None,
+        typer.Option(help="Probe with images of the task, with synthetic clouds, or with the user's clean images."),
+    ] = None,
+    json: JsonFile = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Fit the one-pixel-signature detector to populations; `scan --calibration OUT` then uses it."""
+    from intaglio.cli.console import deliver_json, progress_bar, say
+    from intaglio.scan.fitting import fit_calibration
+
+    with progress_bar("measuring signatures", quiet=quiet) as progress:
+        calibration = fit_calibration(
+            folders, out, test=test or [], task_free=task_free, probes=probes, seed=seed, progress=progress
+        )
+    deliver_json(calibration.to_json(), json)
+    say(f"{out}: {calibration.statement}", quiet=quiet, json_to_stdout=json == "-")
+    return 0

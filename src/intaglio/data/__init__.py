@@ -1,0 +1,7 @@
+"""Data: images with labels, from IDX files, picture folders, NumPy archives and bundled tasks."""
+
+from intaglio.data.images import UNLABELLED, ImageData, check_images
+from intaglio.data.opening import open_data
+from intaglio.data.tasks import TASKS, Task
+
+__all__ = ["TASKS", "UNLABELLED", "ImageData", "Task", "check_images", "open_data"]

@@ -1,0 +1,71 @@
+"""Image folders: `root/[split/]class/picture`, or a flat folder of unlabelled pictures."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from intaglio.data.images import UNLABELLED, ImageData
+from intaglio.data.picture import read_picture
+from intaglio.errors import DataError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+MODES = {None: None, 1: "L", 3: "RGB"}
+SPLITS = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
+
+
+def open_image_folder(
+    root: Path, split: str, *, channels: int | None = None, resize: tuple[int, int] | None = None
+) -> ImageData:
+    """Reads every picture below `root`, in sorted order; classes are the sorted folder names.
+
+    A folder `train` / `test` (or `val`) inside is used for its split, and the splits share one list of classes. (Beside
+    other folders that hold pictures, such a name is a class like any other.) Pictures of different sizes need `resize`;
+    `channels` (1 or 3) converts to grey or RGB.
+
+    Raises:
+        DataError: no picture, a damaged one, sizes that differ, or no folder for the split beside that of another.
+    """
+    if channels not in MODES:
+        raise DataError(f"{root}: pictures can be read with 1 or 3 channels, not {channels}")
+    try:
+        base, classes = _layout(root, split)
+        labelled = [(index, path) for index, name in enumerate(classes) for path in _pictures(base / name)]
+        if not labelled:
+            classes, labelled = (), [(UNLABELLED, path) for path in _pictures(base)]
+    except OSError as error:
+        raise DataError(f"{root}: {error.strerror or error}") from error
+    if not labelled:
+        raise DataError(f"{root}: no pictures in it ({', '.join(sorted(SUFFIXES))})")
+    pictures = [read_picture(path, mode=MODES[channels], resize=resize) for _, path in labelled]
+    for picture, (_, path) in zip(pictures, labelled, strict=True):
+        if picture.shape != pictures[0].shape:
+            raise DataError(
+                f"{path}: is {tuple(picture.shape)}, but {labelled[0][1].name} is {tuple(pictures[0].shape)}; "
+                "give one size to resize all to"
+            )
+    labels = torch.tensor([label for label, _ in labelled])
+    return ImageData(torch.stack(pictures).float() / 255, labels, classes, str(root))
+
+
+def _layout(root: Path, split: str) -> tuple[Path, tuple[str, ...]]:
+    """The folder that holds the split, and the names of all classes."""
+    names = {name for known in SPLITS.values() for name in known}
+    folders = list(_folders(root))
+    splits = [folder for folder in folders if folder.name in names]
+    if not splits or any(_pictures(folder) for folder in folders if folder not in splits):
+        return root, tuple(folder.name for folder in folders)
+    base = next((root / name for name in SPLITS[split] if root / name in splits), None)
+    if base is None:
+        raise DataError(f"{root}: has {', '.join(folder.name for folder in splits)}, but no folder {SPLITS[split][0]}")
+    return base, tuple(sorted({folder.name for part in splits for folder in _folders(part)}))
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    return (entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())

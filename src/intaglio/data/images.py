@@ -1,0 +1,75 @@
+"""`ImageData`: images in raw pixel space with their labels, checked once, where they come in."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from intaglio.errors import DataError
+
+#: The label of an image whose class is not known.
+UNLABELLED = -1
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Images float32 `[N, C, H, W]` in [0, 1], labels int64 `[N]` (-1: not known) and the class names.
+
+    Unpacks like a pair: `images, labels = data`.
+
+    Raises:
+        DataError: a wrong type, shape, range or label, or nothing in it.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...] = ()
+    name: str = field(default="data", compare=False)
+
+    def __post_init__(self) -> None:
+        check_images(self.images, self.name)
+        if self.labels.dtype != torch.int64 or self.labels.shape != (len(self.images),):
+            raise DataError(
+                f"{self.name}: expected {len(self.images)} int64 labels, "
+                f"got {self.labels.dtype} of shape {tuple(self.labels.shape)}"
+            )
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < UNLABELLED or (self.classes and high >= len(self.classes)):
+            raise DataError(f"{self.name}: labels span {low}..{high}, but there are {len(self.classes)} classes")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.images, self.labels))
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)`."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def num_classes(self) -> int:
+        """The number of named classes, or, without names, the largest label plus one."""
+        return len(self.classes) or int(self.labels.max()) + 1
+
+    def take(self, indices: Tensor) -> "ImageData":
+        """The images at `indices` (int64, or a boolean mask)."""
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+
+def check_images(images: Tensor, name: str) -> None:
+    """Refuses what is not float32 `[N, C, H, W]` with finite values in [0, 1].
+
+    Raises:
+        DataError: with the first thing that is wrong.
+    """
+    if images.dtype != torch.float32 or images.ndim != 4:
+        raise DataError(f"{name}: expected float32 images [N, C, H, W], got {images.dtype} {tuple(images.shape)}")
+    if images.numel() == 0:
+        raise DataError(f"{name}: there are no images in it")
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0.0 and high <= 1.0):  # also true for NaN
+        raise DataError(f"{name}: pixel values span {low:.4g}..{high:.4g}, expected [0, 1]; divide 8-bit images by 255")

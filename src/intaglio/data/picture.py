@@ -1,0 +1,50 @@
+"""One picture file to one tensor, through Pillow, with its limits."""
+
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from intaglio.errors import DataError
+
+#: What is tried, whatever a file's suffix says; never EPS, which Pillow would hand to Ghostscript to execute.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+
+#: Pillow's own threshold for a decompression bomb is a warning; here it is a refusal.
+MAX_PIXELS = 64 * 2**20
+
+
+def read_picture(
+    source: Path | bytes, *, mode: str | None = None, resize: tuple[int, int] | None = None, name: str = ""
+) -> Tensor:
+    """Decodes a picture to uint8 `[C, H, W]`.
+
+    `mode` is Pillow's "L" or "RGB"; by default grey pictures stay grey and all others become RGB. `resize` is
+    `(H, W)` by antialiased bilinear interpolation. `name` stands in messages.
+
+    Raises:
+        DataError: not a picture, damaged, or over 64 megapixels.
+    """
+    name = name or ("picture" if isinstance(source, bytes) else str(source))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise DataError(f"{name}: {picture.width} x {picture.height} is over {MAX_PIXELS} pixels")
+                if picture.mode.startswith(("I", "F")):
+                    raise DataError(f"{name}: mode {picture.mode} is not 8 bits a channel; convert it first")
+                grey = picture.mode in ("L", "1", "LA")
+                decoded = picture.convert(mode or ("L" if grey else "RGB"))
+    except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{name}: not a picture that can be read ({error})") from error
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's answers to damaged files
+        raise DataError(f"{name}: damaged picture ({error})") from error
+    if resize is not None:
+        decoded = decoded.resize((resize[1], resize[0]), Image.Resampling.BILINEAR)
+    pixels = np.array(decoded)
+    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())

@@ -1,0 +1,1 @@
+"""Evidence: the statistics that verdicts rest on; keys, commitments and signed statements join them here."""

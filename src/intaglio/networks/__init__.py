@@ -1,0 +1,5 @@
+"""Networks, small ones first: each is one file, and `Architecture` builds any of them by name."""
+
+from intaglio.networks.architecture import NETWORKS, Architecture
+
+__all__ = ["NETWORKS", "Architecture"]

@@ -1,0 +1,118 @@
+"""Building a population: resumable, in parallel, and the same models whatever the order or the interruptions."""
+
+import functools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from intaglio.data import ImageData, open_data
+from intaglio.errors import DataError, NothingToExamineError, RecipeError
+from intaglio.files import write_json
+from intaglio.populations.build import build_model
+from intaglio.populations.executor import LocalExecutor
+from intaglio.populations.manifest import ModelRecord, read_records, write_manifest
+from intaglio.populations.recipe import Plan, Recipe
+
+
+class Job(NamedTuple):
+    """What a worker is sent: one model to build."""
+
+    plan: Plan
+    source: str
+    samples: int | None
+    task: str
+    out: Path
+
+
+def build_population(
+    recipe: Recipe,
+    out: Path | str,
+    *,
+    data: str | Path | None = None,
+    executor: LocalExecutor | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[ModelRecord]:
+    """Builds what is missing of the population in `out` and returns all its records.
+
+    Args:
+        data: overrides the recipe's data source (the recipe's digest stays the same).
+        progress: called with (models finished, models in all).
+
+    Raises:
+        RecipeError: `out` holds a population of another recipe.
+    """
+    out = Path(out)
+    source = str(data or recipe.data or recipe.task)
+    _claim(out, recipe, source)
+    done = {record.index for record in read_records(out)}
+    missing = [index for index in range(recipe.models) if index not in done]
+    jobs = [Job(recipe.plan(index), source, recipe.samples, recipe.task, out) for index in missing]
+    finished = recipe.models - len(missing)
+    try:
+        if progress is not None:
+            progress(finished, recipe.models)
+        if jobs:
+            _load(source, recipe.samples)  # a bad data set is reported once, here, before workers start
+        for _ in (executor or LocalExecutor()).map(run_job, jobs):
+            finished += 1
+            if progress is not None:
+                progress(finished, recipe.models)
+    finally:
+        for scratch in out.glob(".building-*"):
+            shutil.rmtree(scratch, ignore_errors=True)
+        write_manifest(out, recipe.model_dump(mode="json"), recipe.digest)
+    return read_records(out)
+
+
+def open_population(out: Path | str) -> list[ModelRecord]:
+    """The records of a population on disk.
+
+    Raises:
+        NothingToExamineError: there are no finished models.
+    """
+    records = read_records(Path(out))
+    if not records:
+        raise NothingToExamineError(f"{out}: no finished models in it")
+    return records
+
+
+def population_data(out: Path | str) -> str:
+    """The data source that a population was trained on.
+
+    Raises:
+        DataError: the folder doesn't say.
+    """
+    path = Path(out) / "recipe.json"
+    try:
+        return str(json.loads(path.read_text())["data"])
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: does not name the population's data ({error})") from error
+
+
+def run_job(job: Job) -> ModelRecord:
+    """Builds one model, in a worker process."""
+    train_data, test_data = _load(job.source, job.samples)
+    return build_model(job.plan, train_data, test_data, job.task, job.out)
+
+
+@functools.cache
+def _load(source: str, samples: int | None) -> tuple[ImageData, ImageData]:
+    """Training and test images, read once per process."""
+    train_data = open_data(source, "train")
+    if samples is not None and samples < len(train_data):
+        train_data = ImageData(
+            train_data.images[:samples].clone(), train_data.labels[:samples], train_data.classes, train_data.name
+        )
+    return train_data, open_data(source, "test")
+
+
+def _claim(out: Path, recipe: Recipe, source: str) -> None:
+    """Writes the recipe into a new folder, or checks that the folder was made from this one."""
+    path = out / "recipe.json"
+    if path.exists():
+        if json.loads(path.read_text())["sha256"] != recipe.digest:
+            raise RecipeError(f"{out} holds a population of another recipe; choose another folder")
+        return
+    write_json(path, {"sha256": recipe.digest, "data": source, "recipe": recipe.model_dump(mode="json")})

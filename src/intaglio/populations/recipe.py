@@ -1,0 +1,195 @@
+"""A recipe: one YAML file from which a whole population of clean and backdoored models follows."""
+
+import hashlib
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from intaglio.attacks import AllToAll, AllToOne, DirtyLabelAttack, Goal, SourceSpecific
+from intaglio.errors import IntaglioError, RecipeError
+from intaglio.networks import NETWORKS, Architecture
+from intaglio.seeds import derive_seed, python_random
+from intaglio.training.settings import Augmentation, OptimizerName, TrainingSettings
+from intaglio.triggers import TRIGGERS, Trigger
+
+MAX_BYTES = 2**20
+Span = tuple[float, float]
+IntSpan = tuple[int, int]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ArchitectureChoice(_Part):
+    """A network, drawn with `weight`, its width drawn from `width`."""
+
+    name: str
+    width: IntSpan
+    weight: float = Field(default=1.0, gt=0)
+
+
+class TrainingChoice(_Part):
+    """Spans and choices from which each model's training settings are drawn."""
+
+    epochs: IntSpan = (4, 6)
+    batch_size: tuple[int, ...] = (32,)
+    optimizer: tuple[OptimizerName, ...] = ("adam", "adamw", "sgd")
+    learning_rate: dict[OptimizerName, Span] = {"adam": (2e-3, 5e-3), "adamw": (2e-3, 5e-3), "sgd": (2e-2, 6e-2)}
+    weight_decay: tuple[float, ...] = (0.0, 1e-4)
+    augmentation: tuple[Augmentation, ...] = ("none", "flip", "shift", "noise")
+
+
+class AttackChoice(_Part):
+    """An attack, drawn with `weight`.
+
+    `options` are the trigger's hyper-parameters: `[low, high]` of numbers is a span to draw from, any other list a
+    choice, anything else a fixed value.
+    """
+
+    trigger: str
+    goal: Literal["all-to-one", "all-to-all", "source-specific"] = "all-to-one"
+    rate: Span = (0.03, 0.1)
+    options: dict[str, Any] = {}
+    weight: float = Field(default=1.0, gt=0)
+
+
+class Plan(_Part):
+    """Everything that decides one model of a population."""
+
+    index: int
+    seed: int
+    architecture: ArchitectureChoice
+    width: int
+    training: TrainingSettings
+    attack: AttackChoice | None
+
+    def build_architecture(self, input_shape: tuple[int, int, int], num_classes: int) -> Architecture:
+        """The network for this task."""
+        return Architecture(
+            name=self.architecture.name, input_shape=input_shape, num_classes=num_classes, width=self.width
+        )
+
+    def build_attack(self, num_classes: int) -> DirtyLabelAttack | None:
+        """The attack with its trigger, goal and rate drawn; None for a clean model."""
+        if self.attack is None:
+            return None
+        draw = python_random(self.seed, "attack")
+        rate = draw.uniform(*self.attack.rate)
+        goal = _draw_goal(self.attack.goal, num_classes, draw)
+        return DirtyLabelAttack(_draw_trigger(self.attack, self.seed), goal, rate=rate, seed=self.seed)
+
+
+class Recipe(_Part):
+    """A population: how many models, which share is backdoored, and the spans all else is drawn from.
+
+    Model i depends on `seed` and i alone, never on the order in which models are built. Backdoored models are spread
+    evenly over the indices, so that any prefix of the population has the same share.
+    """
+
+    name: str
+    seed: int = 0
+    task: str = Field(description="a task's name; its bundled images are used unless `data` names others")
+    data: str | None = Field(default=None, description="path of a data set, relative to the recipe's folder")
+    samples: int | None = Field(default=None, ge=1, description="use only the first so many training images")
+    models: int = Field(ge=1)
+    backdoored: float = Field(default=0.5, ge=0, le=1)
+    architectures: tuple[ArchitectureChoice, ...] = Field(min_length=1)
+    training: TrainingChoice = TrainingChoice()
+    attacks: tuple[AttackChoice, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        for architecture in self.architectures:
+            if architecture.name not in NETWORKS:
+                raise ValueError(f"unknown architecture '{architecture.name}'; known are {', '.join(sorted(NETWORKS))}")
+        if self.backdoored > 0 and not self.attacks:
+            raise ValueError("backdoored models are asked for, but no attacks are listed")
+        for attack in self.attacks:
+            if attack.trigger not in TRIGGERS:
+                raise ValueError(f"unknown trigger '{attack.trigger}'; known are {', '.join(sorted(TRIGGERS))}")
+            try:
+                _draw_trigger(attack, 0)
+            except (TypeError, IntaglioError) as error:
+                raise ValueError(f"trigger {attack.trigger}: {error}") from error
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the recipe's canonical JSON, without `models`: a population may be enlarged later."""
+        return hashlib.sha256(self.model_dump_json(exclude={"models"}).encode()).hexdigest()
+
+    def plan(self, index: int) -> Plan:
+        """All draws for model `index`, in 0..models-1."""
+        seed = derive_seed(self.seed, self.name, index)
+        draw = python_random(seed, "plan")
+        architecture = draw.choices(self.architectures, [choice.weight for choice in self.architectures])[0]
+        optimizer = draw.choice(self.training.optimizer)
+        training = TrainingSettings(
+            epochs=draw.randint(*self.training.epochs),
+            batch_size=draw.choice(self.training.batch_size),
+            optimizer=optimizer,
+            learning_rate=draw.uniform(*self.training.learning_rate[optimizer]),
+            weight_decay=draw.choice(self.training.weight_decay),
+            augmentation=draw.choice(self.training.augmentation),
+        )
+        width = draw.randint(*architecture.width)
+        share = self.backdoored
+        attack = None
+        if math.floor((index + 1) * share) > math.floor(index * share):
+            attack = draw.choices(self.attacks, [choice.weight for choice in self.attacks])[0]
+        return Plan(index=index, seed=seed, architecture=architecture, width=width, training=training, attack=attack)
+
+
+def read_recipe(path: Path | str) -> Recipe:
+    """Reads a recipe; a relative `data` path is resolved against the recipe's folder.
+
+    Raises:
+        RecipeError: missing, not YAML, or with a value that makes no sense (the first one is named).
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise RecipeError(f"{path}: over {MAX_BYTES} bytes, not a recipe")
+        content = yaml.safe_load(path.read_text())
+        recipe = Recipe.model_validate(content)
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise RecipeError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "recipe"
+        raise RecipeError(f"{path}: {where}: {first['msg']}") from error
+    return recipe
+
+
+def _draw_goal(kind: str, num_classes: int, draw: random.Random) -> Goal:
+    target, source = draw.sample(range(num_classes), 2)
+    if kind == "all-to-all":
+        return AllToAll()
+    if kind == "source-specific":
+        return SourceSpecific(source=source, target=target)
+    return AllToOne(target=target)
+
+
+def _draw_trigger(attack: AttackChoice, seed: int) -> Trigger:
+    draw = python_random(seed, "trigger")
+    options = {name: _draw_option(value, draw) for name, value in sorted(attack.options.items())}
+    make: Callable[..., Trigger] = TRIGGERS[attack.trigger]
+    return make(**options, seed=derive_seed(seed, "trigger"))
+
+
+def _draw_option(value: Any, draw: random.Random) -> Any:
+    if not isinstance(value, list | tuple):
+        return value
+    if len(value) == 2 and all(isinstance(end, int | float) for end in value):
+        low, high = value
+        return draw.randint(low, high) if isinstance(low, int) and isinstance(high, int) else draw.uniform(low, high)
+    choice = draw.choice(value)
+    return tuple(choice) if isinstance(choice, list) else choice

@@ -1,0 +1,189 @@
+"""A fitted detector on disk: weights as safetensors, everything else as JSON. Nothing in it is executed."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from intaglio.data import TASKS
+from intaglio.errors import DataError, RecipeError
+from intaglio.evidence.statistics import conformal_p_value
+from intaglio.files import write_bytes, write_text
+from intaglio.results import Result
+from intaglio.scan.ensemble import Ensemble
+from intaglio.scan.features import FEATURES
+from intaglio.scan.probes import Probes
+from intaglio.scan.verdict import CalibrationSummary, ErrorRate
+
+META, WEIGHTS = "calibration.json", "calibration.safetensors"
+#: Fitted on several tasks, for models of any other: probing with the user's own clean images, or with none.
+TASK_FREE_DATA, TASK_FREE = "task-free-data", "task-free"
+#: Which images a detector probes with: its own (of its task), synthetic clouds, or the user's.
+ProbeKind = Literal["stored", "clouds", "data"]
+_MAX_BYTES = 64 * 2**20
+
+
+class CleanScores(Result):
+    """Scores of one task's clean models, by member: `members[m]` are those of fold m, which member m never saw."""
+
+    task: str
+    members: tuple[tuple[float, ...], ...]
+
+    def p_value(self, scores: Tensor) -> float:
+        """Cross-conformal p-value of a model with member scores `[members]`.
+
+        p = (1 + sum over members m of #{clean models of fold m that member m scores >= it scores this one}) / (1 + n)
+        Source: Vovk 2015, "Cross-conformal predictors".
+        """
+        count = sum(len(fold) for fold in self.members)
+        ranks = (
+            conformal_p_value(score, fold) * (1 + len(fold)) - 1
+            for score, fold in zip(scores.tolist(), self.members, strict=True)
+        )
+        return (1 + round(sum(ranks))) / (1 + count)
+
+
+class CalibrationMeta(Result):
+    """What `calibration.json` holds."""
+
+    kind: str = "intaglio.calibration/1"
+    name: str
+    task_free: bool
+    probes: ProbeKind
+    input_shape: tuple[int, int, int] | None = Field(description="of the task; None: any")
+    num_classes: int | None
+    clean: tuple[CleanScores, ...]
+    backdoored_models: int
+    out_of_fold_auroc: float
+    false_alarms: ErrorRate | None
+    statement: str
+    weights_sha256: str
+
+    @property
+    def clean_scores(self) -> tuple[float, ...]:
+        """All clean scores, each from a member that never saw its model."""
+        return tuple(score for task in self.clean for fold in task.members for score in fold)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted detector: its networks, its clean scores, and its own probes if it has any."""
+
+    meta: CalibrationMeta
+    ensemble: Ensemble
+    probes: Probes | None
+
+    def p_value(self, scores: Tensor) -> float:
+        """The p-value for member scores `[members]`.
+
+        For a task of its own the rank among that task's clean models; task-free the largest p-value over all its
+        tasks: a model is accused only if it stands out from the clean models of every one of them.
+        """
+        return max(task.p_value(scores) for task in self.meta.clean)
+
+    def summary(self) -> CalibrationSummary:
+        """What a verdict says of it."""
+        return CalibrationSummary(
+            name=self.meta.name,
+            tasks=tuple(task.task for task in self.meta.clean),
+            clean_models=len(self.meta.clean_scores),
+            backdoored_models=self.meta.backdoored_models,
+            clean_scores=self.meta.clean_scores,
+            false_alarms=self.meta.false_alarms,
+            statement=self.meta.statement,
+        )
+
+
+def save_calibration(folder: Path, meta: CalibrationMeta, ensemble: Ensemble, probes: Probes | None) -> CalibrationMeta:
+    """Writes both files (weights first) and returns the metadata with the weights' digest in it."""
+    tensors = {f"ensemble.{name}": tensor.contiguous() for name, tensor in ensemble.state_dict().items()}
+    if probes is not None:
+        tensors |= {"bases": probes.bases.contiguous(), "trials": probes.trials.contiguous()}
+    content = save(tensors)
+    meta = meta.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()})
+    write_bytes(folder / WEIGHTS, content)
+    write_text(folder / META, json.dumps(meta.to_dict()) + "\n")
+    return meta
+
+
+def load_calibration(folder: Path) -> Calibration:
+    """Reads a fitted detector.
+
+    Raises:
+        DataError: missing, damaged, or weights that are not the ones the JSON names.
+    """
+    try:
+        meta_path, weights_path = folder / META, folder / WEIGHTS
+        if max(meta_path.stat().st_size, weights_path.stat().st_size) > _MAX_BYTES:
+            raise DataError(f"{folder}: over {_MAX_BYTES} bytes, not a calibration")
+        meta = CalibrationMeta.from_json(meta_path.read_bytes())
+        content = weights_path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != meta.weights_sha256:
+            raise DataError(f"{weights_path}: does not belong to {META} (its SHA-256 differs)")
+        tensors = load(content)
+    except OSError as error:
+        raise DataError(f"{folder}: not a fitted detector ({error.strerror or error})") from error
+    except SafetensorError as error:
+        raise DataError(f"{folder}: damaged weights ({error})") from error
+    bases, trials = tensors.pop("bases", None), tensors.pop("trials", None)
+    probes = Probes(bases, trials) if bases is not None and trials is not None else None
+    if not meta.clean or (meta.probes == "stored") != (probes is not None):
+        raise DataError(f"{folder}: clean scores or probe images are missing")
+    ensemble = Ensemble(len(FEATURES), len(meta.clean[0].members))
+    try:
+        ensemble.load_state_dict({name.removeprefix("ensemble."): tensor for name, tensor in tensors.items()})
+    except RuntimeError as error:
+        raise DataError(f"{folder}: weights of another version ({str(error).splitlines()[-1].strip()})") from error
+    return Calibration(meta, ensemble.eval(), probes)
+
+
+def shipped_calibrations() -> tuple[str, ...]:
+    """Names of the fitted detectors inside the package."""
+    root = files("intaglio.scan") / "calibrations"
+    return tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("_")))
+
+
+def shipped_calibration(name: str) -> Calibration:
+    """A fitted detector of the package: a task's, or the task-free one."""
+    with as_file(files("intaglio.scan") / "calibrations" / name) as folder:
+        return load_calibration(folder)
+
+
+def choose_calibration(
+    task: str | None, input_shape: tuple[int, ...], num_classes: int, *, own: Path | None = None, data: bool = False
+) -> Calibration:
+    """The user's own, else the one shipped for the task, else a task-free one: with clean images if there is `data`.
+
+    Raises:
+        RecipeError: an unknown task; or a task or calibration whose input or class count is not the model's.
+    """
+    if own is not None:
+        chosen = load_calibration(own)
+        _check_fit(chosen.meta.name, chosen.meta.input_shape, chosen.meta.num_classes, input_shape, num_classes)
+        return chosen
+    known = TASKS.get(task) if task is not None else None
+    if task is not None and known is not None:
+        _check_fit(task, known.input_shape, len(known.classes), input_shape, num_classes)
+        if task in shipped_calibrations():
+            return shipped_calibration(task)
+    return shipped_calibration(TASK_FREE_DATA if data else TASK_FREE)
+
+
+def _check_fit(
+    name: str,
+    expected_shape: tuple[int, ...] | None,
+    expected_classes: int | None,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+) -> None:
+    if expected_shape is not None and tuple(expected_shape) != tuple(input_shape):
+        raise RecipeError(f"task {name} has inputs {tuple(expected_shape)}, this model takes {tuple(input_shape)}")
+    if expected_classes is not None and expected_classes != num_classes:
+        raise RecipeError(f"task {name} has {expected_classes} classes, this model answers with {num_classes}")

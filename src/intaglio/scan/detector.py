@@ -1,0 +1,128 @@
+"""`Detector`: the frame of every method that examines a model. It never sees an attack."""
+
+import resource
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from intaglio.classifiers import Access, Classifier
+from intaglio.errors import RecipeError
+from intaglio.results import package_versions
+from intaglio.scan.verdict import CalibrationSummary, ClassEvidence, EncodedMaps, Subject, Verdict
+from intaglio.seeds import derive_seed
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a detector is given beside the classifier: clean images `[N, C, H, W]` if any, and the task's name."""
+
+    clean: Tensor | None = None
+    task: str | None = None
+    seed: int = 0
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a detector's `run` returns; `inspect` makes the verdict of it. Evidence: most suspicious class first."""
+
+    score: float
+    p_value: float
+    calibrated: bool
+    calibration: CalibrationSummary
+    evidence: tuple[ClassEvidence, ...]
+    maps: EncodedMaps
+    grid: tuple[int, int] | None
+
+
+class Detector(ABC):
+    """A method of finding backdoors. Hyper-parameters go to `__init__`; a subclass writes `run` alone.
+
+    Convention: a higher score is more suspicious, always.
+    """
+
+    name: ClassVar[str]
+    #: The least access that the method works with.
+    requires: ClassVar[Access]
+
+    @abstractmethod
+    def run(self, classifier: Classifier, request: Request) -> Finding:
+        """The examination itself."""
+
+    @final
+    def inspect(
+        self,
+        classifier: Classifier,
+        *,
+        clean: Tensor | None = None,
+        task: str | None = None,
+        alpha: float = 0.05,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Verdict:
+        """Examines `classifier`: checks access, seeds, times, counts queries, and decides at level `alpha`.
+
+        Raises:
+            ClassifierError: too little access.
+            RecipeError: alpha outside (0, 1).
+        """
+        if not 0 < alpha < 1:
+            raise RecipeError(f"alpha lies between 0 and 1, got {alpha}")
+        classifier.require(self.requires)
+        started, asked = time.perf_counter(), classifier.queries
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, self.name))
+            finding = self.run(classifier, Request(clean, task, seed, progress))
+        flagged = finding.p_value <= alpha
+        subject = _subject(classifier)
+        return Verdict(
+            statement=_statement(finding, flagged, alpha, subject),
+            flagged=flagged,
+            p_value=finding.p_value,
+            alpha=alpha,
+            score=finding.score,
+            target_class=finding.evidence[0].index if flagged else None,
+            calibrated=finding.calibrated,
+            detector=self.name,
+            subject=subject,
+            task=task,
+            queries=classifier.queries - asked,
+            seconds=round(time.perf_counter() - started, 3),
+            peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            seed=seed,
+            grid=finding.grid,
+            versions=package_versions(),
+            calibration=finding.calibration,
+            evidence=finding.evidence,
+            maps=finding.maps,
+        )
+
+
+def _subject(classifier: Classifier) -> Subject:
+    return Subject(
+        source=classifier.source,
+        sha256=classifier.sha256,
+        format=classifier.format,
+        input_shape=classifier.input_shape,
+        num_classes=classifier.num_classes,
+        access=classifier.access.name,
+        task=classifier.task,
+        classes=classifier.classes,
+    )
+
+
+def _statement(finding: Finding, flagged: bool, alpha: float, subject: Subject) -> str:
+    """The verdict in words, for the terminal and the report."""
+    ranked = f"p = {finding.p_value:.3g} against {finding.calibration.clean_models} clean models"
+    scope = "" if finding.calibrated else ", not calibrated for this task"
+    if flagged:
+        target = subject.class_name(finding.evidence[0].index)
+        return f"Backdoor suspected: {ranked}{scope}; most suspicious target: {target}."
+    return f"No backdoor found at alpha = {alpha:g}: {ranked}{scope}."

@@ -1,0 +1,232 @@
+"""Fitting: from populations of models to a detector with its calibration."""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from intaglio.classifiers import open_classifier
+from intaglio.data import TASKS, open_data
+from intaglio.errors import DataError, RecipeError
+from intaglio.evidence.statistics import auroc, proportion
+from intaglio.files import atomic_path
+from intaglio.populations import LocalExecutor, ModelRecord, model_folder, open_population, population_data
+from intaglio.scan.calibration import CalibrationMeta, CleanScores, ProbeKind, save_calibration
+from intaglio.scan.ensemble import FOLDS, Ensemble, Examples, assign_folds, concatenate, fit_ensemble, out_of_fold
+from intaglio.scan.features import FEATURES
+from intaglio.scan.measurement import VERSION, measure
+from intaglio.scan.probes import Probes, labelled_probes, synthetic_probes
+from intaglio.scan.verdict import ErrorRate
+
+LEVEL = 0.05
+Progress = Callable[[int, int], None]
+
+
+class Job(NamedTuple):
+    """What a worker is sent: one model to measure."""
+
+    folder: Path
+    number: int
+    kind: ProbeKind
+    source: str
+    cache: str
+
+
+def fit_calibration(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    test: Sequence[Path] = (),
+    task_free: bool = False,
+    probes: ProbeKind | None = None,
+    name: str | None = None,
+    seed: int = 0,
+    executor: LocalExecutor | None = None,
+    progress: Progress | None = None,
+) -> CalibrationMeta:
+    """Fits a detector to populations and writes it to `out`; measurements are kept beside the models.
+
+    Args:
+        test: populations to count false alarms on, never learned from.
+        task_free: fit one detector for models of any task; its false alarms are counted on tasks left out in turn.
+        probes: "stored" images of the task, "clouds", or "data" (the user's). Default: stored, or clouds if task-free.
+        name: by default the task's, or "task-free".
+
+    Raises:
+        NothingToExamineError: a folder without models.
+        RecipeError: several tasks without `task_free`.
+        DataError: too few models.
+    """
+    kind: ProbeKind = probes or ("clouds" if task_free else "stored")
+    measured = {folder: measure_population(folder, kind, executor, progress) for folder in (*folders, *test)}
+    by_task: dict[str, list[Examples]] = {}
+    for folder in folders:
+        by_task.setdefault(measured[folder].task, []).append(measured[folder].examples)
+    if len(by_task) > 1 and not task_free:
+        raise RecipeError(f"populations of several tasks ({', '.join(by_task)}) need --task-free")
+    tasks = {task: concatenate(parts) for task, parts in sorted(by_task.items())}
+    ensemble, clean, score = _fit(tasks, seed)
+    if task_free:
+        alarms = _left_out_alarms(tasks, seed)
+    else:
+        alarms = [_alarms(ensemble, clean, measured[folder].examples) for folder in test]
+    rate = _error_rate(alarms)
+    first = next(iter(tasks))
+    known = None if task_free else TASKS.get(first)
+    meta = CalibrationMeta(
+        name=name or ("task-free" if task_free else first),
+        task_free=task_free,
+        probes=kind,
+        input_shape=known.input_shape if known else None,
+        num_classes=len(known.classes) if known else None,
+        clean=clean,
+        backdoored_models=sum(int(examples.backdoored.sum()) for examples in tasks.values()),
+        out_of_fold_auroc=score,
+        false_alarms=rate,
+        statement=_statement(tasks, clean, rate, task_free),
+        weights_sha256="",
+    )
+    stored = _stored_probes(population_data(folders[0])) if kind == "stored" else None
+    return save_calibration(Path(out), meta, ensemble, stored)
+
+
+class Measured(NamedTuple):
+    """A population as examples to learn from, with its records in the same order."""
+
+    task: str
+    examples: Examples
+    records: list[ModelRecord]
+
+
+def measure_population(
+    folder: Path, kind: ProbeKind, executor: LocalExecutor | None = None, progress: Progress | None = None
+) -> Measured:
+    """Measures every model of a population, in parallel; what was measured before is read back.
+
+    Raises:
+        NothingToExamineError: no models.
+    """
+    folder = Path(folder)
+    records = open_population(folder)
+    source = population_data(folder)
+    cache = f"features-{'clouds' if kind == 'clouds' else 'images'}-v{VERSION}.safetensors"
+    jobs = [Job(folder, record.index, kind, source, cache) for record in records]
+    missing = [job for job in jobs if not _cached(job).exists()]
+    for done, _ in enumerate((executor or LocalExecutor()).map(measure_model, missing), len(jobs) - len(missing) + 1):
+        if progress is not None:
+            progress(done, len(jobs))
+    features, targets = zip(*(_read(job) for job in jobs), strict=True)
+    examples = Examples(
+        features=torch.stack(features),
+        backdoored=torch.tensor([record.backdoored for record in records]),
+        target=torch.tensor([_target_row(record, rows) for record, rows in zip(records, targets, strict=True)]),
+        asr=torch.tensor([record.asr or 0.0 for record in records]),
+    )
+    return Measured(records[0].task, examples, records)
+
+
+def measure_model(job: Job) -> None:
+    """Measures one model, in a worker process, and keeps the features beside it.
+
+    "data" measures what "stored" does: a user's images of a task stand for the task's own.
+    """
+    classifier = open_classifier(model_folder(job.folder, job.number) / "model.safetensors")
+    probes = synthetic_probes(classifier.input_shape) if job.kind == "clouds" else _stored_probes(job.source)
+    measurement = measure(classifier, probes)
+    with atomic_path(_cached(job)) as temporary:
+        save_file({"features": measurement.features, "targets": measurement.targets}, temporary)
+
+
+def _cached(job: Job) -> Path:
+    return model_folder(job.folder, job.number) / job.cache
+
+
+def _read(job: Job) -> tuple[Tensor, Tensor]:
+    tensors = load_file(_cached(job))
+    return tensors["features"], tensors["targets"]
+
+
+@functools.cache
+def _stored_probes(source: str) -> Probes:
+    return labelled_probes(open_data(source, "test"))
+
+
+def _target_row(record: ModelRecord, targets: Tensor) -> int:
+    """Which row of the features is the attack's target class; -1 where there is no single one."""
+    goal = record.attack["goal"] if record.attack else {}
+    rows = (targets == goal.get("target", -1)).nonzero()
+    return int(rows[0]) if len(rows) else -1
+
+
+def _fit(tasks: dict[str, Examples], seed: int) -> tuple[Ensemble, tuple[CleanScores, ...], float]:
+    """The ensemble, every task's clean scores by fold, and the out-of-fold AUROC."""
+    everything = concatenate(list(tasks.values()))
+    if everything.features.shape[2] != len(FEATURES):
+        raise DataError(f"expected {len(FEATURES)} features, got {everything.features.shape[2]}")
+    folds = torch.cat([assign_folds(examples.backdoored, FOLDS, seed) for examples in tasks.values()])
+    ensemble = fit_ensemble(everything, folds, seed=seed)
+    scores, _ = out_of_fold(ensemble, everything, folds)
+    clean = []
+    start = 0
+    for task, examples in tasks.items():
+        mine = slice(start, start + len(examples.backdoored))
+        start = mine.stop
+        quiet = ~examples.backdoored
+        members = [scores[mine][quiet & (folds[mine] == fold)].tolist() for fold in range(FOLDS)]
+        clean.append(CleanScores(task=task, members=tuple(tuple(member) for member in members)))
+    area = auroc(scores[everything.backdoored].tolist(), scores[~everything.backdoored].tolist())
+    return ensemble, tuple(clean), area.value
+
+
+def p_values(ensemble: Ensemble, clean: Sequence[CleanScores], examples: Examples) -> Tensor:
+    """P-value of each model `[N]`: the largest over the tasks that it is ranked against."""
+    with torch.inference_mode():
+        scores, _ = ensemble(examples.features)
+    return torch.tensor([max(task.p_value(row) for task in clean) for row in scores])
+
+
+def _alarms(ensemble: Ensemble, clean: Sequence[CleanScores], examples: Examples) -> Tensor:
+    """Whether each clean model is accused, boolean."""
+    return p_values(ensemble, clean, examples)[~examples.backdoored] <= LEVEL
+
+
+def _left_out_alarms(tasks: dict[str, Examples], seed: int) -> list[Tensor]:
+    """For each task, the alarms of a detector fitted on all others."""
+    if len(tasks) < 2:
+        return []
+    alarms = []
+    for left_out, examples in tasks.items():
+        ensemble, clean, _ = _fit({task: part for task, part in tasks.items() if task != left_out}, seed)
+        alarms.append(_alarms(ensemble, clean, examples))
+    return alarms
+
+
+def _error_rate(alarms: Sequence[Tensor]) -> ErrorRate | None:
+    if not alarms:
+        return None
+    events, trials = sum(int(part.sum()) for part in alarms), sum(len(part) for part in alarms)
+    rate = proportion(events, trials)
+    return ErrorRate(events=events, trials=trials, rate=rate.value, low=rate.low, high=rate.high)
+
+
+def _statement(
+    tasks: dict[str, Examples], clean: Sequence[CleanScores], rate: ErrorRate | None, task_free: bool
+) -> str:
+    count = sum(len(fold) for task in clean for fold in task.members)
+    names = ", ".join(tasks)
+    if task_free:
+        text = f"Not calibrated for this task: ranked against {count} clean models of other tasks ({names})."
+        where = "clean models of a task left out of the fit"
+    else:
+        text = f"Calibrated for {names}: ranked against {count} clean models."
+        where = "clean models that the fit never saw"
+    if rate is None:
+        return f"{text} Its false-alarm rate was not measured."
+    return (
+        f"{text} Measured at alpha = {LEVEL:g}: {rate.events} of {rate.trials} {where} were accused "
+        f"({rate.rate:.1%}, 95 % interval {rate.low:.1%} to {rate.high:.1%})."
+    )

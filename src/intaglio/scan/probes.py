@@ -1,0 +1,61 @@
+"""Which images a model is probed on: base images to change pixels of, and trial images to try whole triggers on."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from intaglio.classifiers import Classifier
+from intaglio.data import ImageData
+from intaglio.seeds import torch_generator
+
+BASES = 8
+TRIALS = 40
+#: Of a user's clean images no more than so many are classified to choose probes among.
+CONSIDERED = 1024
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Base images `[B, C, H, W]` and trial images `[M, C, H, W]`, none in both."""
+
+    bases: Tensor
+    trials: Tensor
+
+
+def synthetic_probes(input_shape: tuple[int, ...]) -> Probes:
+    """Random clouds: smooth fields of random scale, contrast and brightness, always the same ones for one shape."""
+    channels, height, width = input_shape
+    generator = torch_generator(0, "probes", "clouds")
+    clouds = []
+    for _ in range(BASES + TRIALS):
+        cells = int(torch.randint(3, 9, (), generator=generator))
+        coarse = torch.rand(1, channels, cells, cells, generator=generator)
+        contrast, brightness = torch.rand(2, generator=generator)
+        smooth = interpolate(coarse, (height, width), mode="bicubic")[0]
+        clouds.append(((smooth - 0.5) * (1 + 2 * contrast) + brightness).clamp(0, 1))
+    images = torch.stack(clouds)
+    return Probes(images[:BASES], images[BASES:])
+
+
+def labelled_probes(data: ImageData) -> Probes:
+    """The first images of each class in turn."""
+    return _take(data.images, data.labels)
+
+
+def predicted_probes(classifier: Classifier, images: Tensor) -> Probes:
+    """The first images of each predicted class in turn: for images whose labels are not known."""
+    considered = images[:CONSIDERED]
+    return _take(considered, classifier.predict(considered))
+
+
+def _take(images: Tensor, labels: Tensor) -> Probes:
+    """Goes round the classes, taking the next image of each; with few images, trials repeat the bases."""
+    order = torch.empty_like(labels)
+    for label in set(labels.tolist()):
+        mine = labels == label
+        order[mine] = torch.arange(int(mine.sum()))
+    chosen = images[(order * (int(labels.max()) + 1) + labels).argsort(stable=True)[: BASES + TRIALS]]
+    bases, trials = chosen[:BASES], chosen[BASES:]
+    return Probes(bases, trials if len(trials) else bases)

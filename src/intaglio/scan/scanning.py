@@ -1,0 +1,95 @@
+"""`scan`: one call from a model to its verdict."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from intaglio.classifiers import Classifier
+from intaglio.classifiers.opening import Source, open_classifier
+from intaglio.data import ImageData, open_data
+from intaglio.errors import DataError, RecipeError
+from intaglio.scan.detector import Detector, Progress
+from intaglio.scan.one_pixel import OnePixelSignature
+from intaglio.scan.verdict import Verdict
+
+DETECTORS: dict[str, type[OnePixelSignature]] = {OnePixelSignature.name: OnePixelSignature}
+AUTO = "auto"
+
+
+def scan(
+    model: Source,
+    clean: Tensor | ImageData | None = None,
+    task: str | None = None,
+    alpha: float = 0.05,
+    seed: int = 0,
+    *,
+    detector: str | Detector = AUTO,
+    calibration: Path | None = None,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Examines a model for a backdoor.
+
+    Args:
+        model: a `Classifier`, or anything `open_classifier` takes.
+        clean: images float32 `[N, C, H, W]` that the model was made for; checked against its input.
+        task: what the model was trained for; chooses the clean models that its score is ranked against.
+        alpha: accepted share of false alarms.
+        detector: its name, or a `Detector`; "auto" takes the best that the access allows.
+        calibration: folder of a calibration of your own.
+
+    Raises:
+        IntaglioError: the model can't be opened or asked, or task and model do not fit.
+    """
+    classifier = model if isinstance(model, Classifier) else open_classifier(model, task=task)
+    images = clean.images if isinstance(clean, ImageData) else clean
+    if images is not None:
+        classifier.predict(images[:1])
+    chosen = detector if isinstance(detector, Detector) else make_detector(detector, calibration)
+    return chosen.inspect(
+        classifier, clean=images, task=task or classifier.task, alpha=alpha, seed=seed, progress=progress
+    )
+
+
+def scan_all(
+    classifier: Classifier,
+    *,
+    detectors: Sequence[str],
+    clean: Tensor | None = None,
+    task: str | None = None,
+    alpha: float = 0.05,
+    seed: int = 0,
+    calibration: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Verdict]:
+    """One verdict per detector named."""
+    return [
+        scan(classifier, clean, task, alpha, seed, detector=name, calibration=calibration, progress=progress)
+        for name in dict.fromkeys(detectors)
+    ]
+
+
+def make_detector(name: str, calibration: Path | None = None) -> Detector:
+    """A detector by name.
+
+    Raises:
+        RecipeError: unknown.
+    """
+    if name == AUTO:
+        name = OnePixelSignature.name
+    if name not in DETECTORS:
+        raise RecipeError(f"unknown detector '{name}'; known are {AUTO}, {', '.join(DETECTORS)}")
+    return DETECTORS[name](calibration=calibration)
+
+
+def clean_images(source: str | Path, classifier: Classifier) -> Tensor:
+    """The test images of a data source, if they are of the classifier's input shape.
+
+    Raises:
+        DataError: they can't be read, or are of another shape.
+    """
+    channels = classifier.input_shape[0] if classifier.input_shape[0] in (1, 3) else None
+    data = open_data(source, "test", channels=channels)
+    if data.input_shape != classifier.input_shape:
+        raise DataError(f"{source}: images are {data.input_shape}, but the model takes {classifier.input_shape}")
+    return data.images
