@@ -1,6 +1,6 @@
 """Makes the Fashion-MNIST subset inside the package: of each class the first 1,000 training and 200 test images.
 
-    python -m benchmarks.bundle_fashion_mnist
+python -m benchmarks.bundle_fashion_mnist
 """
 
 from pathlib import Path

@@ -69,9 +69,9 @@ def require_writable(path: Path | str) -> None:
         StorageError: the folder can't be made or written, or `path` is a folder.
     """
     path = Path(path)
-    if path.is_dir():
-        raise StorageError(f"can't write {path}: it is a folder")
     try:
+        if path.is_dir():
+            raise StorageError(f"can't write {path}: it is a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass

@@ -1,13 +1,14 @@
 """What the commands print: progress on standard error, results on standard output."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
 
-import rich
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from intaglio.errors import StorageError
 from intaglio.files import write_text
 
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -17,7 +18,7 @@ errors = Console(stderr=True, soft_wrap=True, highlight=False)
 def progress_bar(description: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """Yields a function (done, total) that moves a bar with an estimate of the time left."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -33,16 +34,34 @@ def progress_bar(description: str, *, quiet: bool) -> Iterator[Callable[[int, in
         yield update
 
 
-def say(*lines: Any, quiet: bool, json_to_stdout: bool = False) -> None:
-    """Prints for a person; to standard error when standard output carries JSON."""
+def say(*lines: str | RenderableType, quiet: bool, json_to_stdout: bool = False) -> None:
+    """Prints for a person; to standard error when standard output carries JSON. A string is printed as it is."""
     if not quiet:
         for line in lines:
-            rich.print(line, file=errors.file if json_to_stdout else None)
+            console = Console(stderr=json_to_stdout, highlight=False)
+            console.print(line, soft_wrap=isinstance(line, str), markup=False, emoji=False)
 
 
 def deliver_json(text: str, target: str | None) -> None:
     """Writes JSON to a file, or to standard output for "-"."""
     if target == "-":
-        Console(soft_wrap=True, highlight=False, markup=False, emoji=False).out(text, end="", highlight=False)
+        sys.stdout.write(text)
+        sys.stdout.flush()
     elif target is not None:
-        write_text(target, text)
+        deliver_file(text, Path(target))
+
+
+def deliver_file(text: str, path: Path) -> None:
+    """Writes a file atomically; a device or a pipe, which must not be replaced by a file, directly.
+
+    Raises:
+        StorageError: it can't be written.
+    """
+    if path.is_file() or path.is_dir() or not path.exists():
+        write_text(path, text)
+        return
+    try:
+        with path.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise StorageError(f"can't write {path}: {error.strerror or error}") from error

@@ -5,6 +5,7 @@
 
 import os
 import sys
+import traceback
 from enum import IntEnum
 
 import typer
@@ -17,6 +18,8 @@ from intaglio.errors import IntaglioError, NothingToExamineError
 #: typer's exceptions for a wrong command line and for everything it reports itself, wherever its version keeps them.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 _REPORTED: type[Exception] = typer.BadParameter.__mro__[2]
+#: What typer answers with after Ctrl-C where it does not raise `Abort`.
+_INTERRUPTED = 130
 
 
 class ExitCode(IntEnum):
@@ -58,6 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     try:
         answer = app(arguments, standalone_mode=False)
+        if answer == _INTERRUPTED:
+            raise KeyboardInterrupt
+        return int(answer or ExitCode.CLEAN)
     except _USAGE_ERROR as error:
         error.show()  # type: ignore[attr-defined]
         return ExitCode.USAGE
@@ -69,22 +75,31 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(error, ExitCode.ERROR, debug, "interrupted; run the same command again to go on where it stopped")
     except MemoryError as error:
         return _fail(error, ExitCode.ERROR, debug, "out of memory")
-    except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # the reader left; so does the rest of the output
+    except (SystemExit, BrokenPipeError):  # the reader of the output left; typer and rich would end with 1: "found"
         return ExitCode.ERROR
-    return int(answer or ExitCode.CLEAN)
+    except OSError as error:
+        return _fail(error, ExitCode.ERROR, debug)
+    except Exception as error:  # noqa: BLE001  (Python would end with 1: "found")
+        return _fail(error, ExitCode.ERROR, debug, f"{type(error).__name__}: {error} (--debug shows where)")
 
 
 def run() -> None:
     """The installed `intaglio` command."""
-    sys.exit(main())
+    code = main()
+    try:
+        sys.stdout.flush()
+    except (
+        OSError
+    ):  # a reader that left, or a full disk; what is left goes nowhere, or Python would try again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.ERROR
+    sys.exit(code)
 
 
 def _fail(error: BaseException, code: ExitCode, debug: bool, message: str | None = None) -> int:
     if debug:
-        raise error
-    text = " ".join((message or str(error) or type(error).__name__).split())
-    typer.echo(f"intaglio: {text}", err=True)
+        traceback.print_exception(error)
+    else:
+        text = " ".join((message or str(error) or type(error).__name__).split())
+        typer.echo(f"intaglio: {text}", err=True)
     return code

@@ -16,13 +16,13 @@ def report(
     debug: Debug = False,
 ) -> int:
     """Write a self-contained HTML report of the verdicts in DIR (by default to DIR/report.html)."""
-    from intaglio.cli.console import deliver_json, say
+    from intaglio.cli.console import deliver_file, deliver_json, say
     from intaglio.cli.verdict import json_text
-    from intaglio.report import read_verdicts, write_report
+    from intaglio.report import read_verdicts, render_report
 
     verdicts = read_verdicts(folder)
     target = html or folder / "report.html"
-    write_report(verdicts, target)
+    deliver_file(render_report(verdicts), target)
     deliver_json(json_text(verdicts), json)
     flagged = sum(verdict.flagged for verdict in verdicts)
     say(f"{target}: {len(verdicts)} models, {flagged} flagged", quiet=quiet, json_to_stdout=json == "-")

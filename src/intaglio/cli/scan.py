@@ -45,10 +45,10 @@ def scan(
 ) -> int:
     """Scan MODEL for a backdoor. Exit code 0: none found, 1: found."""
     from intaglio.classifiers import open_classifier
-    from intaglio.cli.console import deliver_json, progress_bar, say
+    from intaglio.cli.console import deliver_file, deliver_json, progress_bar, say
     from intaglio.cli.verdict import json_text, verdict_panel
     from intaglio.files import require_writable
-    from intaglio.report import write_report
+    from intaglio.report import render_report
     from intaglio.scan import clean_images, scan_all
 
     for output in (html, json if json != "-" else None):
@@ -78,7 +78,7 @@ def scan(
         )
     deliver_json(json_text(verdicts), json)
     if html is not None:
-        write_report(verdicts, html)
+        deliver_file(render_report(verdicts), html)
     say(*(verdict_panel(verdict) for verdict in verdicts), quiet=quiet, json_to_stdout=json == "-")
     return int(any(verdict.flagged for verdict in verdicts))
 

@@ -26,15 +26,12 @@ def open_image_folder(
     Raises:
         DataError: no picture, a damaged one, sizes that differ, or no folder for the split beside that of another.
     """
-    if channels not in MODES:
-        raise DataError(f"{root}: pictures can be read with 1 or 3 channels, not {channels}")
-    try:
-        base, classes = _layout(root, split)
-        labelled = [(index, path) for index, name in enumerate(classes) for path in _pictures(base / name)]
-        if not labelled:
-            classes, labelled = (), [(UNLABELLED, path) for path in _pictures(base)]
-    except OSError as error:
-        raise DataError(f"{root}: {error.strerror or error}") from error
+    if channels not in MODES or (resize and min(resize) < 1):
+        raise DataError(f"{root}: pictures can be read with 1 or 3 channels and a size of 1 or more")
+    base, classes = _layout(root, split)
+    labelled = [(index, path) for index, name in enumerate(classes) for path in _pictures(base / name)]
+    if not labelled:
+        classes, labelled = (), [(UNLABELLED, path) for path in _pictures(base)]
     if not labelled:
         raise DataError(f"{root}: no pictures in it ({', '.join(sorted(SUFFIXES))})")
     pictures = [read_picture(path, mode=MODES[channels], resize=resize) for _, path in labelled]

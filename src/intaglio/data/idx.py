@@ -31,7 +31,7 @@ def read_idx(path: Path | str) -> Tensor:
             if len(magic) != 4 or magic[:3] != b"\0\0\x08":
                 raise DataError(f"{path}: not an IDX file of bytes (its header is {magic.hex() or 'empty'})")
             if magic[3] > MAX_DIMENSIONS:
-                raise DataError(f"{path}: its header declares {magic[3]} dimensions, over the limit of {MAX_DIMENSIONS}")
+                raise DataError(f"{path}: its header declares {magic[3]} dimensions, more than {MAX_DIMENSIONS}")
             shape = struct.unpack(f">{magic[3]}I", stream.read(4 * magic[3]))
             size = int(np.prod(shape, dtype=object))
             if size > MAX_BYTES:

@@ -70,6 +70,6 @@ def check_images(images: Tensor, name: str) -> None:
         raise DataError(f"{name}: expected float32 images [N, C, H, W], got {images.dtype} {tuple(images.shape)}")
     if images.numel() == 0:
         raise DataError(f"{name}: there are no images in it")
-    low, high = float(images.min()), float(images.max())
+    low, high = float(images.detach().min()), float(images.detach().max())
     if not (low >= 0.0 and high <= 1.0):  # also true for NaN
         raise DataError(f"{name}: pixel values span {low:.4g}..{high:.4g}, expected [0, 1]; divide 8-bit images by 255")

@@ -33,13 +33,16 @@ def open_data(
     if split not in SPLITS:
         raise DataError(f"unknown split '{split}', expected train or test")
     path = Path(source)
-    if path.is_dir():
-        if any(path.glob("*-idx3-ubyte*")):
-            known = TASKS.get(path.name)
-            return open_idx_folder(path, split, known.classes if known else ())
-        return open_image_folder(path, split, channels=channels, resize=resize)
-    if path.is_file():
-        if path.suffix == ".npz":
-            return open_npz(path, split)
-        raise DataError(f"{path}: unknown kind of data; expected a folder or an .npz file")
+    try:
+        if path.is_dir():
+            if any(path.glob("*-idx3-ubyte*")):
+                known = TASKS.get(path.name)
+                return open_idx_folder(path, split, known.classes if known else ())
+            return open_image_folder(path, split, channels=channels, resize=resize)
+        if path.is_file():
+            if path.suffix == ".npz":
+                return open_npz(path, split)
+            raise DataError(f"{path}: unknown kind of data; expected a folder or an .npz file")
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise DataError(f"{path}: {error.strerror or error}") from error
     return open_task(str(source), split)

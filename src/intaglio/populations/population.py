@@ -42,9 +42,11 @@ def build_population(
 
     Raises:
         RecipeError: `out` holds a population of another recipe.
+        DataError: the images can't be read, or a file of the population is damaged.
+        StorageError: `out` can't be written.
     """
     out = Path(out)
-    source = str(data or recipe.data or recipe.task)
+    source = str(data or recipe.source)
     _claim(out, recipe, source)
     done = {record.index for record in read_records(out)}
     missing = [index for index in range(recipe.models) if index not in done]
@@ -87,7 +89,7 @@ def population_data(out: Path | str) -> str:
     path = Path(out) / "recipe.json"
     try:
         return str(json.loads(path.read_text())["data"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: does not name the population's data ({error})") from error
 
 
@@ -112,7 +114,11 @@ def _claim(out: Path, recipe: Recipe, source: str) -> None:
     """Writes the recipe into a new folder, or checks that the folder was made from this one."""
     path = out / "recipe.json"
     if path.exists():
-        if json.loads(path.read_text())["sha256"] != recipe.digest:
+        try:
+            digest = json.loads(path.read_text())["sha256"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: does not name the population's recipe ({error})") from error
+        if digest != recipe.digest:
             raise RecipeError(f"{out} holds a population of another recipe; choose another folder")
         return
     write_json(path, {"sha256": recipe.digest, "data": source, "recipe": recipe.model_dump(mode="json")})

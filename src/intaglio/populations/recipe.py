@@ -3,12 +3,21 @@
 import hashlib
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from intaglio.attacks import AllToAll, AllToOne, DirtyLabelAttack, Goal, SourceSpecific
 from intaglio.errors import IntaglioError, RecipeError
@@ -18,18 +27,39 @@ from intaglio.training.settings import Augmentation, OptimizerName, TrainingSett
 from intaglio.triggers import TRIGGERS, Trigger
 
 MAX_BYTES = 2**20
-Span = tuple[float, float]
-IntSpan = tuple[int, int]
+Ends = TypeVar("Ends", bound=tuple[float, float])
+
+
+def _ordered(span: Ends) -> Ends:
+    if span[0] > span[1]:
+        raise ValueError(f"its low end {span[0]} is above its high end {span[1]}")
+    return span
+
+
+def _known(names: Iterable[str], kind: str) -> Callable[[str], str]:
+    def check(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"unknown {kind} '{name}'; known are {', '.join(sorted(names))}")
+        return name
+
+    return check
+
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Span = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
+ShareSpan = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
+IntSpan = Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_ordered)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ArchitectureChoice(_Part):
     """A network, drawn with `weight`, its width drawn from `width`."""
 
-    name: str
+    name: Annotated[str, AfterValidator(_known(NETWORKS, "architecture"))]
     width: IntSpan
     weight: float = Field(default=1.0, gt=0)
 
@@ -38,11 +68,18 @@ class TrainingChoice(_Part):
     """Spans and choices from which each model's training settings are drawn."""
 
     epochs: IntSpan = (4, 6)
-    batch_size: tuple[int, ...] = (32,)
-    optimizer: tuple[OptimizerName, ...] = ("adam", "adamw", "sgd")
+    batch_size: tuple[PositiveInt, ...] = Field(default=(32,), min_length=1)
+    optimizer: tuple[OptimizerName, ...] = Field(default=("adam", "adamw", "sgd"), min_length=1)
     learning_rate: dict[OptimizerName, Span] = {"adam": (2e-3, 5e-3), "adamw": (2e-3, 5e-3), "sgd": (2e-2, 6e-2)}
-    weight_decay: tuple[float, ...] = (0.0, 1e-4)
-    augmentation: tuple[Augmentation, ...] = ("none", "flip", "shift", "noise")
+    weight_decay: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(0.0, 1e-4), min_length=1)
+    augmentation: tuple[Augmentation, ...] = Field(default=("none", "flip", "shift", "noise"), min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainingChoice":
+        for optimizer in self.optimizer:
+            if optimizer not in self.learning_rate:
+                raise ValueError(f"no learning_rate is given for {optimizer}")
+        return self
 
 
 class AttackChoice(_Part):
@@ -52,11 +89,22 @@ class AttackChoice(_Part):
     choice, anything else a fixed value.
     """
 
-    trigger: str
+    trigger: Annotated[str, AfterValidator(_known(TRIGGERS, "trigger"))]
     goal: Literal["all-to-one", "all-to-all", "source-specific"] = "all-to-one"
-    rate: Span = (0.03, 0.1)
+    rate: ShareSpan = (0.03, 0.1)
     options: dict[str, Any] = {}
     weight: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "AttackChoice":
+        candidates = {name: _candidates(name, value) for name, value in self.options.items()}
+        usual = {name: values[0] for name, values in candidates.items()}
+        for options in [usual, *(usual | {name: value} for name, values in candidates.items() for value in values)]:
+            try:
+                _make_trigger(self.trigger, options, seed=0)
+            except (TypeError, IntaglioError) as error:
+                raise ValueError(f"trigger {self.trigger}: {error}") from error
+        return self
 
 
 class Plan(_Part):
@@ -102,22 +150,18 @@ class Recipe(_Part):
     architectures: tuple[ArchitectureChoice, ...] = Field(min_length=1)
     training: TrainingChoice = TrainingChoice()
     attacks: tuple[AttackChoice, ...] = ()
+    _folder: Path = PrivateAttr(Path())
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
-        for architecture in self.architectures:
-            if architecture.name not in NETWORKS:
-                raise ValueError(f"unknown architecture '{architecture.name}'; known are {', '.join(sorted(NETWORKS))}")
         if self.backdoored > 0 and not self.attacks:
             raise ValueError("backdoored models are asked for, but no attacks are listed")
-        for attack in self.attacks:
-            if attack.trigger not in TRIGGERS:
-                raise ValueError(f"unknown trigger '{attack.trigger}'; known are {', '.join(sorted(TRIGGERS))}")
-            try:
-                _draw_trigger(attack, 0)
-            except (TypeError, IntaglioError) as error:
-                raise ValueError(f"trigger {attack.trigger}: {error}") from error
         return self
+
+    @property
+    def source(self) -> str:
+        """Where the images come from: `data`, seen from the recipe's folder, or the task itself."""
+        return str(self._folder / self.data) if self.data else self.task
 
     @property
     def digest(self) -> str:
@@ -158,6 +202,7 @@ def read_recipe(path: Path | str) -> Recipe:
             raise RecipeError(f"{path}: over {MAX_BYTES} bytes, not a recipe")
         content = yaml.safe_load(path.read_text())
         recipe = Recipe.model_validate(content)
+        recipe._folder = path.resolve().parent
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -165,7 +210,7 @@ def read_recipe(path: Path | str) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "recipe"
-        raise RecipeError(f"{path}: {where}: {first['msg']}") from error
+        raise RecipeError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
     return recipe
 
 
@@ -181,14 +226,33 @@ def _draw_goal(kind: str, num_classes: int, draw: random.Random) -> Goal:
 def _draw_trigger(attack: AttackChoice, seed: int) -> Trigger:
     draw = python_random(seed, "trigger")
     options = {name: _draw_option(value, draw) for name, value in sorted(attack.options.items())}
-    make: Callable[..., Trigger] = TRIGGERS[attack.trigger]
-    return make(**options, seed=derive_seed(seed, "trigger"))
+    return _make_trigger(attack.trigger, options, seed=derive_seed(seed, "trigger"))
+
+
+def _make_trigger(name: str, options: dict[str, Any], seed: int) -> Trigger:
+    make: Callable[..., Trigger] = TRIGGERS[name]
+    return make(**options, seed=seed)
+
+
+def _candidates(name: str, value: Any) -> list[Any]:
+    """What `_draw_option` may draw: both ends of a span, every entry of a choice."""
+    entries = value if isinstance(value, list | tuple) else [value]
+    leaves = [leaf for entry in entries for leaf in (entry if isinstance(entry, list | tuple) else [entry])]
+    if not leaves or not all(isinstance(leaf, str | int | float) for leaf in leaves):
+        raise ValueError(f"option {name} is neither a value, nor a span [low, high], nor a list of choices")
+    if isinstance(value, list | tuple) and _is_span(value) and value[0] > value[1]:
+        raise ValueError(f"option {name}: its low end {value[0]} is above its high end {value[1]}")
+    return [tuple(entry) if isinstance(entry, list) else entry for entry in entries]
+
+
+def _is_span(value: Any) -> bool:
+    return len(value) == 2 and all(isinstance(end, int | float) for end in value)
 
 
 def _draw_option(value: Any, draw: random.Random) -> Any:
     if not isinstance(value, list | tuple):
         return value
-    if len(value) == 2 and all(isinstance(end, int | float) for end in value):
+    if _is_span(value):
         low, high = value
         return draw.randint(low, high) if isinstance(low, int) and isinstance(high, int) else draw.uniform(low, high)
     choice = draw.choice(value)

@@ -123,7 +123,10 @@ def load_calibration(folder: Path) -> Calibration:
         meta_path, weights_path = folder / META, folder / WEIGHTS
         if max(meta_path.stat().st_size, weights_path.stat().st_size) > _MAX_BYTES:
             raise DataError(f"{folder}: over {_MAX_BYTES} bytes, not a calibration")
-        meta = CalibrationMeta.from_json(meta_path.read_bytes())
+        try:
+            meta = CalibrationMeta.from_json(meta_path.read_bytes())
+        except DataError as error:
+            raise DataError(f"{meta_path}: {error}") from error
         content = weights_path.read_bytes()
         if hashlib.sha256(content).hexdigest() != meta.weights_sha256:
             raise DataError(f"{weights_path}: does not belong to {META} (its SHA-256 differs)")
@@ -134,9 +137,10 @@ def load_calibration(folder: Path) -> Calibration:
         raise DataError(f"{folder}: damaged weights ({error})") from error
     bases, trials = tensors.pop("bases", None), tensors.pop("trials", None)
     probes = Probes(bases, trials) if bases is not None and trials is not None else None
-    if not meta.clean or (meta.probes == "stored") != (probes is not None):
+    members = {len(task.members) for task in meta.clean}
+    if len(members) != 1 or (meta.probes == "stored") != (probes is not None):
         raise DataError(f"{folder}: clean scores or probe images are missing")
-    ensemble = Ensemble(len(FEATURES), len(meta.clean[0].members))
+    ensemble = Ensemble(len(FEATURES), members.pop())
     try:
         ensemble.load_state_dict({name.removeprefix("ensemble."): tensor for name, tensor in tensors.items()})
     except RuntimeError as error:

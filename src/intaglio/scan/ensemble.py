@@ -110,7 +110,14 @@ def out_of_fold(ensemble: Ensemble, examples: Examples, fold: Tensor) -> tuple[T
 
 
 def concatenate(parts: Sequence[Examples]) -> Examples:
-    """Several populations as one; they must have the same class count and features."""
+    """Several populations as one.
+
+    Raises:
+        DataError: they differ in the number of classes examined.
+    """
+    counts = sorted({part.features.shape[1] for part in parts})
+    if len(counts) > 1:
+        raise DataError(f"populations with {counts[0]} and {counts[-1]} classes can't be fitted together")
     return Examples(
         torch.cat([part.features for part in parts]),
         torch.cat([part.backdoored for part in parts]),

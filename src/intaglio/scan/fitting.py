@@ -69,7 +69,7 @@ def fit_calibration(
     if len(by_task) > 1 and not task_free:
         raise RecipeError(f"populations of several tasks ({', '.join(by_task)}) need --task-free")
     tasks = {task: concatenate(parts) for task, parts in sorted(by_task.items())}
-    ensemble, clean, score = _fit(tasks, seed)
+    ensemble, clean, score = fit_tasks(tasks, seed)
     if task_free:
         alarms = _left_out_alarms(tasks, seed)
     else:
@@ -162,7 +162,7 @@ def _target_row(record: ModelRecord, targets: Tensor) -> int:
     return int(rows[0]) if len(rows) else -1
 
 
-def _fit(tasks: dict[str, Examples], seed: int) -> tuple[Ensemble, tuple[CleanScores, ...], float]:
+def fit_tasks(tasks: dict[str, Examples], seed: int) -> tuple[Ensemble, tuple[CleanScores, ...], float]:
     """The ensemble, every task's clean scores by fold, and the out-of-fold AUROC."""
     everything = concatenate(list(tasks.values()))
     if everything.features.shape[2] != len(FEATURES):
@@ -200,7 +200,7 @@ def _left_out_alarms(tasks: dict[str, Examples], seed: int) -> list[Tensor]:
         return []
     alarms = []
     for left_out, examples in tasks.items():
-        ensemble, clean, _ = _fit({task: part for task, part in tasks.items() if task != left_out}, seed)
+        ensemble, clean, _ = fit_tasks({task: part for task, part in tasks.items() if task != left_out}, seed)
         alarms.append(_alarms(ensemble, clean, examples))
     return alarms
 

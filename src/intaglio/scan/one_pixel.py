@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from intaglio.classifiers import Access, Classifier
-from intaglio.errors import DataError
+from intaglio.errors import DataError, RecipeError
 from intaglio.scan.calibration import Calibration, choose_calibration
 from intaglio.scan.detector import Detector, Finding, Request
 from intaglio.scan.features import peak_places, smoothed
@@ -38,6 +38,8 @@ class OnePixelSignature(Detector):
         self.calibration = calibration
 
     def run(self, classifier: Classifier, request: Request) -> Finding:
+        if len(classifier.input_shape) != 3 or max(classifier.input_shape[1:]) == 1:
+            raise RecipeError(f"{self.name} needs images of some pixels, but the model takes {classifier.input_shape}")
         calibration = choose_calibration(
             request.task or classifier.task,
             classifier.input_shape,

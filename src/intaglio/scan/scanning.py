@@ -7,7 +7,7 @@ from torch import Tensor
 
 from intaglio.classifiers import Classifier
 from intaglio.classifiers.opening import Source, open_classifier
-from intaglio.data import ImageData, open_data
+from intaglio.data import TASKS, ImageData, check_images, open_data
 from intaglio.errors import DataError, RecipeError
 from intaglio.scan.detector import Detector, Progress
 from intaglio.scan.one_pixel import OnePixelSignature
@@ -31,7 +31,7 @@ def scan(
     """Examines a model for a backdoor.
 
     Args:
-        model: a `Classifier`, or anything `open_classifier` takes.
+        model: a `Classifier`, or anything `open_classifier` takes; a bare module or function takes the task's shapes.
         clean: images float32 `[N, C, H, W]` that the model was made for; checked against its input.
         task: what the model was trained for; chooses the clean models that its score is ranked against.
         alpha: accepted share of false alarms.
@@ -41,10 +41,11 @@ def scan(
     Raises:
         IntaglioError: the model can't be opened or asked, or task and model do not fit.
     """
-    classifier = model if isinstance(model, Classifier) else open_classifier(model, task=task)
+    classifier = _open(model, task)
     images = clean.images if isinstance(clean, ImageData) else clean
     if images is not None:
         classifier.predict(images[:1])
+        check_images(images, "clean images")
     chosen = detector if isinstance(detector, Detector) else make_detector(detector, calibration)
     return chosen.inspect(
         classifier, clean=images, task=task or classifier.task, alpha=alpha, seed=seed, progress=progress
@@ -67,6 +68,14 @@ def scan_all(
         scan(classifier, clean, task, alpha, seed, detector=name, calibration=calibration, progress=progress)
         for name in dict.fromkeys(detectors)
     ]
+
+
+def _open(model: Source, task: str | None) -> Classifier:
+    """A module or function, which can't say its shapes itself, takes those of the task."""
+    known = TASKS.get(task) if task is not None else None
+    if known is None or isinstance(model, str | Path | Classifier):
+        return open_classifier(model, task=task)
+    return open_classifier(model, input_shape=known.input_shape, num_classes=len(known.classes), task=task)
 
 
 def make_detector(name: str, calibration: Path | None = None) -> Detector:

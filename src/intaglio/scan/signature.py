@@ -58,6 +58,10 @@ def one_pixel_signature(
         ClassifierError: the classifier gives labels only.
         RecipeError: a value set, base or grid that does not fit the input.
     """
+    if unknown := [variant for variant in variants if variant not in VARIANTS]:
+        raise RecipeError(f"unknown variant '{unknown[0]}'; known are {', '.join(VARIANTS)}")
+    if size < 1 or len(bases) == 0 or len(variants) == 0:
+        raise RecipeError("a signature needs a size of 1 or more, and at least one base image and variant")
     images = bases if isinstance(bases, Tensor) else base_images(classifier.input_shape, bases)
     if not isinstance(values, Tensor):
         values = pixel_values(classifier.input_shape[0], values)
@@ -196,7 +200,8 @@ def _respond(
         raise RecipeError(f"a one-pixel signature needs images (C, H, W), got inputs {classifier.input_shape}")
     if values.ndim == 2:
         values = values[:, :, None, None]
-    if values.ndim != 4 or values.shape[1] != classifier.input_shape[0]:
+    fits = values.ndim == 4 and len(values) > 0 and values.shape[1] == classifier.input_shape[0]
+    if not fits or values.shape[2:] not in ((1, 1), classifier.input_shape[1:]):
         raise RecipeError(f"expected values [V, {classifier.input_shape[0]}], got {tuple(values.shape)}")
     if base.shape != classifier.input_shape:
         raise RecipeError(f"expected a base image {classifier.input_shape}, got {tuple(base.shape)}")

@@ -48,5 +48,6 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: Optimizer) -> int:
         module.load_state_dict(weights)
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: not a checkpoint of this training run ({error})") from error
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{path}: not a checkpoint of this training run ({reason})") from error
     return epoch

@@ -29,4 +29,5 @@ class Trigger(ABC):
 
     def describe(self) -> dict[str, Any]:
         """Name and hyper-parameters, as JSON can hold them."""
-        return {"trigger": self.name, **vars(self)}
+        options = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        return {"trigger": self.name, **options}

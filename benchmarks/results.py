@@ -1,0 +1,50 @@
+"""Where figures are written: `benchmarks/results/NAME.json`, each with the commit, machine and command behind it."""
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from intaglio.evidence.statistics import Interval
+from intaglio.files import write_json
+from intaglio.results import package_versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def record(name: str, figures: dict[str, Any]) -> Path:
+    """Writes `figures` with how they came about, and returns the path."""
+    path = RESULTS / f"{name}.json"
+    write_json(path, {"provenance": provenance(), **figures})
+    return path
+
+
+def interval(value: Interval) -> dict[str, float]:
+    """An interval as JSON, rounded to 4 digits."""
+    return {key: round(float(part), 4) for key, part in value._asdict().items()}
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, command, machine, versions and time."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run(
+        ["git", "status", "--porcelain", "src", "benchmarks"], capture_output=True, text=True, check=False
+    )
+    return {
+        "commit": commit.stdout.strip() + ("+changes" if changed.stdout.strip() else ""),
+        "command": " ".join(["python", "-m", getattr(sys.modules["__main__"].__spec__, "name", "?"), *sys.argv[1:]]),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": f"{_processor()}, {platform.system()}, Python {platform.python_version()}",
+        "versions": package_versions(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.machine()

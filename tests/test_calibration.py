@@ -1,0 +1,272 @@
+"""Calibrations: saved equals loaded, p-values by hand, damage refused, and the right one chosen."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from intaglio.data import TASKS
+from intaglio.errors import DataError, RecipeError
+from intaglio.scan import calibration as calibrations
+from intaglio.scan.calibration import (
+    META,
+    TASK_FREE,
+    TASK_FREE_DATA,
+    WEIGHTS,
+    Calibration,
+    CleanScores,
+    choose_calibration,
+    load_calibration,
+    shipped_calibration,
+    shipped_calibrations,
+)
+from intaglio.scan.features import FEATURES
+from intaglio.scan.probes import Probes
+from scan_models import noise, toy_ensemble, toy_meta, write_calibration
+
+FASHION = TASKS["fashion-mnist"]
+Folds = st.lists(st.lists(st.floats(-5, 5), min_size=1, max_size=6), min_size=1, max_size=4)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_calibration(tmp_path / "own")
+    return tmp_path / "own"
+
+
+# --- p-values --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("members", "scores", "expected"),
+    [
+        (((1.0, 2.0, 3.0),), (2.5,), 2 / 4),
+        (((1.0, 2.0, 3.0),), (9.0,), 1 / 4),  # the least there is: 1 / (n + 1)
+        (((1.0, 2.0, 3.0),), (0.0,), 1.0),
+        (((1.0, 2.0, 3.0),), (2.0,), 3 / 4),  # a tie counts against the accusation
+        (((1.0, 2.0), (10.0, 20.0, 30.0)), (1.5, 15.0), (1 + 1 + 2) / 6),  # each member by its own fold
+        (((1.0, 2.0), (10.0, 20.0, 30.0)), (9.0, 0.0), (1 + 0 + 3) / 6),
+        (((), (1.0,)), (0.0, 5.0), 1 / 2),
+    ],
+)
+def test_p_values_by_hand(members: tuple[tuple[float, ...], ...], scores: tuple[float, ...], expected: float) -> None:
+    clean = CleanScores(task="t", members=members)
+    assert clean.p_value(torch.tensor(scores)) == pytest.approx(expected, abs=1e-12)
+
+
+@given(folds=Folds, data=st.data())
+@settings(deadline=None)
+def test_p_values_are_ranks_that_fall_with_the_score(folds: list[list[float]], data: st.DataObject) -> None:
+    clean = CleanScores(task="t", members=tuple(tuple(fold) for fold in folds))
+    scores = torch.tensor(
+        data.draw(st.lists(st.floats(-6, 6), min_size=len(folds), max_size=len(folds))), dtype=torch.float64
+    )
+    count = sum(map(len, folds))
+    p_value = clean.p_value(scores)
+    above = sum(value >= score for score, fold in zip(scores.tolist(), folds, strict=True) for value in fold)
+    assert p_value == (1 + above) / (1 + count)
+    assert 1 / (count + 1) <= clean.p_value(scores + 1) <= p_value <= 1
+
+
+def test_task_free_takes_the_largest_p_value_over_tasks() -> None:
+    low = CleanScores(task="low", members=((1.0, 2.0), (1.0, 2.0)))
+    high = CleanScores(task="high", members=((1.0, 2.0), (7.0, 8.0)))
+    calibration = Calibration(toy_meta(clean=(low, high)), toy_ensemble()[0], None)
+    scores = torch.tensor([5.0, 5.0])
+    assert (low.p_value(scores), high.p_value(scores)) == (1 / 5, 3 / 5)
+    assert calibration.p_value(scores) == 3 / 5
+    summary = calibration.summary()
+    assert (summary.tasks, summary.clean_models) == (("low", "high"), 8)
+    assert summary.clean_scores == (1, 2, 1, 2, 1, 2, 7, 8)
+
+
+def test_a_score_that_is_no_number_is_no_rare_score() -> None:
+    with pytest.raises(DataError, match="NaN"):
+        CleanScores(task="t", members=((1.0, 2.0),)).p_value(torch.tensor([float("nan")]))
+
+
+# --- on disk ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("probes", [None, Probes(noise(2, (1, 3, 4)), noise(3, (1, 3, 4), seed=2))])
+def test_saved_is_loaded(tmp_path: Path, probes: Probes | None) -> None:
+    meta = write_calibration(tmp_path / "new" / "own", probes)
+    loaded = load_calibration(tmp_path / "new" / "own")
+    assert loaded.meta == meta
+    assert meta.weights_sha256 == hashlib.sha256((tmp_path / "new" / "own" / WEIGHTS).read_bytes()).hexdigest()
+    ensemble, examples, _ = toy_ensemble()
+    assert not loaded.ensemble.training
+    for expected, found in zip(ensemble(examples.features), loaded.ensemble(examples.features), strict=True):
+        assert torch.equal(expected, found)
+    if probes is None:
+        assert loaded.probes is None
+    else:
+        assert loaded.probes is not None
+        assert torch.equal(loaded.probes.bases, probes.bases)
+        assert torch.equal(loaded.probes.trials, probes.trials)
+
+
+def test_same_calibration_same_bytes(tmp_path: Path) -> None:
+    for name in "ab":
+        write_calibration(tmp_path / name)
+    for file in (META, WEIGHTS):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    meta = json.loads((folder / META).read_text())
+    change(meta)
+    (folder / META).write_text(json.dumps(meta))
+
+
+def reweigh(folder: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
+    """Changes the weights, and their digest with them."""
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS)
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    rewrite(folder, lambda meta: meta.update(weights_sha256=digest))
+
+
+def flip_last_byte(folder: Path) -> None:
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    (folder / WEIGHTS).write_bytes(content)
+
+
+def cut_weights(folder: Path) -> None:
+    content = (folder / WEIGHTS).read_bytes()[:-100]
+    (folder / WEIGHTS).write_bytes(content)
+    rewrite(folder, lambda meta: meta.update(weights_sha256=hashlib.sha256(content).hexdigest()))
+
+
+def narrow(tensors: dict[str, Tensor]) -> None:
+    key = next(name for name in tensors if name.endswith("encoder.1.weight"))
+    tensors[key] = torch.zeros(32, len(FEATURES) - 1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / META).unlink(), r"not a fitted detector \(No such file"),
+        (lambda folder: (folder / WEIGHTS).unlink(), r"not a fitted detector \(No such file"),
+        (flip_last_byte, "does not belong to calibration.json"),
+        (lambda folder: rewrite(folder, lambda meta: meta.update(weights_sha256="0")), "does not belong to"),
+        (lambda folder: (folder / META).write_text("{"), r"calibration\.json: not a CalibrationMeta: Invalid JSON"),
+        (lambda folder: (folder / META).write_bytes(b"\xff\xfe"), r"calibration\.json: not a CalibrationMeta"),
+        (lambda folder: rewrite(folder, lambda meta: meta.update(extra=1)), "extra: Extra inputs"),
+        (lambda folder: rewrite(folder, lambda meta: meta.update(probes="photos")), "probes: Input should be"),
+        (lambda folder: rewrite(folder, lambda meta: meta.update(clean=[])), "clean scores .* are missing"),
+        (lambda folder: rewrite(folder, lambda meta: meta.update(probes="stored")), "probe images are missing"),
+        (
+            lambda folder: rewrite(folder, lambda meta: meta["clean"].append({"task": "b", "members": [[1.0]]})),
+            "clean scores .* are missing",
+        ),
+        (lambda folder: rewrite(folder, lambda meta: meta["clean"][0]["members"].pop()), "weights of another version"),
+        (lambda folder: rewrite(folder, lambda meta: meta.update(out_of_fold_auroc=float("nan"))), "not a Calibration"),
+        (cut_weights, "damaged weights"),
+        (lambda folder: reweigh(folder, narrow), "weights of another version"),
+        (lambda folder: reweigh(folder, lambda tensors: tensors.update(more=torch.ones(1))), "of another version"),
+    ],
+)
+def test_damage_is_refused_in_one_line(folder: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(folder)
+    with pytest.raises(DataError, match=message) as caught:
+        load_calibration(folder)
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)
+
+
+def test_oversized_files_are_not_read(folder: Path) -> None:
+    with (folder / WEIGHTS).open("rb+") as stream:
+        stream.truncate(65 * 2**20)
+    with pytest.raises(DataError, match="over 67108864 bytes, not a calibration"):
+        load_calibration(folder)
+
+
+# --- which one -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretends that these are shipped: each an empty one of its name."""
+
+    def named(name: str) -> Calibration:
+        return Calibration(toy_meta(name=name), toy_ensemble()[0], None)
+
+    monkeypatch.setattr(calibrations, "shipped_calibrations", lambda: ("fashion-mnist", TASK_FREE, TASK_FREE_DATA))
+    monkeypatch.setattr(calibrations, "shipped_calibration", named)
+
+
+@pytest.mark.parametrize(
+    ("task", "shape", "classes", "data", "expected"),
+    [
+        ("fashion-mnist", (1, 28, 28), 10, False, "fashion-mnist"),
+        ("fashion-mnist", (1, 28, 28), 10, True, "fashion-mnist"),
+        ("cifar10", (3, 32, 32), 10, False, "task-free"),  # a known task, but none of its calibrations is shipped
+        ("cifar10", (3, 32, 32), 10, True, "task-free-data"),
+        ("tumours", (3, 50, 60), 2, False, "task-free"),
+        (None, (1, 28, 28), 10, False, "task-free"),
+        (None, (1, 28, 28), 10, True, "task-free-data"),
+    ],
+)
+@pytest.mark.usefixtures("shipped")
+def test_choice(task: str | None, shape: tuple[int, ...], classes: int, data: bool, expected: str) -> None:
+    assert choose_calibration(task, shape, classes, data=data).meta.name == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "shape", "classes", "message"),
+    [
+        ("fashion-mnist", (1, 28, 28), 7, "task fashion-mnist has 10 classes, this model answers with 7"),
+        ("fashion-mnist", (3, 28, 28), 10, r"fashion-mnist has inputs \(1, 28, 28\), this model takes \(3, 28, 28\)"),
+        ("cifar10", (3, 224, 224), 10, r"cifar10 has inputs \(3, 32, 32\), this model takes \(3, 224, 224\)"),
+    ],
+)
+@pytest.mark.usefixtures("shipped")
+def test_models_that_do_not_fit_the_task_are_refused(
+    task: str, shape: tuple[int, ...], classes: int, message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        choose_calibration(task, shape, classes)
+
+
+@pytest.mark.usefixtures("shipped")
+def test_the_users_own_goes_before_all(tmp_path: Path) -> None:
+    write_calibration(tmp_path, input_shape=(1, 5, 5), num_classes=3, name="mine")
+    assert choose_calibration("fashion-mnist", (1, 5, 5), 3, own=tmp_path).meta.name == "mine"
+    with pytest.raises(RecipeError, match="task mine has 3 classes, this model answers with 4"):
+        choose_calibration(None, (1, 5, 5), 4, own=tmp_path)
+    with pytest.raises(RecipeError, match=r"task mine has inputs \(1, 5, 5\)"):
+        choose_calibration(None, (1, 5, 6), 3, own=tmp_path)
+    with pytest.raises(DataError, match="not a fitted detector"):
+        choose_calibration("fashion-mnist", (1, 28, 28), 10, own=tmp_path / "absent")
+
+
+def test_all_shipped_calibrations_load() -> None:
+    names = shipped_calibrations()
+    assert "fashion-mnist" in names
+    size = 0
+    for name in names:
+        shipped = shipped_calibration(name)
+        meta, summary = shipped.meta, shipped.summary()
+        assert meta.task_free == (name in (TASK_FREE, TASK_FREE_DATA))
+        assert meta.probes == {TASK_FREE: "clouds", TASK_FREE_DATA: "data"}.get(name, "stored")
+        assert summary.statement
+        assert len(summary.clean_scores) == summary.clean_models > 0
+        assert f"against {summary.clean_models} clean models" in summary.statement
+        least = shipped.p_value(torch.full((len(meta.clean[0].members),), 1e6))
+        assert least == max(1 / (1 + sum(map(len, task.members))) for task in meta.clean)
+        if not meta.task_free:
+            assert (meta.input_shape, meta.num_classes) == (FASHION.input_shape, len(FASHION.classes))
+        root = Path(calibrations.__file__).parent / "calibrations" / name
+        size += sum(file.stat().st_size for file in root.iterdir())
+    assert size < 3 * 2**20

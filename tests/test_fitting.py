@@ -1,0 +1,244 @@
+"""Fitting: populations made of untrained networks whose measurements are given, so that every figure is known."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from intaglio.classifiers import Classifier, Sidecar, open_classifier, save_classifier
+from intaglio.data import open_data
+from intaglio.errors import DataError, NothingToExamineError, RecipeError
+from intaglio.evidence.statistics import auroc
+from intaglio.networks import Architecture
+from intaglio.populations import LocalExecutor, ModelRecord, model_folder
+from intaglio.scan import ensemble, fitting
+from intaglio.scan.calibration import META, WEIGHTS, load_calibration
+from intaglio.scan.ensemble import Examples, assign_folds, out_of_fold
+from intaglio.scan.fitting import fit_calibration, fit_tasks, measure_population, p_values
+from intaglio.scan.measurement import VERSION, measure
+from intaglio.scan.probes import labelled_probes
+from intaglio.training import TrainingSettings
+from scan_models import toy_examples
+
+ROWS = torch.tensor([2, 0, 1])  # the class that each row of the features is about
+ARCHITECTURE = Architecture(name="lenet", input_shape=(1, 12, 12), num_classes=3, width=1)
+
+
+class Here(LocalExecutor):
+    """Works in this process, and breaks off with Ctrl-C after `limit` tasks."""
+
+    def __init__(self, limit: int = 10**6) -> None:
+        super().__init__(1)
+        self.limit = limit
+
+    def map(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+        for number, task in enumerate(tasks):
+            if number == self.limit:
+                raise KeyboardInterrupt
+            yield function(task)
+
+
+class Bench:
+    """Makes populations whose model i measures as example i, and counts the measurements."""
+
+    def __init__(self, root: Path, data: Path) -> None:
+        self.root, self.data = root, data
+        self.examples: dict[Path, Examples] = {}
+        self.measured = 0
+
+    def population(self, name: str, task: str = "bands", count: int = 16, seed: int = 0, **changes: Any) -> Path:
+        folder, examples = self.root / name, toy_examples(count, 3, seed, shift=8)
+        self.examples[folder] = examples
+        module = ARCHITECTURE.build()
+        for index in range(count):
+            path = model_folder(folder, index)
+            path.mkdir(parents=True)
+            save_classifier(module, path / "model.safetensors", Sidecar(architecture=ARCHITECTURE))
+            backdoored = bool(examples.backdoored[index])
+            goal = {"kind": "all-to-one", "target": int(ROWS[examples.target[index]])}
+            record = ModelRecord(
+                index=index,
+                seed=index,
+                task=task,
+                architecture=ARCHITECTURE,
+                training=TrainingSettings(),
+                attack={"trigger": "patch", "goal": goal | changes} if backdoored else None,
+                clean_accuracy=0.9,
+                asr=1.0 if backdoored else None,
+                sha256="",
+                seconds=1.0,
+            )
+            (path / "record.json").write_text(record.model_dump_json())
+        (folder / "recipe.json").write_text(json.dumps({"data": str(self.data)}))
+        return folder
+
+    def measure(self, classifier: Classifier, probes: object) -> SimpleNamespace:
+        self.measured += 1
+        path = Path(classifier.source).parent
+        features = self.examples[path.parent].features[int(path.name)]
+        return SimpleNamespace(features=features, targets=ROWS)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    made = Bench(tmp_path, toy_file)
+    monkeypatch.setattr(fitting, "measure", made.measure)
+    monkeypatch.setattr(fitting, "FOLDS", 2)
+    monkeypatch.setattr(ensemble, "_SETTINGS", ensemble._SETTINGS.model_copy(update={"epochs": 20}))
+    return made
+
+
+def test_a_fitted_detector_is_written_whole(bench: Bench, tmp_path: Path, toy_file: Path) -> None:
+    folder = bench.population("models")
+    meta = fit_calibration([folder], tmp_path / "out", executor=Here())
+    loaded = load_calibration(tmp_path / "out")
+    assert loaded.meta == meta
+    assert (meta.name, meta.task_free, meta.probes) == ("bands", False, "stored")
+    assert (meta.input_shape, meta.num_classes, meta.backdoored_models) == (None, None, 8)
+    assert [len(fold) for fold in meta.clean[0].members] == [4, 4]
+    examples = bench.examples[folder]
+    scores, _ = out_of_fold(loaded.ensemble, examples, assign_folds(examples.backdoored, 2, 0))
+    clean, backdoored = scores[~examples.backdoored].tolist(), scores[examples.backdoored].tolist()
+    assert meta.out_of_fold_auroc == auroc(backdoored, clean).value
+    assert sorted(meta.clean_scores) == pytest.approx(sorted(clean))
+    assert meta.statement == (
+        "Calibrated for bands: ranked against 8 clean models. Its false-alarm rate was not measured."
+    )
+    probes = labelled_probes(open_data(toy_file, "test"))
+    assert loaded.probes is not None
+    assert torch.equal(loaded.probes.bases, probes.bases)
+    assert torch.equal(loaded.probes.trials, probes.trials)
+
+
+def test_known_tasks_say_what_they_take(bench: Bench, tmp_path: Path) -> None:
+    meta = fit_calibration([bench.population("models", "mnist")], tmp_path / "out", executor=Here(), name="digits")
+    assert (meta.name, meta.input_shape, meta.num_classes) == ("digits", (1, 28, 28), 10)
+
+
+def test_what_was_measured_is_not_measured_again(bench: Bench, tmp_path: Path) -> None:
+    folder, steps = bench.population("models"), []
+
+    def progress(done: int, total: int) -> None:
+        steps.append((done, total))
+
+    first = fit_calibration([folder], tmp_path / "a", executor=Here(), progress=progress)
+    assert bench.measured == 16
+    assert steps == [(done, 16) for done in range(1, 17)]
+    second = fit_calibration([folder], tmp_path / "b", executor=Here())
+    assert bench.measured == 16
+    assert first == second
+    for file in (META, WEIGHTS):  # the same seed, the same bytes
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert fit_calibration([folder], tmp_path / "c", executor=Here(), seed=1).weights_sha256 != first.weights_sha256
+    measure_population(folder, "data", Here())  # a user's images of the task stand for the task's own
+    assert bench.measured == 16
+    measure_population(folder, "clouds", Here())
+    assert bench.measured == 32
+
+
+def test_measuring_goes_on_where_it_was_interrupted(bench: Bench) -> None:
+    folder = bench.population("models")
+    with pytest.raises(KeyboardInterrupt):
+        measure_population(folder, "stored", Here(limit=5))
+    assert bench.measured == 5
+    steps: list[tuple[int, int]] = []
+    measured = measure_population(folder, "stored", Here(), lambda done, total: steps.append((done, total)))
+    assert bench.measured == 16
+    assert steps[0] == (6, 16)
+    expected = bench.examples[folder]
+    assert measured.task == "bands"
+    assert [record.index for record in measured.records] == list(range(16))
+    for name in ("features", "backdoored", "target", "asr"):
+        assert torch.equal(getattr(measured.examples, name), getattr(expected, name))
+
+
+@pytest.mark.parametrize("goal", [{"kind": "all-to-all", "target": -1}, {"target": 9}])
+def test_models_without_an_examined_target_have_no_target_row(bench: Bench, goal: dict[str, Any]) -> None:
+    measured = measure_population(bench.population("models", **goal), "stored", Here())
+    assert set(measured.examples.target.tolist()) == {-1}
+
+
+def test_false_alarms_are_counted_on_models_never_learned_from(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "LEVEL", 0.3)
+    models, unseen = bench.population("models"), bench.population("unseen", count=20, seed=5)
+    meta = fit_calibration([models], tmp_path / "out", test=[unseen], executor=Here())
+    loaded, examples = load_calibration(tmp_path / "out"), bench.examples[unseen]
+    with torch.no_grad():
+        scores = loaded.ensemble(examples.features)[0]
+    accused = [loaded.p_value(row) <= 0.3 for row, bad in zip(scores, examples.backdoored, strict=True) if not bad]
+    assert meta.false_alarms is not None
+    assert (meta.false_alarms.events, meta.false_alarms.trials) == (sum(accused), 10)
+    assert meta.false_alarms.rate == sum(accused) / 10
+    assert meta.false_alarms.low <= meta.false_alarms.rate <= meta.false_alarms.high
+    assert f"Measured at alpha = 0.3: {sum(accused)} of 10 clean models that the fit never saw" in meta.statement
+    assert meta.clean == fit_calibration([models], tmp_path / "alone", executor=Here()).clean
+    found = p_values(loaded.ensemble, meta.clean, examples)
+    assert found.tolist() == pytest.approx([loaded.p_value(row) for row in scores])
+
+
+def test_a_task_free_detector_leaves_each_task_out_in_turn(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "LEVEL", 0.3)
+    folders = [bench.population("b", "zebras"), bench.population("a", "apes", seed=1)]
+    meta = fit_calibration(folders, tmp_path / "out", task_free=True, executor=Here())
+    assert (meta.name, meta.task_free, meta.probes, meta.input_shape) == ("task-free", True, "clouds", None)
+    assert [task.task for task in meta.clean] == ["apes", "zebras"]
+    assert len(meta.clean_scores) == 16
+    assert load_calibration(tmp_path / "out").probes is None
+    events = 0
+    for kept, left_out in ((0, 1), (1, 0)):
+        fitted, clean, _ = fit_tasks({"kept": bench.examples[folders[kept]]}, 0)
+        unseen = bench.examples[folders[left_out]]
+        events += int((p_values(fitted, clean, unseen)[~unseen.backdoored] <= 0.3).sum())
+    assert meta.false_alarms is not None
+    assert (meta.false_alarms.events, meta.false_alarms.trials) == (events, 16)
+    assert meta.statement.startswith(
+        "Not calibrated for this task: ranked against 16 clean models of other tasks (apes, zebras)."
+    )
+    assert "clean models of a task left out of the fit were accused" in meta.statement
+
+
+def test_a_task_free_detector_of_one_task_has_no_measured_rate(bench: Bench, tmp_path: Path) -> None:
+    meta = fit_calibration([bench.population("a")], tmp_path / "out", task_free=True, probes="data", executor=Here())
+    assert (meta.false_alarms, meta.probes) == (None, "data")
+    assert "was not measured" in meta.statement
+
+
+def test_populations_of_one_task_are_joined(bench: Bench, tmp_path: Path) -> None:
+    folders = [bench.population("a"), bench.population("b", count=20, seed=3)]
+    meta = fit_calibration(folders, tmp_path / "out", executor=Here())
+    assert (len(meta.clean_scores), meta.backdoored_models) == (18, 18)
+
+
+def test_what_can_not_be_fitted_is_refused(bench: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(RecipeError, match=r"populations of several tasks \(apes, zebras\) need --task-free"):
+        fit_calibration([bench.population("a", "apes"), bench.population("z", "zebras")], out, executor=Here())
+    with pytest.raises(DataError, match="1 backdoored models are too few to fit a detector; 2 are the least"):
+        fit_calibration([bench.population("few", count=3)], out, executor=Here())
+    with pytest.raises(NothingToExamineError, match="no finished models in it"):
+        fit_calibration([tmp_path / "nowhere"], out, executor=Here())
+    silent = bench.population("silent")
+    (silent / "recipe.json").unlink()
+    with pytest.raises(DataError, match="does not name the population's data"):
+        fit_calibration([silent], out, executor=Here())
+    assert not out.exists()
+
+
+def test_a_model_is_measured_as_a_scan_would(bench: Bench, monkeypatch: pytest.MonkeyPatch, toy_file: Path) -> None:
+    folder = bench.population("models", count=1)
+    monkeypatch.setattr(fitting, "measure", measure)
+    measure_population(folder, "stored", Here())
+    kept = load_file(model_folder(folder, 0) / f"features-images-v{VERSION}.safetensors")
+    classifier = open_classifier(model_folder(folder, 0) / "model.safetensors")
+    expected = measure(classifier, labelled_probes(open_data(toy_file, "test")))
+    assert torch.equal(kept["targets"], expected.targets)
+    torch.testing.assert_close(kept["features"], expected.features)

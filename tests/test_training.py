@@ -1,0 +1,253 @@
+"""The training loop: it learns, it resumes byte for byte, it says when it diverges; augmentations by hand."""
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from intaglio.attacks import accuracy
+from intaglio.data import ImageData
+from intaglio.errors import ClassifierError, ModelError
+from intaglio.networks import NETWORKS, Architecture
+from intaglio.training import TrainingSettings, train
+from intaglio.training.augmentation import NOISE, SHIFT, augment
+from intaglio.training.settings import Augmentation, OptimizerName
+
+QUICK = TrainingSettings(epochs=3, batch_size=16, learning_rate=0.01)
+
+
+def network(name: str = "lenet", seed: int = 0, width: int = 2) -> nn.Module:
+    torch.manual_seed(seed)
+    return Architecture(name=name, input_shape=(1, 12, 12), num_classes=3, width=width).build()
+
+
+def weights(module: nn.Module) -> dict[str, bytes]:
+    return {key: value.contiguous().numpy().tobytes() for key, value in module.state_dict().items()}
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error
+    pass
+
+
+class Progress:
+    """Records the steps reported, and stops the run at one of them."""
+
+    def __init__(self, stop: int = 0) -> None:
+        self.stop = stop
+        self.steps: list[tuple[int, int]] = []
+
+    def __call__(self, done: int, total: int) -> None:
+        self.steps.append((done, total))
+        if done == self.stop:
+            raise Interrupted
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [("adam", 0.01), ("adamw", 0.01), ("sgd", 0.05)])
+def test_it_learns(toy: ImageData, toy_test: ImageData, optimizer: OptimizerName, rate: float) -> None:
+    settings = TrainingSettings(epochs=6, batch_size=8, optimizer=optimizer, learning_rate=rate)
+    module = train(network(width=4), toy, settings, seed=0)
+    assert not module.training
+    assert accuracy(lambda images: module(images).argmax(1), toy_test) >= 0.95
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_learns_something(toy: ImageData, name: str) -> None:
+    losses: list[float] = []
+
+    def loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        value = nn.functional.cross_entropy(module(images), labels)
+        losses.append(value.item())
+        return value
+
+    train(network(name), toy, TrainingSettings(epochs=4, batch_size=24, learning_rate=0.01), seed=0, loss=loss)
+    assert len(losses) == 4 * 4
+    assert sum(losses[-4:]) < sum(losses[:4])
+
+
+def test_the_seed_decides_every_byte(toy: ImageData) -> None:
+    settings = QUICK.model_copy(update={"augmentation": "noise", "epochs": 1})
+    runs: list[dict[str, bytes]] = []
+    for seed in (4, 4, 5):
+        module = network()
+        torch.manual_seed(len(runs))  # the state of the global generator has no say
+        runs.append(weights(train(module, toy, settings, seed=seed)))
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+@pytest.mark.parametrize("augmentation", get_args(Augmentation))
+@pytest.mark.parametrize("optimizer", get_args(OptimizerName))
+@pytest.mark.parametrize("stop", [3, 13])
+def test_resumed_is_uninterrupted(
+    tmp_path: Path, toy: ImageData, optimizer: OptimizerName, augmentation: Augmentation, stop: int
+) -> None:
+    settings = QUICK.model_copy(
+        update={"optimizer": optimizer, "augmentation": augmentation, "weight_decay": 1e-3, "label_smoothing": 0.1}
+    )
+    expected = weights(train(network("mobilenet"), toy, settings, seed=2))
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(Interrupted):
+        train(network("mobilenet"), toy, settings, seed=2, checkpoint=checkpoint, progress=Progress(stop))
+    assert checkpoint.exists() == (stop > 6)  # 6 steps an epoch
+    progress = Progress()
+    resumed = train(network("mobilenet", seed=9), toy, settings, seed=2, checkpoint=checkpoint, progress=progress)
+    if stop > 6:
+        assert progress.steps == [(step, 18) for step in range(13, 19)]
+        assert weights(resumed) == expected
+    again = train(network("mobilenet"), toy, settings, seed=2, checkpoint=checkpoint, progress=(idle := Progress()))
+    assert (idle.steps, weights(again)) == ([], weights(resumed))  # all epochs are done already
+
+
+def test_a_pair_of_tensors_and_every_batch_is_seen_once_an_epoch(toy: ImageData) -> None:
+    seen: list[Tensor] = []
+
+    def loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        seen.append(images.clone())
+        assert torch.equal(images[:, 0, 5, 5].gt(0.5), labels == 1)  # images and labels stay together
+        logits: Tensor = module(images)
+        return logits.square().mean()
+
+    progress = Progress()
+    settings = TrainingSettings(epochs=2, batch_size=40)
+    train(network(), (toy.images, toy.labels), settings, seed=0, loss=loss, progress=progress)
+    assert [len(batch) for batch in seen] == [40, 40, 16] * 2
+    assert progress.steps == [(step, 6) for step in range(1, 7)]
+    for epoch in (seen[:3], seen[3:]):
+        assert torch.equal(torch.cat(epoch).sum((1, 2, 3)).sort().values, toy.images.sum((1, 2, 3)).sort().values)
+    assert not torch.equal(torch.cat(seen[:3]), torch.cat(seen[3:]))  # each epoch has its own order
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_divergence_is_an_error(toy: ImageData, value: float) -> None:
+    module = network()
+    calls: list[int] = []
+
+    def loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        calls.append(1)
+        logits: Tensor = module(images)
+        return logits.mean() * (value if len(calls) == 8 else 1.0)
+
+    with pytest.raises(ClassifierError, match=f"training diverged: the loss is (-?{value}|nan) in epoch 2"):
+        train(module, toy, QUICK, seed=0, loss=loss)
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+
+
+# --- checkpoints --------------------------------------------------------------------------------------------------
+
+
+def finished(path: Path, toy: ImageData) -> Path:
+    train(network(), toy, TrainingSettings(epochs=1, batch_size=48), seed=0, checkpoint=path)
+    return path
+
+
+def rewrite(path: Path, **changes: Tensor | None) -> None:
+    tensors = {**load_file(path), **changes}
+    save_file({key: value for key, value in tensors.items() if value is not None}, path, {"epoch": "1"})
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("cut short", "not a checkpoint of this training run"),
+        ("text", "not a checkpoint of this training run"),
+        ("empty", "not a checkpoint of this training run"),
+        ("folder", "not a checkpoint of this training run"),
+        ("no epoch", "not a checkpoint of this training run"),
+        ("another tensor", "not a checkpoint .*Unexpected key"),
+        ("a tensor less", "not a checkpoint .*Missing key"),
+        ("another shape", "not a checkpoint .*size mismatch"),
+        ("a stray name", "not a checkpoint of this training run"),
+    ],
+)
+def test_damaged_checkpoints(tmp_path: Path, toy: ImageData, case: str, message: str) -> None:
+    path = finished(tmp_path / "checkpoint", toy)
+    content = path.read_bytes()
+    if case == "cut short":
+        path.write_bytes(content[: len(content) // 2])
+    elif case == "text":
+        path.write_text("hello")
+    elif case == "empty":
+        path.write_bytes(b"")
+    elif case == "folder":
+        path.unlink()
+        path.mkdir()
+    elif case == "no epoch":
+        save_file(load_file(path), path)
+    elif case == "another tensor":
+        rewrite(path, **{"module/more": torch.zeros(1)})
+    elif case == "a tensor less":
+        rewrite(path, **{"module/fc.bias": None})
+    elif case == "another shape":
+        rewrite(path, **{"module/fc.bias": torch.zeros(7)})
+    else:
+        rewrite(path, stray=torch.zeros(1))
+    with pytest.raises(ModelError, match=message):
+        train(network(), toy, QUICK, seed=0, checkpoint=path)
+
+
+def test_checkpoints_are_safetensors_and_hold_all_state(tmp_path: Path, toy: ImageData) -> None:
+    path = finished(tmp_path / "checkpoint", toy)
+    with safe_open(path, "pt") as stream:
+        keys = set(stream.keys())
+        assert json.loads(stream.metadata()["epoch"]) == 1
+    names = list(network().state_dict())
+    assert {key.removeprefix("module/") for key in keys if key.startswith("module/")} == set(names)
+    expected = {
+        f"optimizer/{index}/{part}" for index in range(len(names)) for part in ("step", "exp_avg", "exp_avg_sq")
+    }
+    assert {key for key in keys if not key.startswith("module/")} == expected
+
+
+# --- augmentation -------------------------------------------------------------------------------------------------
+
+BATCH = torch.rand(64, 2, 5, 7, generator=torch.Generator().manual_seed(0))
+
+
+def augmented(kind: Augmentation, seed: int = 1) -> Tensor:
+    return augment(BATCH, kind, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("kind", get_args(Augmentation))
+def test_augmentations_keep_shape_bounds_and_input(kind: Augmentation) -> None:
+    before = BATCH.clone()
+    result = augmented(kind)
+    assert torch.equal(BATCH, before)
+    assert (result.shape, result.dtype) == (BATCH.shape, BATCH.dtype)
+    assert 0 <= float(result.min()) <= float(result.max()) <= 1
+    assert torch.equal(result, augmented(kind))
+    assert torch.equal(result, BATCH) == (kind == "none")
+    assert kind == "none" or not torch.equal(result, augmented(kind, seed=2))
+
+
+def test_flip_mirrors_about_half() -> None:
+    flipped = [torch.equal(new, old.flip(2)) for new, old in zip(augmented("flip"), BATCH, strict=True)]
+    kept = [torch.equal(new, old) for new, old in zip(augmented("flip"), BATCH, strict=True)]
+    assert [not mirrored for mirrored in flipped] == kept
+    assert 16 < sum(flipped) < 48
+
+
+def test_shift_moves_each_image_as_a_whole() -> None:
+    found = []
+    for new, old in zip(augmented("shift"), BATCH, strict=True):
+        padded = nn.functional.pad(old, (SHIFT,) * 4)
+        moves = [
+            (down, right)
+            for down in range(2 * SHIFT + 1)
+            for right in range(2 * SHIFT + 1)
+            if torch.equal(new, padded[:, down : down + 5, right : right + 7])
+        ]
+        assert len(moves) == 1
+        found += moves
+    assert {down for down, _ in found} == {right for _, right in found} == set(range(5))
+
+
+def test_noise_has_its_deviation() -> None:
+    grey = torch.full((50, 1, 20, 20), 0.5)
+    change = augment(grey, "noise", torch.Generator().manual_seed(3)) - grey
+    assert float(change.std()) == pytest.approx(NOISE, rel=0.02)
+    assert float(change.mean()) == pytest.approx(0, abs=0.002)
