@@ -2,13 +2,14 @@
 
     python -m benchmarks.ablation
 
-Needs the fashion populations of `benchmarks.populations`. Writes results/ablation.json, with the AUROC over the test
-population (all attempted backdoors) of
+Needs the `fashion-virus` population of `benchmarks.populations`. Writes results/ablation.json, with the AUROC over it
+(all attempted backdoors) of
 
 - one hand-made number, fitted to nothing: the largest 3x3-averaged peak of a class's map over the median of the
   classes' peaks, by variant and base, and by number of values;
-- networks fitted as the detector is, to parts of its features: the paper's signature read literally (absolute change
-  of the probability), the same maps as logits, and what composed and refined triggers add.
+- networks like the detector's, cross-validated on that population, on parts of its features: the paper's signature
+  read literally (absolute change of the probability), the same maps as logits, and what composed triggers and refined
+  windows add.
 """
 
 from pathlib import Path
@@ -26,7 +27,7 @@ from intaglio.evidence.statistics import auroc
 from intaglio.files import atomic_path
 from intaglio.populations import LocalExecutor, ModelRecord, model_folder
 from intaglio.scan.composition import REFINED
-from intaglio.scan.ensemble import Examples, assign_folds, fit_ensemble
+from intaglio.scan.ensemble import Examples, assign_folds, fit_ensemble, out_of_fold
 from intaglio.scan.features import FEATURES, MAP_FEATURES, map_features, smoothed
 from intaglio.scan.signature import VARIANTS, BaseName, base_images, one_pixel_responses, pixel_values, signature_maps
 
@@ -88,13 +89,11 @@ def area(scores: Tensor, backdoored: Tensor) -> dict[str, float]:
     return interval(auroc(scores[backdoored].tolist(), scores[~backdoored].tolist()))
 
 
-def fitted(train: Examples, test: Examples) -> dict[str, float]:
-    """AUROC on `test` of an ensemble fitted to `train`."""
-    folds = assign_folds(train.backdoored, 8, 0)
-    ensemble = fit_ensemble(train, folds, seed=0)
-    with torch.inference_mode():
-        scores, _ = ensemble(test.features)
-    return area(scores.mean(dim=1), test.backdoored)
+def fitted(examples: Examples) -> dict[str, float]:
+    """Out-of-fold AUROC of networks fitted to these features."""
+    folds = assign_folds(examples.backdoored, 8, 0)
+    scores, _ = out_of_fold(fit_ensemble(examples, folds, seed=0), examples, folds)
+    return area(scores, examples.backdoored)
 
 
 def columns(examples: Examples, wanted: list[int]) -> Examples:
@@ -111,8 +110,8 @@ def signature_alone(models: list[dict[str, Tensor]], known: Examples, variant: s
 
 def main() -> None:
     torch.set_num_threads(1)
-    vaccine, virus = measured("fashion-vaccine"), measured("fashion-virus")
-    learned, tested = measure("fashion-vaccine", vaccine.records), measure("fashion-virus", virus.records)
+    virus = measured("fashion-virus")
+    tested = measure("fashion-virus", virus.records)
     truth = virus.examples.backdoored
 
     def number(key: str) -> dict[str, float]:
@@ -129,9 +128,9 @@ def main() -> None:
     }
     networks: dict[str, Any] = {}
     for variant in FITTED:
-        train = signature_alone(learned, vaccine.examples, variant)
-        test = signature_alone(tested, virus.examples, variant)
-        networks[f"one-pixel signature, {variant}, black and grey bases"] = fitted(train, test)
+        networks[f"one-pixel signature, {variant}, black and grey bases"] = fitted(
+            signature_alone(tested, virus.examples, variant)
+        )
     maps = [FEATURES.index(name) for name in MAP_FEATURES]
     refined = [index for index, name in enumerate(FEATURES) if name.startswith(REFINED)]
     composed = [index for index in range(len(FEATURES)) if index not in {*maps, *refined}]
@@ -141,7 +140,7 @@ def main() -> None:
         "and refined windows (the detector)": list(range(len(FEATURES))),
     }
     for label, chosen in parts.items():
-        networks[label] = fitted(columns(vaccine.examples, chosen), columns(virus.examples, chosen))
+        networks[label] = fitted(columns(virus.examples, chosen))
     figures["fitted networks"] = networks
     print(record("ablation", figures))
 

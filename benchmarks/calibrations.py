@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.populations import folder
+from benchmarks.populations import CLOUDS, folder
 from intaglio.scan.calibration import TASK_FREE, TASK_FREE_DATA
 from intaglio.scan.fitting import fit_calibration
 
@@ -24,7 +24,7 @@ def main() -> None:
     several = [folder(name) for name in ("fashion-virus", "mnist", "cifar10")]
     with_images = fit_calibration(several, OUT / TASK_FREE_DATA, task_free=True, probes="data", name=TASK_FREE_DATA)
     print(with_images.name, with_images.statement)
-    without = fit_calibration(several, OUT / TASK_FREE, task_free=True, probes="clouds", name=TASK_FREE)
+    without = fit_calibration(several, OUT / TASK_FREE, task_free=True, probes="clouds", name=TASK_FREE, models=CLOUDS)
     print(without.name, without.statement)
 
 

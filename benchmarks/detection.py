@@ -18,6 +18,7 @@ from benchmarks.populations import measured
 from benchmarks.results import interval, record
 from intaglio.evidence.statistics import auroc, proportion
 from intaglio.populations import ModelRecord
+from intaglio.scan.calibration import ProbeKind
 from intaglio.scan.ensemble import Ensemble, Examples, assign_folds, fit_ensemble, out_of_fold
 from intaglio.scan.fitting import LEVEL, Measured, fit_tasks, p_values
 
@@ -170,7 +171,8 @@ def main() -> None:
     figures["fitted_on"] = by_size(vaccine, virus)
     for name in ("mnist", "cifar10"):
         figures[f"{name} cross-validated"] = over_seeds([cross_validated(populations[name], seed) for seed in SEEDS])
-    for label, kind in (("task-free with images", "stored"), ("task-free without images", "clouds")):
+    kinds: dict[str, ProbeKind] = {"task-free with images": "stored", "task-free without images": "clouds"}
+    for label, kind in kinds.items():
         tasks = {
             task: measured(name, kind)
             for task, name in (("fashion-mnist", "fashion-virus"), ("mnist", "mnist"), ("cifar10", "cifar10"))

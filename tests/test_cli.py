@@ -14,7 +14,7 @@ import intaglio as ig
 from intaglio.cli.main import ExitCode, main
 from intaglio.scan import Verdict
 from intaglio.scan.calibration import CalibrationMeta
-from scan_models import MODELS, TASK, scanned, toy_meta, without_costs, write_calibration
+from scan_models import MODELS, TASK, scanned, toy_meta, write_calibration
 
 COMMAND = str(Path(sys.executable).with_name("intaglio"))
 BACKDOORED, CLEAN = str(MODELS / "backdoored.onnx"), str(MODELS / "clean.onnx")
@@ -45,7 +45,10 @@ def test_the_command_scans(tmp_path: Path) -> None:
     result = run("scan", BACKDOORED, *ON_TASK, "--html", str(tmp_path / "new" / "page.html"), "--json", "-")
     assert result.returncode == ExitCode.FOUND
     verdict = Verdict.from_json(result.stdout)
-    assert without_costs(verdict) == without_costs(scanned("backdoored"))
+    known = scanned("backdoored")  # in one thread, so that sums may differ in their last digits
+    assert (verdict.flagged, verdict.target_class, verdict.subject) == (True, 3, known.subject)
+    assert verdict.score == pytest.approx(known.score, abs=1e-2)
+    assert verdict.maps.decode() == pytest.approx(known.maps.decode(), abs=1e-2)
     assert "Backdoor suspected" in result.stderr
     page = (tmp_path / "new" / "page.html").read_text()
     assert page.startswith("<!doctype html>")
@@ -162,12 +165,14 @@ def test_fit_passes_on_what_it_was_given(
         return toy_meta()
 
     monkeypatch.setattr(importlib.import_module("intaglio.scan.fitting"), "fit_calibration", fit)
-    arguments = ["a", "b", "--out", "o", "--test", "c", "--task-free", "--probes", "data", "--seed", "3"]
-    assert main(["population", "fit", *arguments, "--json", str(tmp_path / "meta.json")]) == ExitCode.CLEAN
+    arguments = ["a", "b", "--out", "o", "--test", "c", "--task-free", "--probes", "data", "--models", "9"]
+    assert (
+        main(["population", "fit", *arguments, "--seed", "3", "--json", str(tmp_path / "meta.json")]) == ExitCode.CLEAN
+    )
     folders, out, options = calls[0]
     assert (folders, out) == ([Path("a"), Path("b")], Path("o"))
     options.pop("progress")
-    assert options == {"test": [Path("c")], "task_free": True, "probes": "data", "seed": 3}
+    assert options == {"test": [Path("c")], "task_free": True, "probes": "data", "models": 9, "seed": 3}
     assert CalibrationMeta.from_json((tmp_path / "meta.json").read_text()) == toy_meta()
     assert capsys.readouterr().out == f"o: {toy_meta().statement}\n"
 

@@ -67,11 +67,12 @@ def test_window_sets_the_best_square(side: int) -> None:
     white[0, 11] = 1.5  # the best single place, in no good square
     if side > 2:
         white[11, 2] = -5.0  # in the best square, but of no use
-    trigger = compose(responses_of(-white.abs(), white), 0, torch.zeros(1, 1, 12, 12))[form(f"window {side}"), 0, 0]
-    expected = torch.zeros(12, 12)
+    images = torch.full((1, 1, 12, 12), 0.5)
+    trigger = compose(responses_of(-white.abs(), white), 0, images)[form(f"window {side}"), 0, 0]
+    expected = images[0, 0].clone()
     expected[12 - side :, 2 : 2 + side] = 1
     if side > 2:
-        expected[11, 2] = 0
+        expected[11, 2] = 0.5
     assert torch.equal(trigger, expected)
 
 

@@ -144,6 +144,15 @@ def test_targets_that_cannot_be_written(
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(StorageError, match="not a regular file"):
+        write_text(pipe, "content")
+    assert pipe.is_fifo()
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="File name too long"):
         write_bytes(tmp_path / ("x" * 300), b"x")

@@ -19,6 +19,7 @@ from intaglio.populations import LocalExecutor, ModelRecord, model_folder
 from intaglio.scan import ensemble, fitting
 from intaglio.scan.calibration import META, WEIGHTS, load_calibration
 from intaglio.scan.ensemble import Examples, assign_folds, out_of_fold
+from intaglio.scan.features import FEATURES
 from intaglio.scan.fitting import fit_calibration, fit_tasks, measure_population, p_values
 from intaglio.scan.measurement import VERSION, measure
 from intaglio.scan.probes import labelled_probes
@@ -188,6 +189,7 @@ def test_a_task_free_detector_leaves_each_task_out_in_turn(
 ) -> None:
     monkeypatch.setattr(fitting, "LEVEL", 0.3)
     folders = [bench.population("b", "zebras"), bench.population("a", "apes", seed=1)]
+    bench.examples[folders[1]].features[..., : len(FEATURES) // 10] += 4  # apes look backdoored to who knows none
     meta = fit_calibration(folders, tmp_path / "out", task_free=True, executor=Here())
     assert (meta.name, meta.task_free, meta.probes, meta.input_shape) == ("task-free", True, "clouds", None)
     assert [task.task for task in meta.clean] == ["apes", "zebras"]
@@ -200,6 +202,7 @@ def test_a_task_free_detector_leaves_each_task_out_in_turn(
         events += int((p_values(fitted, clean, unseen)[~unseen.backdoored] <= 0.3).sum())
     assert meta.false_alarms is not None
     assert (meta.false_alarms.events, meta.false_alarms.trials) == (events, 16)
+    assert events > 0
     assert meta.statement.startswith(
         "Not calibrated for this task: ranked against 16 clean models of other tasks (apes, zebras)."
     )
@@ -216,6 +219,14 @@ def test_populations_of_one_task_are_joined(bench: Bench, tmp_path: Path) -> Non
     folders = [bench.population("a"), bench.population("b", count=20, seed=3)]
     meta = fit_calibration(folders, tmp_path / "out", executor=Here())
     assert (len(meta.clean_scores), meta.backdoored_models) == (18, 18)
+
+
+def test_only_the_first_so_many_models_are_used(bench: Bench, tmp_path: Path) -> None:
+    folder = bench.population("models")
+    meta = fit_calibration([folder], tmp_path / "out", models=10, executor=Here())
+    assert (len(meta.clean_scores), meta.backdoored_models, bench.measured) == (5, 5, 10)
+    with pytest.raises(DataError, match="1 backdoored models are too few"):
+        fit_calibration([folder], tmp_path / "few", models=2, executor=Here())
 
 
 def test_what_can_not_be_fitted_is_refused(bench: Bench, tmp_path: Path) -> None:

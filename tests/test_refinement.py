@@ -67,6 +67,20 @@ def test_refining_never_lowers_the_objective_and_keeps_its_cost(seed: int) -> No
         assert reached[-1] > reached[0]
 
 
+def test_one_round_takes_all_changes_that_gain_and_no_other() -> None:
+    weight = torch.randn(6, 6, generator=torch.Generator().manual_seed(2))
+    assert 8 < int((weight < 0).sum()) < 32  # so that no round number of changes is the right one by chance
+    classifier = CallableClassifier(
+        lambda images: torch.stack([0 * images[:, 0, 0, 0], (images[:, 0] * weight).sum((1, 2))], dim=1),
+        input_shape=(1, 6, 6),
+        num_classes=2,
+        outputs="logits",
+    )
+    misleading = torch.stack([-torch.ones(6, 6), torch.ones(6, 6)])[:, None].expand(2, 2, 6, 6)
+    window = refine(classifier, Responses(VALUES, misleading, torch.zeros(2, 6, 6)), 1, noise(3, (1, 6, 6)), rounds=1)
+    assert torch.equal(window.states, (weight > 0).long())
+
+
 def test_without_rounds_the_first_window_stays() -> None:
     classifier, bases = random_model((1, 8, 7), 4), noise(3, (1, 8, 7))
     responses = mean_responses(classifier, bases, None)

@@ -88,9 +88,7 @@ def run() -> None:
     code = main()
     try:
         sys.stdout.flush()
-    except (
-        OSError
-    ):  # a reader that left, or a full disk; what is left goes nowhere, or Python would try again at its end
+    except OSError:  # a reader that left, or a full disk; Python would try once more at its end, so the rest is dropped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = ExitCode.ERROR
     sys.exit(code)

@@ -62,6 +62,7 @@ def fit(
         Literal["stored", "clouds", "data"] | None,
         typer.Option(help="Probe with images of the task, with synthetic clouds, or with the user's clean images."),
     ] = None,
+    models: Annotated[int | None, typer.Option(min=1, help="Use only the first so many of each population.")] = None,
     json: JsonFile = None,
     seed: Seed = 0,
     quiet: Quiet = False,
@@ -73,7 +74,14 @@ def fit(
 
     with progress_bar("measuring signatures", quiet=quiet) as progress:
         calibration = fit_calibration(
-            folders, out, test=test or [], task_free=task_free, probes=probes, seed=seed, progress=progress
+            folders,
+            out,
+            test=test or [],
+            task_free=task_free,
+            probes=probes,
+            models=models,
+            seed=seed,
+            progress=progress,
         )
     deliver_json(calibration.to_json(), json)
     say(f"{out}: {calibration.statement}", quiet=quiet, json_to_stdout=json == "-")

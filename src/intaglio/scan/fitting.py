@@ -44,6 +44,7 @@ def fit_calibration(
     task_free: bool = False,
     probes: ProbeKind | None = None,
     name: str | None = None,
+    models: int | None = None,
     seed: int = 0,
     executor: LocalExecutor | None = None,
     progress: Progress | None = None,
@@ -55,6 +56,7 @@ def fit_calibration(
         task_free: fit one detector for models of any task; its false alarms are counted on tasks left out in turn.
         probes: "stored" images of the task, "clouds", or "data" (the user's). Default: stored, or clouds if task-free.
         name: by default the task's, or "task-free".
+        models: use only the first so many of each population.
 
     Raises:
         NothingToExamineError: a folder without models.
@@ -62,7 +64,7 @@ def fit_calibration(
         DataError: too few models.
     """
     kind: ProbeKind = probes or ("clouds" if task_free else "stored")
-    measured = {folder: measure_population(folder, kind, executor, progress) for folder in (*folders, *test)}
+    measured = {folder: measure_population(folder, kind, executor, progress, models) for folder in (*folders, *test)}
     by_task: dict[str, list[Examples]] = {}
     for folder in folders:
         by_task.setdefault(measured[folder].task, []).append(measured[folder].examples)
@@ -103,15 +105,19 @@ class Measured(NamedTuple):
 
 
 def measure_population(
-    folder: Path, kind: ProbeKind, executor: LocalExecutor | None = None, progress: Progress | None = None
+    folder: Path,
+    kind: ProbeKind,
+    executor: LocalExecutor | None = None,
+    progress: Progress | None = None,
+    models: int | None = None,
 ) -> Measured:
-    """Measures every model of a population, in parallel; what was measured before is read back.
+    """Measures the (first so many) models of a population, in parallel; what was measured before is read back.
 
     Raises:
         NothingToExamineError: no models.
     """
     folder = Path(folder)
-    records = open_population(folder)
+    records = open_population(folder)[:models]
     source = population_data(folder)
     cache = f"features-{'clouds' if kind == 'clouds' else 'images'}-v{VERSION}.safetensors"
     jobs = [Job(folder, record.index, kind, source, cache) for record in records]
