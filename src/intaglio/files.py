@@ -22,7 +22,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     temporary: Path | None = None
     try:
-        if path.exists() and not path.is_file():  # renaming onto a device node would replace it
+        _refuse_folder(path)
+        if path.exists() and not path.is_file():  # renaming a file onto a device or a pipe would replace it
             raise StorageError(f"can't write {path}: it is not a regular file")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -72,10 +73,14 @@ def require_writable(path: Path | str) -> None:
     """
     path = Path(path)
     try:
-        if path.is_dir():
-            raise StorageError(f"can't write {path}: it is a folder")
+        _refuse_folder(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
         raise StorageError(f"can't write {path}: {error.strerror or error}") from error
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        raise StorageError(f"can't write {path}: it is a folder")
