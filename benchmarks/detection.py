@@ -24,6 +24,11 @@ from intaglio.scan.fitting import LEVEL, Measured, fit_tasks, p_values
 
 SEEDS = (0, 1, 2)
 WORKING = 0.9
+#: Which populations the task-free detectors are fitted on, by what they probe with.
+TASK_FREE: dict[ProbeKind, dict[str, str]] = {
+    "stored": {"fashion-mnist": "fashion-virus", "mnist": "mnist", "cifar10": "cifar10"},
+    "clouds": {"fashion-mnist": "fashion-virus", "mnist": "mnist"},
+}
 
 
 def groups(records: list[ModelRecord]) -> dict[str, list[bool]]:
@@ -173,10 +178,7 @@ def main() -> None:
         figures[f"{name} cross-validated"] = over_seeds([cross_validated(populations[name], seed) for seed in SEEDS])
     kinds: dict[str, ProbeKind] = {"task-free with images": "stored", "task-free without images": "clouds"}
     for label, kind in kinds.items():
-        tasks = {
-            task: measured(name, kind)
-            for task, name in (("fashion-mnist", "fashion-virus"), ("mnist", "mnist"), ("cifar10", "cifar10"))
-        }
+        tasks = {task: measured(name, kind) for task, name in TASK_FREE[kind].items()}
         for left_out, test in tasks.items():
             train = {task: part.examples for task, part in tasks.items() if task != left_out}
             figures[f"{label}, {left_out} left out"] = evaluate(train, test, SEEDS[0])

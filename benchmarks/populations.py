@@ -23,6 +23,7 @@ def folder(name: str) -> Path:
 
 #: Probing with synthetic clouds is measured on the first so many models of each population.
 CLOUDS = 70
+CLOUDED = ("fashion-virus", "mnist")
 
 
 def measured(name: str, kind: ProbeKind = "stored") -> Measured:
@@ -50,7 +51,7 @@ def main() -> None:
 
         build_population(recipe, folder(name), data=data, progress=show)
         print()
-        kinds: tuple[ProbeKind, ...] = ("stored",) if name == "fashion-vaccine" else ("stored", "clouds")
+        kinds: tuple[ProbeKind, ...] = ("stored", "clouds") if name in CLOUDED else ("stored",)
         for kind in kinds:
             print(f"{name}: measured {len(measured(name, kind).records)} models ({kind})")
 

@@ -60,6 +60,18 @@ class ImageData:
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
 
+def classes_in_turn(labels: Tensor) -> Tensor:
+    """An order of labels `[N]` that goes round the classes: the first of each, then the second of each, and so on.
+
+    Any prefix is as balanced as can be, whatever the order of the labels (data sets are often sorted by class).
+    """
+    rank = torch.empty_like(labels)
+    for label in set(labels.tolist()):
+        mine = labels == label
+        rank[mine] = torch.arange(int(mine.sum()))
+    return (rank * (int(labels.max()) + 2) + labels).argsort(stable=True)
+
+
 def check_images(images: Tensor, name: str) -> None:
     """Refuses what is not float32 `[N, C, H, W]` with finite values in [0, 1].
 

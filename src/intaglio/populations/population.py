@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from intaglio.data import ImageData, open_data
+from intaglio.data import ImageData, classes_in_turn, open_data
 from intaglio.errors import DataError, NothingToExamineError, RecipeError
 from intaglio.files import write_json
 from intaglio.populations.build import build_model
@@ -104,9 +104,7 @@ def _load(source: str, samples: int | None) -> tuple[ImageData, ImageData]:
     """Training and test images, read once per process."""
     train_data = open_data(source, "train")
     if samples is not None and samples < len(train_data):
-        train_data = ImageData(
-            train_data.images[:samples].clone(), train_data.labels[:samples], train_data.classes, train_data.name
-        )
+        train_data = train_data.take(classes_in_turn(train_data.labels)[:samples])
     return train_data, open_data(source, "test")
 
 

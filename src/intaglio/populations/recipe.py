@@ -144,7 +144,7 @@ class Recipe(_Part):
     seed: int = 0
     task: str = Field(description="a task's name; its bundled images are used unless `data` names others")
     data: str | None = Field(default=None, description="path of a data set, relative to the recipe's folder")
-    samples: int | None = Field(default=None, ge=1, description="use only the first so many training images")
+    samples: int | None = Field(default=None, ge=1, description="use only so many training images, classes in turn")
     models: int = Field(ge=1)
     backdoored: float = Field(default=0.5, ge=0, le=1)
     architectures: tuple[ArchitectureChoice, ...] = Field(min_length=1)

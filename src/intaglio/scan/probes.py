@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from intaglio.classifiers import Classifier
-from intaglio.data import ImageData
+from intaglio.data import ImageData, classes_in_turn
 from intaglio.seeds import torch_generator
 
 BASES = 8
@@ -52,10 +52,6 @@ def predicted_probes(classifier: Classifier, images: Tensor) -> Probes:
 
 def _take(images: Tensor, labels: Tensor) -> Probes:
     """Goes round the classes, taking the next image of each; with few images, trials repeat the bases."""
-    order = torch.empty_like(labels)
-    for label in set(labels.tolist()):
-        mine = labels == label
-        order[mine] = torch.arange(int(mine.sum()))
-    chosen = images[(order * (int(labels.max()) + 1) + labels).argsort(stable=True)[: BASES + TRIALS]]
+    chosen = images[classes_in_turn(labels)[: BASES + TRIALS]]
     bases, trials = chosen[:BASES], chosen[BASES:]
     return Probes(bases, trials if len(trials) else bases)
