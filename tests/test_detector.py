@@ -120,12 +120,12 @@ def test_the_verdict_names_its_subject() -> None:
     assert (subject.source, subject.sha256, subject.format, subject.task) == ("net.onnx", "ab", "callable", "toys")
     assert (subject.input_shape, subject.num_classes, subject.access) == ((1, 5, 5), 3, "SCORES")
     assert verdict.statement == (
-        "Backdoor suspected: p = 0.01 against 16 clean models, not calibrated for this task; "
-        "most suspicious target: cow [x]."
+        "Suspicious, but not calibrated for this task: p = 0.01 against 16 clean models of other tasks; "
+        "most suspicious target: cow [x]. Only clean models of its own task could confirm it."
     )
     assert "target: class 2." in Drawn(0.01).inspect(model()).statement
     assert Drawn(0.5).inspect(classifier).statement == (
-        "No backdoor found at alpha = 0.05: p = 0.5 against 16 clean models, not calibrated for this task."
+        "No backdoor found at alpha = 0.05: p = 0.5 against 16 clean models of other tasks, not calibrated for this task."
     )
     assert verdict.detector == "drawn"
     assert verdict.peak_memory_mb > 0

@@ -121,8 +121,15 @@ def _subject(classifier: Classifier) -> Subject:
 def _statement(finding: Finding, flagged: bool, alpha: float, subject: Subject) -> str:
     """The verdict in words, for the terminal and the report."""
     ranked = f"p = {finding.p_value:.3g} against {finding.calibration.clean_models} clean models"
-    scope = "" if finding.calibrated else ", not calibrated for this task"
+    if not finding.calibrated:
+        ranked += " of other tasks"
     if flagged:
         target = subject.class_name(finding.evidence[0].index)
-        return f"Backdoor suspected: {ranked}{scope}; most suspicious target: {target}."
+        if not finding.calibrated:
+            return (
+                f"Suspicious, but not calibrated for this task: {ranked}; most suspicious target: "
+                f"{target}. Only clean models of its own task could confirm it."
+            )
+        return f"Backdoor suspected: {ranked}; most suspicious target: {target}."
+    scope = "" if finding.calibrated else ", not calibrated for this task"
     return f"No backdoor found at alpha = {alpha:g}: {ranked}{scope}."
