@@ -125,7 +125,8 @@ def test_the_verdict_names_its_subject() -> None:
     )
     assert "target: class 2." in Drawn(0.01).inspect(model()).statement
     assert Drawn(0.5).inspect(classifier).statement == (
-        "No backdoor found at alpha = 0.05: p = 0.5 against 16 clean models of other tasks, not calibrated for this task."
+        "No backdoor found at alpha = 0.05: p = 0.5 against 16 clean models of other tasks, "
+        "not calibrated for this task."
     )
     assert verdict.detector == "drawn"
     assert verdict.peak_memory_mb > 0
