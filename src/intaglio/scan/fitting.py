@@ -169,22 +169,31 @@ def _target_row(record: ModelRecord, targets: Tensor) -> int:
 
 
 def fit_tasks(tasks: dict[str, Examples], seed: int) -> tuple[Ensemble, tuple[CleanScores, ...], float]:
-    """The ensemble, every task's clean scores by fold, and the out-of-fold AUROC."""
+    """The ensemble, every task's clean scores by fold, and the out-of-fold AUROC.
+
+    With one task, a clean model's score is that of the member which never saw it. With several, it is that of an
+    ensemble which never saw its whole task: the model under examination will be of yet another task, and clean models
+    of an unknown task score higher than those of a known one.
+    """
     everything = concatenate(list(tasks.values()))
     if everything.features.shape[2] != len(FEATURES):
         raise DataError(f"expected {len(FEATURES)} features, got {everything.features.shape[2]}")
-    folds = torch.cat([assign_folds(examples.backdoored, FOLDS, seed) for examples in tasks.values()])
-    ensemble = fit_ensemble(everything, folds, seed=seed)
-    scores, _ = out_of_fold(ensemble, everything, folds)
-    clean = []
-    start = 0
-    for task, examples in tasks.items():
-        mine = slice(start, start + len(examples.backdoored))
-        start = mine.stop
-        quiet = ~examples.backdoored
-        members = [scores[mine][quiet & (folds[mine] == fold)].tolist() for fold in range(FOLDS)]
-        clean.append(CleanScores(task=task, members=tuple(tuple(member) for member in members)))
+    folds = {task: assign_folds(examples.backdoored, FOLDS, seed) for task, examples in tasks.items()}
+    every_fold = torch.cat(list(folds.values()))
+    ensemble = fit_ensemble(everything, every_fold, seed=seed)
+    scores, _ = out_of_fold(ensemble, everything, every_fold)
     area = auroc(scores[everything.backdoored].tolist(), scores[~everything.backdoored].tolist())
+    clean = []
+    for task, own in zip(tasks, torch.split(scores, [len(fold) for fold in folds.values()]), strict=True):
+        others = [name for name in tasks if name != task]
+        if others:
+            stranger = fit_ensemble(
+                concatenate([tasks[name] for name in others]), torch.cat([folds[name] for name in others]), seed=seed
+            )
+            own, _ = out_of_fold(stranger, tasks[task], folds[task])
+        quiet = ~tasks[task].backdoored
+        members = tuple(tuple(own[quiet & (folds[task] == fold)].tolist()) for fold in range(FOLDS))
+        clean.append(CleanScores(task=task, members=members))
     return ensemble, tuple(clean), area.value
 
 
