@@ -1,11 +1,12 @@
 """Scans three classifiers that others made, with the command line alone. Nothing shows that they are clean.
 
-    python -m benchmarks.third_party
+    python -m benchmarks.third_party [NAME ...]
 
 Two of them are kept in formats of their own (transposed weights; code in another package): they are first written as
 ONNX with a side-car, which is what their owner would hand to an auditor. Writes results/third_party.json.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from safetensors.torch import load
 from torch import nn
 
 from benchmarks.fetch import cache_folder, fetch, member
-from benchmarks.results import record
+from benchmarks.results import RESULTS, record
 from intaglio.classifiers import Preprocessing, Sidecar
 from intaglio.classifiers.onnx_export import export_onnx
 from intaglio.errors import IntaglioError
@@ -93,13 +94,19 @@ def scan(model: Path, options: list[str]) -> dict[str, Any]:
     return {**subject, **{key: verdict[key] for key in kept}, "calibration": verdict["calibration"]["statement"]}
 
 
+PREPARE = {"chess-pieces": chess, "text-direction": text_direction, "efficientnet-lite0": efficientnet}
+
+
 def main() -> None:
-    figures = {}
-    prepared = {"chess-pieces": chess(), "text-direction": text_direction(), "efficientnet-lite0": efficientnet()}
-    for name, (model, options) in prepared.items():
-        figures[name] = scan(model, options)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=list(PREPARE), metavar="NAME")
+    path = RESULTS / "third_party.json"
+    figures = json.loads(path.read_text()) if path.exists() else {}
+    figures.pop("provenance", None)
+    for name in parser.parse_args().names:
+        figures[name] = scan(*PREPARE[name]())
         print(name, figures[name])
-    print(record("third_party", figures))
+        record("third_party", figures)
 
 
 if __name__ == "__main__":
