@@ -63,7 +63,11 @@ def _exported(module: nn.Module, images: torch.Tensor, path: Path) -> bytes:
                 raise ModelError(f"{path}: torch.onnx.export returned nothing")
     except (OnnxExporterError, RuntimeError, ValueError) as error:
         raise ModelError(f"{path}: can't be exported to ONNX: {str(error).strip().splitlines()[0]}") from error
-    content: bytes = program.model_proto.SerializeToString()
+    proto = program.model_proto
+    graph = proto.graph
+    for entry in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer, graph, proto):
+        del entry.metadata_props[:]  # stack traces, with the paths of the machine that exported
+    content: bytes = proto.SerializeToString()
     return content
 
 
