@@ -17,7 +17,7 @@ def scan(
     ],
     data: Annotated[
         str | None,
-        typer.Option(help="Clean images (folder, .npz, IDX folder or task name): checks that the model knows them."),
+        typer.Option(help="Clean images (folder, .npz, IDX folder or task name) to probe the model with."),
     ] = None,
     task: Annotated[str | None, typer.Option(help="What the model was trained for, e.g. fashion-mnist.")] = None,
     detector: Annotated[list[str] | None, typer.Option(help="Which detector; may be repeated.")] = None,

@@ -120,6 +120,14 @@ def lead(scores: Tensor, target: int) -> Tensor:
     return scores[..., target] - others
 
 
+def best_square(effect: Tensor, side: int) -> tuple[slice, slice]:
+    """Rows and columns of the `side` x `side` square (at most the whole map) with the largest sum of `[h, w]`."""
+    side = min(side, *effect.shape)
+    sums = avg_pool2d(effect[None, None], side, 1)[0, 0]
+    row, column = divmod(int(sums.argmax()), sums.shape[1])
+    return slice(row, row + side), slice(column, column + side)
+
+
 def _scattered(effect: Tensor, count: int) -> Tensor:
     flat = effect.flatten()
     mask = torch.zeros_like(flat)
@@ -128,11 +136,8 @@ def _scattered(effect: Tensor, count: int) -> Tensor:
 
 
 def _window(effect: Tensor, side: int) -> Tensor:
-    side = min(side, *effect.shape)
-    sums = avg_pool2d(effect[None, None], side, 1)[0, 0]
-    row, column = divmod(int(sums.argmax()), sums.shape[1])
     mask = torch.zeros_like(effect)
-    mask[row : row + side, column : column + side] = 1
+    mask[best_square(effect, side)] = 1
     return mask * (effect > 0)
 
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from intaglio.classifiers import Classifier
-from intaglio.scan.composition import Responses, centred, lead, spread
+from intaglio.scan.composition import Responses, best_square, centred, lead, spread
 
 #: Side of the window in places, and rounds of refinement.
 SIDE, ROUNDS = 6, 4
@@ -75,11 +74,8 @@ def refine(classifier: Classifier, responses: Responses, target: int, bases: Ten
 def _first_window(responses: Responses, target: int) -> Window:
     """The square with the largest sum of positive effects, its places set where the effect is positive."""
     effect, best = responses.extremes[:, target].max(dim=0)
-    side = min(SIDE, *effect.shape)
-    sums = avg_pool2d(effect.clamp_min(0)[None, None], side, 1)[0, 0]
-    row, column = divmod(int(sums.argmax()), sums.shape[1])
-    part = (slice(row, row + side), slice(column, column + side))
-    return Window(row, column, torch.where(effect[part] > 0, best[part], UNTOUCHED))
+    part = best_square(effect.clamp_min(0), SIDE)
+    return Window(part[0].start, part[1].start, torch.where(effect[part] > 0, best[part], UNTOUCHED))
 
 
 def _single_changes(states: Tensor) -> Tensor:
