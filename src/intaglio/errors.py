@@ -29,5 +29,17 @@ class StorageError(IntaglioError):
     """An output that can't be written: no space, no permission, not a folder."""
 
 
+class KeyFileError(IntaglioError):
+    """A key file that is missing, damaged, or whose passphrase is wrong."""
+
+
+class EvidenceError(IntaglioError):
+    """A commitment, statement, time stamp or registry that is damaged, changed, spent, or not of this version."""
+
+
+class RemoteError(ClassifierError):
+    """A remote model that hangs, refuses, redirects elsewhere, or answers garbage."""
+
+
 class NothingToExamineError(IntaglioError):
     """There is nothing here to work on (exit code 3)."""

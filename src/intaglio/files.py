@@ -13,8 +13,11 @@ from intaglio.errors import StorageError
 
 
 @contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
+def atomic_path(path: Path | str, *, mode: int = 0o666) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is fsynced and renamed to `path`, on failure removed.
+
+    Args:
+        mode: permissions of the finished file, less the process's umask.
 
     Raises:
         StorageError: the folder can't be made or written, or the disk is full.
@@ -34,7 +37,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             os.fsync(stream.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(mode & ~umask)
         temporary.replace(path)
     except OSError as error:
         raise StorageError(f"can't write {path}: {error.strerror or error}") from error
@@ -46,6 +49,12 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 def write_bytes(path: Path | str, content: bytes) -> None:
     """Writes `content` atomically."""
     with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_private(path: Path | str, content: bytes) -> None:
+    """Writes `content` atomically; none but the file's owner may read it."""
+    with atomic_path(path, mode=0o600) as temporary:
         temporary.write_bytes(content)
 
 
