@@ -12,6 +12,7 @@ Needs the `fashion-virus` population of `benchmarks.populations`. Writes results
   windows add.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.detection import CLASSES
 from benchmarks.populations import folder, measured
 from benchmarks.results import interval, record
 from intaglio.classifiers import open_classifier
@@ -89,23 +91,24 @@ def area(scores: Tensor, backdoored: Tensor) -> dict[str, float]:
     return interval(auroc(scores[backdoored].tolist(), scores[~backdoored].tolist()))
 
 
-def fitted(examples: Examples) -> dict[str, float]:
-    """Out-of-fold AUROC of networks fitted to these features."""
+def fitted(examples: Examples, classes: int | None = None) -> dict[str, float]:
+    """Out-of-fold AUROC of networks fitted to these features; with `classes`, each is compared with clean models'."""
     folds = assign_folds(examples.backdoored, 8, 0)
-    scores, _ = out_of_fold(fit_ensemble(examples, folds, seed=0), examples, folds)
+    scores, _ = out_of_fold(fit_ensemble(examples, folds, seed=0, classes=classes), examples, folds)
     return area(scores, examples.backdoored)
 
 
 def columns(examples: Examples, wanted: list[int]) -> Examples:
     """The examples with some of their features."""
-    return Examples(examples.features[:, :, wanted], examples.backdoored, examples.target, examples.asr)
+    return replace(examples, features=examples.features[:, :, wanted])
 
 
 def signature_alone(models: list[dict[str, Tensor]], known: Examples, variant: str) -> Examples:
     """The examples with the features of one signature variant on the black and the grey base, and no others."""
     keys = [f"features/{variant}/{base}" for base in ("black", "grey")]
     features = torch.stack([torch.cat([model[key] for key in keys], dim=1) for model in models])
-    return Examples(features, known.backdoored, torch.full_like(known.target, -1), known.asr)
+    classes = torch.arange(features.shape[1]).expand(len(features), -1)
+    return replace(known, features=features, classes=classes, target=torch.full_like(known.target, -1))
 
 
 def main() -> None:
@@ -137,10 +140,11 @@ def main() -> None:
     parts = {
         "one-pixel signature, logit, 8 images of the task as bases": maps,
         "and composed triggers": sorted(maps + composed),
-        "and refined windows (the detector)": list(range(len(FEATURES))),
+        "and refined windows": list(range(len(FEATURES))),
     }
     for label, chosen in parts.items():
         networks[label] = fitted(columns(virus.examples, chosen))
+    networks["and each class against clean models of the task (the detector)"] = fitted(virus.examples, CLASSES)
     figures["fitted networks"] = networks
     print(record("ablation", figures))
 

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.detection import TASK_FREE as POPULATIONS
 from benchmarks.populations import CLOUDS, folder
-from intaglio.scan.calibration import TASK_FREE, TASK_FREE_DATA
+from intaglio.scan.calibration import TASK_FREE, TASK_FREE_DATA, ProbeKind
 from intaglio.scan.fitting import fit_calibration
 
 OUT = Path(__file__).parents[1] / "src" / "intaglio" / "scan" / "calibrations"
@@ -22,23 +22,17 @@ def main() -> None:
     torch.set_num_threads(1)
     fashion = fit_calibration([folder("fashion-vaccine")], OUT / "fashion-mnist", test=[folder("fashion-virus")])
     print(fashion.name, fashion.statement)
-    with_images = fit_calibration(
-        [folder(name) for name in POPULATIONS["stored"].values()],
-        OUT / TASK_FREE_DATA,
-        task_free=True,
-        probes="data",
-        name=TASK_FREE_DATA,
-    )
-    print(with_images.name, with_images.statement)
-    without = fit_calibration(
-        [folder(name) for name in POPULATIONS["clouds"].values()],
-        OUT / TASK_FREE,
-        task_free=True,
-        probes="clouds",
-        name=TASK_FREE,
-        models=CLOUDS,
-    )
-    print(without.name, without.statement)
+    kinds: dict[ProbeKind, str] = {"stored": TASK_FREE_DATA, "clouds": TASK_FREE}
+    for kind, name in kinds.items():
+        fitted = fit_calibration(
+            [folder(part) for parts in POPULATIONS[kind].values() for part in parts],
+            OUT / name,
+            task_free=True,
+            probes="data" if kind == "stored" else "clouds",
+            name=name,
+            models=CLOUDS if kind == "clouds" else None,
+        )
+        print(fitted.name, fitted.statement)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ attempted backdoors, and those with an attack success rate of at least 0.9), by 
 positives, target-class hits, and false alarms at alpha = 0.05, over several seeds of the fit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,25 @@ from benchmarks.results import interval, record
 from intaglio.evidence.statistics import auroc, proportion
 from intaglio.populations import ModelRecord
 from intaglio.scan.calibration import ProbeKind
-from intaglio.scan.ensemble import Ensemble, Examples, assign_folds, fit_ensemble, out_of_fold
+from intaglio.scan.ensemble import (
+    LEARNABLE_ASR,
+    Ensemble,
+    Examples,
+    assign_folds,
+    concatenate,
+    fit_ensemble,
+    out_of_fold,
+)
 from intaglio.scan.fitting import LEVEL, Measured, fit_tasks, p_values
 
 SEEDS = (0, 1, 2)
+#: Of each of the three tasks.
+CLASSES = 10
 WORKING = 0.9
 #: Which populations the task-free detectors are fitted on, by what they probe with.
-TASK_FREE: dict[ProbeKind, dict[str, str]] = {
-    "stored": {"fashion-mnist": "fashion-virus", "mnist": "mnist", "cifar10": "cifar10"},
-    "clouds": {"fashion-mnist": "fashion-virus", "mnist": "mnist"},
+TASK_FREE: dict[ProbeKind, dict[str, tuple[str, ...]]] = {
+    "stored": {"fashion-mnist": ("fashion-vaccine", "fashion-virus"), "mnist": ("mnist",), "cifar10": ("cifar10",)},
+    "clouds": {"fashion-mnist": ("fashion-vaccine", "fashion-virus"), "mnist": ("mnist",), "cifar10": ("cifar10",)},
 }
 
 
@@ -37,6 +47,7 @@ def groups(records: list[ModelRecord]) -> dict[str, list[bool]]:
         "all": [entry.backdoored for entry in records],
         "all-to-one and source-specific": [r.backdoored and not r.family.endswith("to-all") for r in records],
         f"ASR >= {WORKING}": [(entry.asr or 0) >= WORKING for entry in records],
+        f"ASR >= {LEARNABLE_ASR}": [(entry.asr or 0) >= LEARNABLE_ASR for entry in records],
         "all-to-all": [entry.family.endswith("all-to-all") for entry in records],
     }
     for family in sorted({entry.family for entry in records if entry.backdoored}):
@@ -77,13 +88,13 @@ def false_alarms(p: Tensor, examples: Examples) -> dict[str, float]:
 def score_with(ensemble: Ensemble, examples: Examples) -> tuple[Tensor, Tensor]:
     """Mean member scores and suspicions."""
     with torch.inference_mode():
-        scores, suspicions = ensemble(examples.features)
+        scores, suspicions = ensemble(examples.features, examples.classes)
     return scores.mean(dim=1), suspicions
 
 
 def evaluate(train: Mapping[str, Examples], test: Measured, seed: int) -> dict[str, Any]:
-    """Fits on `train` and measures on `test`."""
-    ensemble, clean, _ = fit_tasks(dict(train), seed)
+    """Fits on `train` and measures on `test`, a population of the same one task or of another."""
+    ensemble, clean, _ = fit_tasks(dict(train), seed, classes=CLASSES if test.task in train else None)
     scores, suspicions = score_with(ensemble, test.examples)
     return {
         "auroc": areas(scores, test.records),
@@ -96,7 +107,7 @@ def evaluate(train: Mapping[str, Examples], test: Measured, seed: int) -> dict[s
 def cross_validated(population: Measured, seed: int) -> dict[str, Any]:
     """Out-of-fold figures of one population."""
     folds = assign_folds(population.examples.backdoored, 8, seed)
-    ensemble = fit_ensemble(population.examples, folds, seed=seed)
+    ensemble = fit_ensemble(population.examples, folds, seed=seed, classes=CLASSES)
     scores, suspicions = out_of_fold(ensemble, population.examples, folds)
     return {
         "auroc": areas(scores, population.records),
@@ -119,7 +130,7 @@ def leave_one_architecture_out(vaccine: Measured, virus: Measured) -> dict[str, 
     for name in names:
         others = torch.tensor([entry.architecture.name != name for entry in vaccine.records])
         mine = torch.tensor([entry.architecture.name == name for entry in virus.records])
-        ensemble, _, _ = fit_tasks({"fashion-mnist": vaccine.examples.take(others)}, 0)
+        ensemble, _, _ = fit_tasks({vaccine.task: vaccine.examples.take(others)}, 0, classes=CLASSES)
         scores, _ = score_with(ensemble, virus.examples.take(mine))
         truth = virus.examples.backdoored[mine]
         rows[name] = {
@@ -140,7 +151,7 @@ def by_size(vaccine: Measured, virus: Measured) -> dict[str, Any]:
     rows = {}
     for count in (50, 100, 200, len(vaccine.records)):
         first = torch.arange(len(vaccine.records)) < count
-        ensemble, _, _ = fit_tasks({"fashion-mnist": vaccine.examples.take(first)}, 0)
+        ensemble, _, _ = fit_tasks({vaccine.task: vaccine.examples.take(first)}, 0, classes=CLASSES)
         scores, _ = score_with(ensemble, virus.examples)
         rows[str(count)] = areas(scores, virus.records)["all"]
     return rows
@@ -163,6 +174,13 @@ def population_facts(population: Measured) -> dict[str, Any]:
     }
 
 
+def together(names: Sequence[str], kind: ProbeKind) -> Measured:
+    """Populations of one task as one."""
+    parts = [measured(name, kind) for name in names]
+    records = [entry for part in parts for entry in part.records]
+    return Measured(parts[0].task, concatenate([part.examples for part in parts]), records)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     names = ("fashion-vaccine", "fashion-virus", "mnist", "cifar10")
@@ -178,7 +196,7 @@ def main() -> None:
         figures[f"{name} cross-validated"] = over_seeds([cross_validated(populations[name], seed) for seed in SEEDS])
     kinds: dict[str, ProbeKind] = {"task-free with images": "stored", "task-free without images": "clouds"}
     for label, kind in kinds.items():
-        tasks = {task: measured(name, kind) for task, name in TASK_FREE[kind].items()}
+        tasks = {task: together(names, kind) for task, names in TASK_FREE[kind].items()}
         for left_out, test in tasks.items():
             train = {task: part.examples for task, part in tasks.items() if task != left_out}
             figures[f"{label}, {left_out} left out"] = evaluate(train, test, SEEDS[0])

@@ -23,7 +23,6 @@ def folder(name: str) -> Path:
 
 #: Probing with synthetic clouds is measured on the first so many models of each population.
 CLOUDS = 70
-CLOUDED = ("fashion-virus", "mnist")
 
 
 def measured(name: str, kind: ProbeKind = "stored") -> Measured:
@@ -51,7 +50,7 @@ def main() -> None:
 
         build_population(recipe, folder(name), data=data, progress=show)
         print()
-        kinds: tuple[ProbeKind, ...] = ("stored", "clouds") if name in CLOUDED else ("stored",)
+        kinds: tuple[ProbeKind, ...] = ("stored", "clouds")
         for kind in kinds:
             print(f"{name}: measured {len(measured(name, kind).records)} models ({kind})")
 

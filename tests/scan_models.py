@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from intaglio.classifiers import CallableClassifier, Classifier
+from intaglio.data import open_data
 from intaglio.scan import Verdict, scan
 from intaglio.scan.calibration import CalibrationMeta, CleanScores, save_calibration
 from intaglio.scan.ensemble import Ensemble, Examples, assign_folds, fit_ensemble, out_of_fold
@@ -55,22 +56,26 @@ def planted_model(shape: tuple[int, ...] = (1, 6, 6), classes: int = 4) -> Calla
 
 
 def toy_examples(count: int = 32, classes: int = 4, seed: int = 0, shift: float = 3.0) -> Examples:
-    """Every second model backdoored: a tenth of the features of its target class are raised by `shift`."""
+    """Every second model backdoored: a tenth of the features of its target class are raised by `shift`.
+
+    Each model's classes are in an order of their own.
+    """
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(count, classes, len(FEATURES), generator=generator)
     backdoored = torch.arange(count) % 2 == 1
     target = torch.where(backdoored, torch.randint(classes, (count,), generator=generator), -1)
     rows = backdoored.nonzero().flatten()
     features[rows, target[rows], : len(FEATURES) // 10] += shift
-    return Examples(features, backdoored, target, backdoored.float())
+    owners = torch.rand(count, classes, generator=generator).argsort(dim=1)
+    return Examples(features, owners, backdoored, target, backdoored.float())
 
 
 @functools.cache
-def toy_ensemble(folds: int = 2) -> tuple[Ensemble, Examples, Tensor]:
-    """An ensemble fitted to `toy_examples`, these, and their folds."""
-    examples = toy_examples()
-    fold = assign_folds(examples.backdoored, folds, 0)
-    return fit_ensemble(examples, fold, seed=0), examples, fold
+def toy_ensemble(classes: int | None = None) -> tuple[Ensemble, Examples, Tensor]:
+    """An ensemble of two members fitted to `toy_examples`, these, and their folds; given `classes`, with references."""
+    examples = toy_examples(classes=classes or 4)
+    fold = assign_folds(examples.backdoored, 2, 0)
+    return fit_ensemble(examples, fold, seed=0, classes=classes), examples, fold
 
 
 def toy_meta(**changes: Any) -> CalibrationMeta:
@@ -97,10 +102,26 @@ def toy_meta(**changes: Any) -> CalibrationMeta:
     )
 
 
-def write_calibration(folder: Path, probes: Probes | None = None, **changes: Any) -> CalibrationMeta:
-    """A small calibration on disk; with `probes` one that stores them."""
-    kind = {"probes": "stored"} if probes is not None else {}
-    return save_calibration(folder, toy_meta(**(kind | changes)), toy_ensemble()[0], probes)
+def write_calibration(
+    folder: Path, probes: Probes | None = None, compared: int | None = None, **changes: Any
+) -> CalibrationMeta:
+    """A small calibration on disk; with `probes` one that stores them; given `compared`, with references of so many."""
+    known: dict[str, Any] = {"probes": "stored"} if probes is not None else {}
+    known |= {"task_free": False, "num_classes": compared} if compared is not None else {}
+    return save_calibration(folder, toy_meta(**(known | changes)), toy_ensemble(compared)[0], probes)
+
+
+@functools.cache
+def nearest_mean(rolled: int = 0) -> nn.Module:
+    """Answers the Fashion-MNIST class with the nearest mean image, or, `rolled`, so many classes further on."""
+    data = open_data(TASK, "train")
+    images = data.images.flatten(1)
+    means = torch.stack([images[data.labels == label].mean(dim=0) for label in range(10)]).roll(rolled, dims=0)
+    linear = nn.Linear(784, 10)
+    with torch.no_grad():
+        linear.weight.copy_(means / 4)
+        linear.bias.copy_(-means.square().sum(dim=1) / 8)
+    return nn.Sequential(nn.Flatten(), linear)
 
 
 def noise(count: int, shape: tuple[int, ...], seed: int = 1) -> Tensor:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from intaglio.classifiers import CallableClassifier, TorchClassifier
 from intaglio.data import TASKS
 from intaglio.errors import DataError, RecipeError
 from intaglio.scan import calibration as calibrations
@@ -29,9 +31,10 @@ from intaglio.scan.calibration import (
     shipped_calibrations,
 )
 from intaglio.scan.features import FEATURES
-from intaglio.scan.probes import Probes
-from scan_models import noise, toy_ensemble, toy_meta, write_calibration
+from intaglio.scan.probes import TRIALS, Probes
+from scan_models import nearest_mean, noise, random_model, toy_ensemble, toy_meta, write_calibration
 
+LABELLED = Probes(noise(2, (1, 3, 4)), noise(6, (1, 3, 4), seed=2), torch.arange(6) % 4)
 FASHION = TASKS["fashion-mnist"]
 Folds = st.lists(st.lists(st.floats(-5, 5), min_size=1, max_size=6), min_size=1, max_size=4)
 
@@ -96,22 +99,41 @@ def test_a_score_that_is_no_number_is_no_rare_score() -> None:
 # --- on disk ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("probes", [None, Probes(noise(2, (1, 3, 4)), noise(3, (1, 3, 4), seed=2))])
-def test_saved_is_loaded(tmp_path: Path, probes: Probes | None) -> None:
-    meta = write_calibration(tmp_path / "new" / "own", probes)
+@pytest.mark.parametrize(
+    ("probes", "compared"),
+    [
+        (None, None),
+        (Probes(noise(2, (1, 3, 4)), noise(3, (1, 3, 4), seed=2)), None),
+        (LABELLED, None),
+        (LABELLED, 4),
+    ],
+)
+def test_saved_is_loaded(tmp_path: Path, probes: Probes | None, compared: int | None) -> None:
+    meta = write_calibration(tmp_path / "new" / "own", probes, compared)
     loaded = load_calibration(tmp_path / "new" / "own")
     assert loaded.meta == meta
     assert meta.weights_sha256 == hashlib.sha256((tmp_path / "new" / "own" / WEIGHTS).read_bytes()).hexdigest()
-    ensemble, examples, _ = toy_ensemble()
+    ensemble, examples, _ = toy_ensemble(compared)
     assert not loaded.ensemble.training
-    for expected, found in zip(ensemble(examples.features), loaded.ensemble(examples.features), strict=True):
+    assert all((member.reference is None) == (compared is None) for member in loaded.ensemble.members)
+    asked = (examples.features, examples.classes)
+    for expected, found in zip(ensemble(*asked), loaded.ensemble(*asked), strict=True):
         assert torch.equal(expected, found)
+    assert loaded.ensemble.state_dict().keys() == ensemble.state_dict().keys()
+    for name, tensor in ensemble.state_dict().items():
+        assert torch.equal(tensor, loaded.ensemble.state_dict()[name]), name
     if probes is None:
         assert loaded.probes is None
     else:
         assert loaded.probes is not None
         assert torch.equal(loaded.probes.bases, probes.bases)
         assert torch.equal(loaded.probes.trials, probes.trials)
+        if probes.labels is None:
+            assert loaded.probes.labels is None
+        else:
+            assert loaded.probes.labels is not None
+            assert loaded.probes.labels.dtype == torch.int64
+            assert torch.equal(loaded.probes.labels, probes.labels)
 
 
 def test_same_calibration_same_bytes(tmp_path: Path) -> None:
@@ -127,7 +149,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     (folder / META).write_text(json.dumps(meta))
 
 
-def reweigh(folder: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
+def reweigh(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
     """Changes the weights, and their digest with them."""
     tensors = load_file(folder / WEIGHTS)
     change(tensors)
@@ -185,11 +207,110 @@ def test_damage_is_refused_in_one_line(folder: Path, damage: Callable[[Path], ob
     assert str(folder) in str(caught.value)
 
 
+def resize_references(rows: int, columns: int) -> Callable[[dict[str, Tensor]], None]:
+    def change(tensors: dict[str, Tensor]) -> None:
+        for name in tensors:
+            if ".reference." in name:
+                tensors[name] = torch.zeros(rows, columns)
+
+    return change
+
+
+WIDTH, OTHER_CLASSES = len(FEATURES), "class by class, but not the classes of its own task"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: rewrite(folder, lambda meta: meta.update(num_classes=5)), OTHER_CLASSES),
+        (lambda folder: rewrite(folder, lambda meta: meta.update(num_classes=-4)), OTHER_CLASSES),
+        (lambda folder: rewrite(folder, lambda meta: meta.update(num_classes=10**12)), OTHER_CLASSES),
+        (lambda folder: rewrite(folder, lambda meta: meta.update(num_classes=None)), OTHER_CLASSES),
+        (lambda folder: reweigh(folder, resize_references(3, WIDTH)), OTHER_CLASSES),
+        (lambda folder: reweigh(folder, resize_references(4, WIDTH + 1)), OTHER_CLASSES),
+        (lambda folder: reweigh(folder, lambda tensors: tensors.pop("labels")), OTHER_CLASSES),
+        (
+            lambda folder: reweigh(folder, lambda tensors: tensors.update(labels=torch.arange(3))),
+            "not as many labels as probe images",
+        ),
+        (
+            lambda folder: reweigh(folder, lambda tensors: tensors.pop("ensemble.members.1.reference.spread")),
+            "weights of another version",
+        ),
+        (
+            lambda folder: reweigh(folder, lambda tensors: tensors.pop("ensemble.members.0.reference.middle")),
+            "weights of another version",
+        ),
+    ],
+)
+def test_damaged_references_are_refused_in_one_line(
+    tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    write_calibration(tmp_path, LABELLED, 4)
+    damage(tmp_path)
+    with pytest.raises(DataError, match=message) as caught:
+        load_calibration(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_labels_without_images_are_refused(folder: Path) -> None:
+    reweigh(folder, lambda tensors: tensors.update(labels=torch.arange(3)))
+    with pytest.raises(DataError, match="not as many labels as probe images"):
+        load_calibration(folder)
+
+
 def test_oversized_files_are_not_read(folder: Path) -> None:
     with (folder / WEIGHTS).open("rb+") as stream:
         stream.truncate(65 * 2**20)
     with pytest.raises(DataError, match="over 67108864 bytes, not a calibration"):
         load_calibration(folder)
+
+
+# --- whose classes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rolled", "recognised"), [(0, True), (1, False), (5, False)])
+def test_a_model_is_recognised_by_its_answers(rolled: int, recognised: bool) -> None:
+    classifier = TorchClassifier(nearest_mean(rolled), input_shape=FASHION.input_shape, num_classes=10)
+    assert shipped_calibration("fashion-mnist").recognises(classifier) is recognised
+    assert classifier.queries == TRIALS
+
+
+@pytest.mark.parametrize(
+    ("classes", "hits", "recognised"),
+    [(10, 40, True), (10, 10, True), (10, 9, False), (10, 4, False), (10, 0, False), (2, 28, True), (2, 27, False)],
+)
+def test_right_answers_are_more_than_guessing_would_give(classes: int, hits: int, recognised: bool) -> None:
+    labels = torch.arange(40) % classes
+    wrong = labels + 1 + torch.arange(40) // classes % max(1, classes - 1)  # spread: no other order does better
+    answers = torch.where(torch.arange(40) < hits, labels, wrong % classes)
+    tail = sum(comb(40, k) * (classes - 1) ** (40 - k) for k in range(hits, 41)) / classes**40
+    assert (tail < 0.01) == recognised
+    classifier = CallableClassifier(
+        lambda images: torch.eye(classes)[answers], input_shape=(1, 3, 4), num_classes=classes, outputs="logits"
+    )
+    probes = Probes(noise(2, (1, 3, 4)), noise(40, (1, 3, 4)), labels)
+    assert Calibration(toy_meta(), toy_ensemble()[0], probes).recognises(classifier) is recognised
+
+
+@pytest.mark.parametrize(("swapped", "recognised"), [((), True), ((6, 9), False), ((0, 1), False)])
+def test_a_model_with_swapped_classes_is_not_recognised(swapped: tuple[int, ...], recognised: bool) -> None:
+    labels = torch.arange(40) % 10
+    order = torch.arange(10)
+    order[list(swapped)] = order[list(reversed(swapped))]
+    classifier = CallableClassifier(
+        lambda images: torch.eye(10)[order[labels]], input_shape=(1, 3, 4), num_classes=10, outputs="logits"
+    )
+    probes = Probes(noise(2, (1, 3, 4)), noise(40, (1, 3, 4)), labels)
+    assert Calibration(toy_meta(), toy_ensemble()[0], probes).recognises(classifier) is recognised
+
+
+@pytest.mark.parametrize("probes", [None, Probes(noise(2, (1, 3, 4)), noise(3, (1, 3, 4)))])
+def test_without_labels_every_model_is_recognised_and_none_is_asked(probes: Probes | None) -> None:
+    classifier = random_model((1, 3, 4), 3)
+    assert Calibration(toy_meta(), toy_ensemble()[0], probes).recognises(classifier)
+    assert classifier.queries == 0
 
 
 # --- which one -------------------------------------------------------------------------------------------------------
@@ -267,6 +388,10 @@ def test_all_shipped_calibrations_load() -> None:
         assert least == max(1 / (1 + sum(map(len, task.members))) for task in meta.clean)
         if not meta.task_free:
             assert (meta.input_shape, meta.num_classes) == (FASHION.input_shape, len(FASHION.classes))
+            assert shipped.probes is not None
+            assert shipped.probes.labels is not None
+            assert torch.bincount(shipped.probes.labels).tolist() == [TRIALS // 10] * 10
+        assert all((member.reference is None) == meta.task_free for member in shipped.ensemble.members)
         root = Path(calibrations.__file__).parent / "calibrations" / name
         size += sum(file.stat().st_size for file in root.iterdir())
     assert size < 3 * 2**20

@@ -186,6 +186,19 @@ def test_probes_go_round_the_classes() -> None:
     few = labelled_probes(ImageData(images[:5], labels[:5]))
     assert torch.equal(few.trials, few.bases)
     assert len(few.bases) == 5
+    assert few.labels is not None
+    assert few.labels.tolist() == [0] * 5
+
+
+def test_probes_know_the_labels_that_they_were_given() -> None:
+    labels = torch.arange(75) % 3
+    images = (labels / 10).view(-1, 1, 1, 1).expand(75, 1, 5, 5).contiguous()
+    probes = labelled_probes(ImageData(images, labels))
+    assert probes.labels is not None
+    assert probes.labels.dtype == torch.int64
+    torch.testing.assert_close(probes.trials[:, 0, 0, 0], probes.labels / 10)
+    assert predicted_probes(model(), images).labels is None  # what a model answers is no label
+    assert synthetic_probes((1, 5, 5)).labels is None
 
 
 def test_no_more_images_are_classified_than_needed() -> None:

@@ -107,7 +107,7 @@ def test_an_ensemble_learns_what_separates() -> None:
     ensemble, _, _ = toy_ensemble()
     unseen = toy_examples(seed=9)
     with torch.no_grad():
-        scores, suspicions = ensemble(unseen.features)
+        scores, suspicions = ensemble(unseen.features, unseen.classes)
     mean = scores.mean(1)
     assert scores.shape == (len(mean), 2)
     assert auroc(mean[unseen.backdoored].tolist(), mean[~unseen.backdoored].tolist()).value > 0.95
@@ -115,25 +115,29 @@ def test_an_ensemble_learns_what_separates() -> None:
     assert float(hits.float().mean()) > 0.8
 
 
-def test_ensembles_do_not_depend_on_order_or_number_of_classes() -> None:
-    ensemble, examples, _ = toy_ensemble()
-    order = torch.tensor([3, 1, 0, 2])
+@pytest.mark.parametrize("compared", [None, 4])
+def test_ensembles_do_not_depend_on_order_or_number_of_classes(compared: int | None) -> None:
+    ensemble, examples, _ = toy_ensemble(compared)
+    features, classes, order = examples.features, examples.classes, torch.tensor([3, 1, 0, 2])
     with torch.no_grad():
-        scores, suspicions = ensemble(examples.features)
-        permuted_scores, permuted_suspicions = ensemble(examples.features[:, order])
+        scores, suspicions = ensemble(features, classes)
+        permuted_scores, permuted_suspicions = ensemble(features[:, order], classes[:, order])
         torch.testing.assert_close(permuted_scores, scores)
         torch.testing.assert_close(permuted_suspicions, suspicions[:, order])
-        torch.testing.assert_close(ensemble(examples.features.repeat(1, 3, 1))[0], scores)
+        torch.testing.assert_close(ensemble(features.repeat(1, 3, 1), classes.repeat(1, 3))[0], scores)
+        misnamed, _ = ensemble(features, classes[:, order])
+        assert torch.equal(misnamed, scores) == (compared is None)
 
 
-def test_out_of_fold_asks_only_the_member_that_never_saw_the_model() -> None:
-    ensemble, examples, fold = toy_ensemble()
+@pytest.mark.parametrize("compared", [None, 4])
+def test_out_of_fold_asks_only_the_member_that_never_saw_the_model(compared: int | None) -> None:
+    ensemble, examples, fold = toy_ensemble(compared)
     scores, suspicions = out_of_fold(ensemble, examples, fold)
     with torch.no_grad():
-        everyone = ensemble(examples.features)[0]
+        everyone = ensemble(examples.features, examples.classes)[0]
         torch.testing.assert_close(scores, everyone[torch.arange(len(fold)), fold])
         for index, member in enumerate(ensemble.members):
-            expected = member(examples.features[fold == index])[1]
+            expected = member(examples.features[fold == index], examples.classes[fold == index])[1]
             torch.testing.assert_close(suspicions[fold == index], expected)
 
 
@@ -180,7 +184,7 @@ def test_backdoors_without_a_single_target_are_learned_from_all_the_same() -> No
     fold = assign_folds(examples.backdoored, 2, 0)
     ensemble = fit_ensemble(replace(examples, target=torch.full((16,), -1)), fold, seed=4, networks=1)
     with torch.no_grad():
-        scores = ensemble(examples.features)[0].mean(1)
+        scores = ensemble(examples.features, examples.classes)[0].mean(1)
     assert bool(torch.isfinite(scores).all())
     assert auroc(scores[examples.backdoored].tolist(), scores[~examples.backdoored].tolist()).value > 0.9
 
@@ -188,8 +192,8 @@ def test_backdoors_without_a_single_target_are_learned_from_all_the_same() -> No
 def test_populations_join() -> None:
     parts = [toy_examples(8, 3), toy_examples(6, 3, seed=1)]
     whole = concatenate(parts)
-    assert torch.equal(whole.features, torch.cat([part.features for part in parts]))
-    assert torch.equal(whole.take(torch.arange(14) < 8).target, parts[0].target)
-    assert whole.asr.shape == whole.backdoored.shape == (14,)
+    for name in ("features", "classes", "backdoored", "target", "asr"):
+        assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts]))
+    assert torch.equal(whole.take(torch.arange(14) < 8).classes, parts[0].classes)
     with pytest.raises(DataError, match="populations with 3 and 5 classes can't be fitted together"):
         concatenate([toy_examples(8, 3), toy_examples(8, 5)])

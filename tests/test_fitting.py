@@ -18,15 +18,15 @@ from intaglio.networks import Architecture
 from intaglio.populations import LocalExecutor, ModelRecord, model_folder
 from intaglio.scan import ensemble, fitting
 from intaglio.scan.calibration import META, WEIGHTS, load_calibration
-from intaglio.scan.ensemble import Examples, assign_folds, out_of_fold
+from intaglio.scan.ensemble import Examples, Member, assign_folds, out_of_fold
 from intaglio.scan.features import FEATURES
 from intaglio.scan.fitting import fit_calibration, fit_tasks, measure_population, p_values
 from intaglio.scan.measurement import VERSION, measure
 from intaglio.scan.probes import labelled_probes
+from intaglio.scan.reference import Reference
 from intaglio.training import TrainingSettings
 from scan_models import toy_examples
 
-ROWS = torch.tensor([2, 0, 1])  # the class that each row of the features is about
 ARCHITECTURE = Architecture(name="lenet", input_shape=(1, 12, 12), num_classes=3, width=1)
 
 
@@ -52,21 +52,29 @@ class Bench:
         self.examples: dict[Path, Examples] = {}
         self.measured = 0
 
-    def population(self, name: str, task: str = "bands", count: int = 16, seed: int = 0, **changes: Any) -> Path:
-        folder, examples = self.root / name, toy_examples(count, 3, seed, shift=8)
+    def population(
+        self,
+        name: str,
+        task: str = "bands",
+        count: int = 16,
+        seed: int = 0,
+        architecture: Architecture = ARCHITECTURE,
+        **changes: Any,
+    ) -> Path:
+        folder, examples = self.root / name, toy_examples(count, architecture.num_classes, seed, shift=8)
         self.examples[folder] = examples
-        module = ARCHITECTURE.build()
+        module = architecture.build()
         for index in range(count):
             path = model_folder(folder, index)
             path.mkdir(parents=True)
-            save_classifier(module, path / "model.safetensors", Sidecar(architecture=ARCHITECTURE))
+            save_classifier(module, path / "model.safetensors", Sidecar(architecture=architecture))
             backdoored = bool(examples.backdoored[index])
-            goal = {"kind": "all-to-one", "target": int(ROWS[examples.target[index]])}
+            goal = {"kind": "all-to-one", "target": int(examples.classes[index, examples.target[index]])}
             record = ModelRecord(
                 index=index,
                 seed=index,
                 task=task,
-                architecture=ARCHITECTURE,
+                architecture=architecture,
                 training=TrainingSettings(),
                 attack={"trigger": "patch", "goal": goal | changes} if backdoored else None,
                 clean_accuracy=0.9,
@@ -81,8 +89,8 @@ class Bench:
     def measure(self, classifier: Classifier, probes: object) -> SimpleNamespace:
         self.measured += 1
         path = Path(classifier.source).parent
-        features = self.examples[path.parent].features[int(path.name)]
-        return SimpleNamespace(features=features, targets=ROWS)
+        examples, index = self.examples[path.parent], int(path.name)
+        return SimpleNamespace(features=examples.features[index], targets=examples.classes[index])
 
 
 @pytest.fixture
@@ -100,7 +108,7 @@ def test_a_fitted_detector_is_written_whole(bench: Bench, tmp_path: Path, toy_fi
     loaded = load_calibration(tmp_path / "out")
     assert loaded.meta == meta
     assert (meta.name, meta.task_free, meta.probes) == ("bands", False, "stored")
-    assert (meta.input_shape, meta.num_classes, meta.backdoored_models) == (None, None, 8)
+    assert (meta.input_shape, meta.num_classes, meta.backdoored_models) == ((1, 12, 12), 3, 8)
     assert [len(fold) for fold in meta.clean[0].members] == [4, 4]
     examples = bench.examples[folder]
     scores, _ = out_of_fold(loaded.ensemble, examples, assign_folds(examples.backdoored, 2, 0))
@@ -112,13 +120,39 @@ def test_a_fitted_detector_is_written_whole(bench: Bench, tmp_path: Path, toy_fi
     )
     probes = labelled_probes(open_data(toy_file, "test"))
     assert loaded.probes is not None
-    assert torch.equal(loaded.probes.bases, probes.bases)
-    assert torch.equal(loaded.probes.trials, probes.trials)
+    for name in ("bases", "trials", "labels"):
+        assert torch.equal(getattr(loaded.probes, name), getattr(probes, name))
 
 
-def test_known_tasks_say_what_they_take(bench: Bench, tmp_path: Path) -> None:
-    meta = fit_calibration([bench.population("models", "mnist")], tmp_path / "out", executor=Here(), name="digits")
-    assert (meta.name, meta.input_shape, meta.num_classes) == ("digits", (1, 28, 28), 10)
+def test_a_calibration_says_what_its_models_take(bench: Bench, tmp_path: Path) -> None:
+    meta = fit_calibration([bench.population("models", "mnist")], tmp_path / "out", executor=Here(), name="mine")
+    assert (meta.name, meta.input_shape, meta.num_classes) == ("mine", (1, 12, 12), 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "compared"),
+    [({}, True), ({"probes": "clouds"}, False), ({"probes": "data"}, False), ({"task_free": True}, False)],
+)
+def test_classes_are_compared_where_their_order_can_be_checked(
+    bench: Bench, tmp_path: Path, options: dict[str, Any], compared: bool
+) -> None:
+    folder = bench.population("models")
+    fit_calibration([folder], tmp_path / "out", executor=Here(), **options)
+    loaded = load_calibration(tmp_path / "out")
+    assert (loaded.probes is not None and loaded.probes.labels is not None) == compared
+    examples = bench.examples[folder]
+    fold = assign_folds(examples.backdoored, 2, 0)
+    for index, member in enumerate(loaded.ensemble.members):
+        assert isinstance(member, Member)
+        if compared:
+            known = examples.take((fold != index) & ~examples.backdoored)
+            expected = Reference(3, len(FEATURES))
+            expected.learn(known.features, known.classes)
+            assert member.reference is not None
+            assert torch.equal(member.reference.middle, expected.middle)
+            assert torch.equal(member.reference.spread, expected.spread)
+        else:
+            assert member.reference is None
 
 
 def test_what_was_measured_is_not_measured_again(bench: Bench, tmp_path: Path) -> None:
@@ -154,7 +188,7 @@ def test_measuring_goes_on_where_it_was_interrupted(bench: Bench) -> None:
     expected = bench.examples[folder]
     assert measured.task == "bands"
     assert [record.index for record in measured.records] == list(range(16))
-    for name in ("features", "backdoored", "target", "asr"):
+    for name in ("features", "classes", "backdoored", "target", "asr"):
         assert torch.equal(getattr(measured.examples, name), getattr(expected, name))
 
 
@@ -172,7 +206,7 @@ def test_false_alarms_are_counted_on_models_never_learned_from(
     meta = fit_calibration([models], tmp_path / "out", test=[unseen], executor=Here())
     loaded, examples = load_calibration(tmp_path / "out"), bench.examples[unseen]
     with torch.no_grad():
-        scores = loaded.ensemble(examples.features)[0]
+        scores = loaded.ensemble(examples.features, examples.classes)[0]
     accused = [loaded.p_value(row) <= 0.3 for row, bad in zip(scores, examples.backdoored, strict=True) if not bad]
     assert meta.false_alarms is not None
     assert (meta.false_alarms.events, meta.false_alarms.trials) == (sum(accused), 10)
@@ -237,6 +271,12 @@ def test_what_can_not_be_fitted_is_refused(bench: Bench, tmp_path: Path) -> None
         fit_calibration([bench.population("few", count=3)], out, executor=Here())
     with pytest.raises(NothingToExamineError, match="no finished models in it"):
         fit_calibration([tmp_path / "nowhere"], out, executor=Here())
+    more = bench.population("more", architecture=ARCHITECTURE.model_copy(update={"num_classes": 4}))
+    wide = bench.population("wide", architecture=ARCHITECTURE.model_copy(update={"input_shape": (1, 12, 14)}))
+    same = bench.population("same")
+    for other, size in ((more, r"\(1, 12, 12\) and 3, \(1, 12, 12\) and 4"), (wide, r"and 3, \(1, 12, 14\) and 3")):
+        with pytest.raises(DataError, match=f"take the same inputs and have the same classes, not .*{size}"):
+            fit_calibration([same], out, test=[other], executor=Here())
     silent = bench.population("silent")
     (silent / "recipe.json").unlink()
     with pytest.raises(DataError, match="does not name the population's data"):

@@ -5,17 +5,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import intaglio as ig
 from intaglio.data import open_data
 from intaglio.errors import ClassifierError, DataError, ModelError, RecipeError
 from intaglio.scan import DETECTORS, calibration, clean_images, scan_all
 from intaglio.scan.calibration import TASK_FREE, TASK_FREE_DATA, Calibration
+from intaglio.scan.measurement import measure
 from intaglio.scan.one_pixel import SHOWN_CLASSES
+from intaglio.scan.probes import TRIALS, labelled_probes
 from scan_models import (
     MODELS,
     TASK,
+    nearest_mean,
     noise,
     planted_model,
     random_model,
@@ -27,6 +30,10 @@ from scan_models import (
 )
 
 SHAPE = (1, 6, 6)
+DOUBT = (
+    "This model does not answer fashion-mnist images with that task's classes in their order, "
+    "so it can't be compared with that task's clean models."
+)
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +48,11 @@ def _task_free(monkeypatch: pytest.MonkeyPatch) -> None:
         return shipped(name)
 
     monkeypatch.setattr(calibration, "shipped_calibration", chosen)
+
+
+def fashion_model(rolled: int = 0, **options: Any) -> ig.TorchClassifier:
+    """A model of Fashion-MNIST, or one whose classes are so many places further on than the task's."""
+    return ig.TorchClassifier(nearest_mean(rolled), input_shape=(1, 28, 28), num_classes=10, **options)
 
 
 # --- the example models ----------------------------------------------------------------------------------------------
@@ -93,9 +105,7 @@ def test_image_data_stand_for_their_images() -> None:
 
 
 def test_the_same_model_in_any_wrapping_gets_the_same_verdict() -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
-        module = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    module = nearest_mean()
 
     def function(images: Tensor) -> Tensor:
         with torch.no_grad():
@@ -105,6 +115,7 @@ def test_the_same_model_in_any_wrapping_gets_the_same_verdict() -> None:
     opened = ig.TorchClassifier(module, input_shape=(1, 28, 28), num_classes=10)
     verdicts = [ig.scan(model, task=TASK) for model in (module, opened, function)]  # shapes are those of the task
     assert len({verdict.target_class for verdict in verdicts}) == 1
+    assert all(verdict.calibrated for verdict in verdicts)
     for verdict in verdicts[1:]:
         assert verdict.score == pytest.approx(verdicts[0].score, abs=1e-3)
         assert verdict.p_value == verdicts[0].p_value
@@ -114,9 +125,60 @@ def test_the_same_model_in_any_wrapping_gets_the_same_verdict() -> None:
 
 
 def test_the_task_may_come_from_the_classifier() -> None:
-    classifier = random_model((1, 28, 28), 10, task=TASK)
-    verdict = ig.scan(classifier)
+    verdict = ig.scan(fashion_model(task=TASK))
     assert (verdict.task, verdict.calibrated) == (TASK, True)
+
+
+# --- models whose classes are not the task's -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("data", "name"), [(False, TASK_FREE), (True, TASK_FREE_DATA)])
+def test_a_model_with_its_classes_in_another_order_is_examined_as_one_of_no_known_task(data: bool, name: str) -> None:
+    clean = open_data(TASK, "test").images[:100] if data else None
+    verdict = ig.scan(fashion_model(1), clean, task=TASK)
+    plain = ig.scan(fashion_model(1), clean)
+    assert (verdict.calibrated, verdict.calibration.name, verdict.task) == (False, name, TASK)
+    assert verdict.calibration.statement == f"{DOUBT} {toy_meta().statement}"
+    assert plain.calibration.statement == toy_meta().statement
+    assert verdict.statement == plain.statement
+    assert "not calibrated for this task" in verdict.statement
+    assert (verdict.score, verdict.p_value, verdict.evidence) == (plain.score, plain.p_value, plain.evidence)
+    assert verdict.queries == plain.queries + TRIALS
+    assert ig.Verdict.from_json(verdict.to_json()) == verdict
+
+
+def test_a_model_with_its_classes_in_order_is_compared_with_its_task() -> None:
+    verdict = ig.scan(fashion_model(), task=TASK)
+    assert (verdict.calibrated, verdict.calibration.name) == (True, TASK)
+    assert verdict.calibration.statement.startswith(f"Calibrated for {TASK}: ranked against ")
+
+
+def test_an_own_calibration_is_for_models_with_its_classes_in_order(tmp_path: Path, toy_test: ig.ImageData) -> None:
+    probes = labelled_probes(toy_test)
+    write_calibration(tmp_path, probes, 3, name="mine", input_shape=(1, 12, 12), statement="Calibrated for mine.")
+
+    def bands_model(rolled: int) -> ig.CallableClassifier:
+        def answer(images: Tensor) -> Tensor:
+            return 10 * images.view(-1, 3, 48).mean(dim=2).roll(rolled, dims=1)
+
+        return ig.CallableClassifier(answer, input_shape=(1, 12, 12), num_classes=3, outputs="logits")
+
+    verdict = ig.scan(bands_model(0), calibration=tmp_path)
+    assert (verdict.calibrated, verdict.calibration.name) == (True, "mine")
+    assert verdict.calibration.statement == "Calibrated for mine."
+    known = calibration.load_calibration(tmp_path)
+    measurement = measure(bands_model(0), probes)
+    with torch.no_grad():
+        scores, _ = known.ensemble(measurement.features[None], measurement.targets[None])
+    assert verdict.score == pytest.approx(float(scores.mean()))
+    assert verdict.p_value == known.p_value(scores[0])
+
+    other = bands_model(1)
+    with pytest.raises(RecipeError, match="does not answer mine images with that task's classes in their") as caught:
+        ig.scan(other, calibration=tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert other.queries == TRIALS  # it is refused before it is examined
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Fitting: from populations of models to a detector with its calibration."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from intaglio.classifiers import open_classifier
-from intaglio.data import TASKS, open_data
+from intaglio.data import open_data
 from intaglio.errors import DataError, RecipeError
 from intaglio.evidence.statistics import auroc, proportion
 from intaglio.files import atomic_path
+from intaglio.networks import Architecture
 from intaglio.populations import LocalExecutor, ModelRecord, model_folder, open_population, population_data
 from intaglio.scan.calibration import CalibrationMeta, CleanScores, ProbeKind, save_calibration
 from intaglio.scan.ensemble import FOLDS, Ensemble, Examples, assign_folds, concatenate, fit_ensemble, out_of_fold
@@ -61,7 +62,7 @@ def fit_calibration(
     Raises:
         NothingToExamineError: a folder without models.
         RecipeError: several tasks without `task_free`.
-        DataError: too few models.
+        DataError: too few models, or models of one task that differ in their inputs or classes.
     """
     kind: ProbeKind = probes or ("clouds" if task_free else "stored")
     measured = {folder: measure_population(folder, kind, executor, progress, models) for folder in (*folders, *test)}
@@ -71,20 +72,22 @@ def fit_calibration(
     if len(by_task) > 1 and not task_free:
         raise RecipeError(f"populations of several tasks ({', '.join(by_task)}) need --task-free")
     tasks = {task: concatenate(parts) for task, parts in sorted(by_task.items())}
-    ensemble, clean, score = fit_tasks(tasks, seed)
+    architecture = None if task_free else _architecture_of_all(measured.values())
+    classes = architecture.num_classes if architecture else None
+    # A model under examination shows that its classes are in the task's order on labelled images of the task alone.
+    ensemble, clean, score = fit_tasks(tasks, seed, classes=classes if kind == "stored" else None)
     if task_free:
         alarms = _left_out_alarms(tasks, seed)
     else:
         alarms = [_alarms(ensemble, clean, measured[folder].examples) for folder in test]
     rate = _error_rate(alarms)
     first = next(iter(tasks))
-    known = None if task_free else TASKS.get(first)
     meta = CalibrationMeta(
         name=name or ("task-free" if task_free else first),
         task_free=task_free,
         probes=kind,
-        input_shape=known.input_shape if known else None,
-        num_classes=len(known.classes) if known else None,
+        input_shape=architecture.input_shape if architecture else None,
+        num_classes=classes,
         clean=clean,
         backdoored_models=sum(int(examples.backdoored.sum()) for examples in tasks.values()),
         out_of_fold_auroc=score,
@@ -128,6 +131,7 @@ def measure_population(
     features, targets = zip(*(_read(job) for job in jobs), strict=True)
     examples = Examples(
         features=torch.stack(features),
+        classes=torch.stack(targets),
         backdoored=torch.tensor([record.backdoored for record in records]),
         target=torch.tensor([_target_row(record, rows) for record, rows in zip(records, targets, strict=True)]),
         asr=torch.tensor([record.asr or 0.0 for record in records]),
@@ -156,6 +160,15 @@ def _read(job: Job) -> tuple[Tensor, Tensor]:
     return tensors["features"], tensors["targets"]
 
 
+def _architecture_of_all(populations: Iterable[Measured]) -> Architecture:
+    """An architecture with the inputs and classes that all these models have."""
+    found = [record.architecture for population in populations for record in population.records]
+    sizes = sorted({f"{one.input_shape} and {one.num_classes}" for one in found})
+    if len(sizes) > 1:
+        raise DataError(f"models of one task take the same inputs and have the same classes, not {', '.join(sizes)}")
+    return found[0]
+
+
 @functools.cache
 def _stored_probes(source: str) -> Probes:
     return labelled_probes(open_data(source, "test"))
@@ -168,19 +181,25 @@ def _target_row(record: ModelRecord, targets: Tensor) -> int:
     return int(rows[0]) if len(rows) else -1
 
 
-def fit_tasks(tasks: dict[str, Examples], seed: int) -> tuple[Ensemble, tuple[CleanScores, ...], float]:
+def fit_tasks(
+    tasks: dict[str, Examples], seed: int, *, classes: int | None = None
+) -> tuple[Ensemble, tuple[CleanScores, ...], float]:
     """The ensemble, every task's clean scores by fold, and the out-of-fold AUROC.
 
     With one task, a clean model's score is that of the member which never saw it. With several, it is that of an
     ensemble which never saw its whole task: the model under examination will be of yet another task, and clean models
     of an unknown task score higher than those of a known one.
+
+    Args:
+        classes: of the one task whose models will be examined: each class is then compared with its like in clean
+            models. None: for models of any task.
     """
     everything = concatenate(list(tasks.values()))
     if everything.features.shape[2] != len(FEATURES):
         raise DataError(f"expected {len(FEATURES)} features, got {everything.features.shape[2]}")
     folds = {task: assign_folds(examples.backdoored, FOLDS, seed) for task, examples in tasks.items()}
     every_fold = torch.cat(list(folds.values()))
-    ensemble = fit_ensemble(everything, every_fold, seed=seed)
+    ensemble = fit_ensemble(everything, every_fold, seed=seed, classes=classes)
     scores, _ = out_of_fold(ensemble, everything, every_fold)
     area = auroc(scores[everything.backdoored].tolist(), scores[~everything.backdoored].tolist())
     clean = []
@@ -200,7 +219,7 @@ def fit_tasks(tasks: dict[str, Examples], seed: int) -> tuple[Ensemble, tuple[Cl
 def p_values(ensemble: Ensemble, clean: Sequence[CleanScores], examples: Examples) -> Tensor:
     """P-value of each model `[N]`: the largest over the tasks that it is ranked against."""
     with torch.inference_mode():
-        scores, _ = ensemble(examples.features)
+        scores, _ = ensemble(examples.features, examples.classes)
     return torch.tensor([max(task.p_value(row) for task in clean) for row in scores])
 
 

@@ -47,10 +47,23 @@ class OnePixelSignature(Detector):
             own=self.calibration,
             data=request.clean is not None,
         )
+        summary = calibration.summary()
+        if not calibration.recognises(classifier):
+            doubt = (
+                f"This model does not answer {calibration.meta.name} images with that task's classes in their order, "
+                f"so it can't be compared with that task's clean models."
+            )
+            if self.calibration is not None:
+                raise RecipeError(f"calibration {self.calibration}: {doubt}")
+            calibration = choose_calibration(
+                None, classifier.input_shape, classifier.num_classes, data=request.clean is not None
+            )
+            summary = calibration.summary()
+            summary = summary.model_copy(update={"statement": f"{doubt} {summary.statement}"})
         probes = choose_probes(calibration, classifier, request.clean)
         measurement = measure(classifier, probes, progress=request.progress)
         with torch.inference_mode():
-            scores, suspicions = calibration.ensemble(measurement.features[None])
+            scores, suspicions = calibration.ensemble(measurement.features[None], measurement.targets[None])
         evidence = class_evidence(measurement, suspicions[0], classifier.input_shape)
         shown = tuple(entry.index for entry in evidence[:SHOWN_CLASSES])
         maps = measurement.responses.effect[list(shown)].numpy()
@@ -58,7 +71,7 @@ class OnePixelSignature(Detector):
             score=float(scores.mean()),
             p_value=calibration.p_value(scores[0]),
             calibrated=not calibration.meta.task_free,
-            calibration=calibration.summary(),
+            calibration=summary,
             evidence=evidence,
             maps=EncodedMaps.encode(maps, base=f"mean of {len(probes.bases)} images", variant="logit", classes=shown),
             grid=measurement.grid,

@@ -18,10 +18,11 @@ CONSIDERED = 1024
 
 @dataclass(frozen=True)
 class Probes:
-    """Base images `[B, C, H, W]` and trial images `[M, C, H, W]`, none in both."""
+    """Base images `[B, C, H, W]` and trial images `[M, C, H, W]`, none in both, and the trials' labels if known."""
 
     bases: Tensor
     trials: Tensor
+    labels: Tensor | None = None
 
 
 def synthetic_probes(input_shape: tuple[int, ...]) -> Probes:
@@ -41,7 +42,7 @@ def synthetic_probes(input_shape: tuple[int, ...]) -> Probes:
 
 def labelled_probes(data: ImageData) -> Probes:
     """The first images of each class in turn."""
-    return _take(data.images, data.labels)
+    return _take(data.images, data.labels, known=True)
 
 
 def predicted_probes(classifier: Classifier, images: Tensor) -> Probes:
@@ -50,8 +51,9 @@ def predicted_probes(classifier: Classifier, images: Tensor) -> Probes:
     return _take(considered, classifier.predict(considered))
 
 
-def _take(images: Tensor, labels: Tensor) -> Probes:
+def _take(images: Tensor, labels: Tensor, *, known: bool = False) -> Probes:
     """Goes round the classes, taking the next image of each; with few images, trials repeat the bases."""
-    chosen = images[classes_in_turn(labels)[: BASES + TRIALS]]
+    chosen = classes_in_turn(labels)[: BASES + TRIALS]
     bases, trials = chosen[:BASES], chosen[BASES:]
-    return Probes(bases, trials if len(trials) else bases)
+    trials = trials if len(trials) else bases
+    return Probes(images[bases], images[trials], labels[trials] if known else None)
