@@ -1,8 +1,10 @@
 """The training loop: it learns, it resumes byte for byte, it says when it diverges; augmentations by hand."""
 
 import json
+import math
+from itertools import pairwise
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -135,6 +137,110 @@ def test_divergence_is_an_error(toy: ImageData, value: float) -> None:
     with pytest.raises(ClassifierError, match=f"training diverged: the loss is (-?{value}|nan) in epoch 2"):
         train(module, toy, QUICK, seed=0, loss=loss)
     assert all(parameter.isfinite().all() for parameter in module.parameters())
+
+
+class Rates:
+    """Records the learning rate of every step, through the update that plain gradient descent makes of it."""
+
+    def __init__(self) -> None:
+        self.module = nn.Linear(1, 1, bias=False)
+        self.seen: list[float] = []
+
+    def loss(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        self.seen.append(self.module.weight.item())
+        logits: Tensor = module(images)
+        return logits.mean()
+
+    def run(self, **settings: Any) -> list[float]:
+        nn.init.zeros_(self.module.weight)
+        self.seen.clear()
+        # Adam's first moments are those of a constant gradient: every step is the learning rate long.
+        train(
+            self.module,
+            (torch.ones(10, 1), torch.zeros(10, dtype=torch.int64)),
+            TrainingSettings(batch_size=4, learning_rate=0.5, **settings),
+            seed=0,
+            loss=self.loss,
+        )
+        places = [*self.seen, self.module.weight.item()]
+        return [before - after for before, after in pairwise(places)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "rates"),
+    [
+        ({"epochs": 2}, [0.25 * (1 + math.cos(math.pi * step / 6)) for step in range(6)]),
+        ({"epochs": 2, "schedule": "constant"}, [0.5] * 6),
+        ({"steps": 1}, [0.5]),
+        ({"steps": 3}, [0.5, 0.375, 0.125]),
+        ({"steps": 4, "schedule": "constant"}, [0.5] * 4),
+        ({"epochs": 9, "steps": 7}, [0.25 * (1 + math.cos(math.pi * step / 7)) for step in range(7)]),
+    ],
+)
+def test_schedules_and_numbers_of_steps(settings: dict[str, Any], rates: list[float]) -> None:
+    assert Rates().run(**settings) == pytest.approx(rates, abs=1e-6)
+
+
+def test_steps_are_the_start_of_the_same_run(toy: ImageData) -> None:
+    constant = QUICK.model_copy(update={"schedule": "constant"})
+    whole = weights(train(network(), toy, constant.model_copy(update={"epochs": 2}), seed=3))
+    steps = weights(train(network(), toy, constant.model_copy(update={"steps": 12}), seed=3))
+    fewer = weights(train(network(), toy, constant.model_copy(update={"steps": 11}), seed=3))
+    assert whole == steps
+    assert whole != fewer
+
+
+def test_a_run_of_steps_resumes(tmp_path: Path, toy: ImageData) -> None:
+    settings = QUICK.model_copy(update={"steps": 8})  # of 6 an epoch
+    expected = weights(train(network(), toy, settings, seed=3))
+    path = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(Interrupted):
+        train(network(), toy, settings, seed=3, checkpoint=path, progress=Progress(7))
+    progress = Progress()
+    assert weights(train(network(seed=9), toy, settings, seed=3, checkpoint=path, progress=progress)) == expected
+    assert progress.steps == [(7, 8), (8, 8)]
+
+
+@pytest.mark.parametrize("optimizer", get_args(OptimizerName))
+def test_batchnorm_can_be_frozen(toy: ImageData, optimizer: OptimizerName) -> None:
+    settings = QUICK.model_copy(
+        update={"optimizer": optimizer, "weight_decay": 0.01, "epochs": 1, "freeze_batchnorm": True}
+    )
+    module = network("resnet8")
+    module.get_parameter("bn1.bias").requires_grad_(False)
+    norms = {name for name, part in module.named_modules() if isinstance(part, nn.BatchNorm2d)}
+    before = weights(module)
+    seen: list[bool] = []
+
+    def loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        seen.append(module.training and not any(module.get_submodule(name).training for name in norms))
+        return nn.functional.cross_entropy(module(images), labels)
+
+    after = weights(train(module, toy, settings, seed=0, loss=loss))
+    changed = {name.rpartition(".")[0] for name in before if before[name] != after[name]}
+    assert changed == {name.rpartition(".")[0] for name in before} - norms
+    assert seen == [True] * 6
+    flags = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+    assert {name for name, flag in flags.items() if not flag} == {"bn1.bias"}
+
+
+def test_gradients_come_back_after_an_error(toy: ImageData) -> None:
+    module = network("resnet8")
+    settings = QUICK.model_copy(update={"freeze_batchnorm": True})
+    with pytest.raises(ClassifierError, match="diverged"):
+        train(module, toy, settings, seed=0, loss=lambda module, images, labels: module(images).mean() * math.nan)
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("optimizer", get_args(OptimizerName))
+def test_parameters_without_gradient_stay(toy: ImageData, optimizer: OptimizerName) -> None:
+    module = network()
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name.startswith("fc"))
+    before = weights(module)
+    settings = QUICK.model_copy(update={"optimizer": optimizer, "weight_decay": 0.01})
+    after = weights(train(module, toy, settings, seed=0))
+    assert {name for name in before if before[name] != after[name]} == {"fc.weight", "fc.bias"}
 
 
 # --- checkpoints --------------------------------------------------------------------------------------------------

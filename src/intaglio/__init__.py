@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Access,
         CallableClassifier,
         Classifier,
+        HttpClassifier,
         OnnxClassifier,
         Preprocessing,
         TorchClassifier,
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     )
     from intaglio.data import ImageData, open_data
     from intaglio.errors import IntaglioError
+    from intaglio.evidence.key import Key
+    from intaglio.evidence.proof import verify_bundle
+    from intaglio.evidence.registry import Registry
+    from intaglio.mark import mark, verify_mark
     from intaglio.networks import Architecture
     from intaglio.populations import build_population, read_recipe
     from intaglio.report import write_report
@@ -39,11 +44,14 @@ _HOMES = {
     "CallableClassifier": "classifiers",
     "Classifier": "classifiers",
     "Detector": "scan",
+    "HttpClassifier": "classifiers",
     "ImageData": "data",
     "IntaglioError": "errors",
+    "Key": "evidence.key",
     "OnePixelSignature": "scan",
     "OnnxClassifier": "classifiers",
     "Preprocessing": "classifiers",
+    "Registry": "evidence.registry",
     "TorchClassifier": "classifiers",
     "TrainingSettings": "training",
     "Verdict": "scan",
@@ -54,6 +62,8 @@ _HOMES = {
     "read_recipe": "populations",
     "save_classifier": "classifiers",
     "train": "training",
+    "verify_bundle": "evidence.proof",
+    "verify_mark": "mark",
     "write_report": "report",
 }
 _MODULES = ("attacks", "triggers")
@@ -64,16 +74,20 @@ __all__ = [
     "CallableClassifier",
     "Classifier",
     "Detector",
+    "HttpClassifier",
     "ImageData",
     "IntaglioError",
+    "Key",
     "OnePixelSignature",
     "OnnxClassifier",
     "Preprocessing",
+    "Registry",
     "TorchClassifier",
     "TrainingSettings",
     "Verdict",
     "attacks",
     "build_population",
+    "mark",
     "one_pixel_signature",
     "open_classifier",
     "open_data",
@@ -82,6 +96,8 @@ __all__ = [
     "scan",
     "train",
     "triggers",
+    "verify_bundle",
+    "verify_mark",
     "write_report",
 ]
 
@@ -95,15 +111,23 @@ def __getattr__(name: str) -> Any:
 
 
 class _Package(ModuleType):
-    """Keeps `intaglio.scan` the function, although importing the sub-package of that name would replace it."""
+    """Keeps `intaglio.scan` and `intaglio.mark` functions, although importing sub-packages of these names would replace
+    them: the setters take what the import system announces, which stays reachable as `from intaglio.scan import ...`.
+    """
 
     @property
     def scan(self) -> Any:
         return importlib.import_module("intaglio.scan").scan
 
     @scan.setter
-    def scan(self, module: ModuleType) -> None:
-        """The import system announces the sub-package here; it stays reachable as `from intaglio.scan import ...`."""
+    def scan(self, module: ModuleType) -> None: ...
+
+    @property
+    def mark(self) -> Any:
+        return importlib.import_module("intaglio.mark").mark
+
+    @mark.setter
+    def mark(self, module: ModuleType) -> None: ...
 
 
 sys.modules[__name__].__class__ = _Package

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from intaglio.classifiers.base import Classifier, Options
 from intaglio.classifiers.callable_classifier import CallableClassifier
 from intaglio.classifiers.exported import read_exported
+from intaglio.classifiers.http_address import is_address
+from intaglio.classifiers.http_classifier import HttpClassifier
+from intaglio.classifiers.http_mapping import HttpMapping
 from intaglio.classifiers.onnx_classifier import OnnxClassifier
 from intaglio.classifiers.outputs import Outputs
 from intaglio.classifiers.preprocessing import Preprocessing
@@ -93,12 +96,15 @@ def open_classifier(
     task: str | None = None,
     device: str | torch.device | None = None,
     batch_size: int | None = None,
+    mapping: HttpMapping | str | Path | None = None,
 ) -> Classifier:
     """Opens whatever holds a classifier; what isn't given is taken from the side-car (see `Sidecar`) or the file.
 
     `source` is one of:
         `model.onnx`; `model.pt2` from torch.export.save; `model.safetensors`, or a state dict in `.pt` or `.pth`, both
         with an `architecture` given or in the side-car;
+        `http(s)://...`, a remote model: of an Open Inference Protocol server, or of any JSON API that `mapping`, a YAML
+        file, describes (see `HttpClassifier`);
         a `torch.nn.Module`, or a function from images to scores, with `input_shape` and `num_classes`;
         `package.module:factory`, which is imported and called without arguments, and returns a module or a classifier:
         this runs the named code, which must be the caller's own;
@@ -108,12 +114,17 @@ def open_classifier(
         UnsafeFileError: a file that could only be opened by executing what is in it.
         ModelError: missing, damaged, of an unknown format, or with too little said about it.
         ClassifierError: it opens, but doesn't answer as it says.
+        RemoteError: a server that can't be reached, hangs, or answers garbage.
     """
+    if mapping is not None and not (isinstance(source, str) and is_address(source)):
+        raise ModelError("a mapping describes a remote model: give it with an http:// or https:// address")
     if isinstance(source, Classifier):
         return source
     request = _Request(architecture, input_shape, num_classes, preprocessing, outputs, task, device, batch_size)
     if isinstance(source, nn.Module):
         return _from_module(source, request, "module")
+    if isinstance(source, str) and is_address(source):
+        return _from_address(source, request, mapping)
     if isinstance(source, str | Path):
         return _from_name(str(source), request)
     if callable(source):
@@ -123,8 +134,6 @@ def open_classifier(
 
 
 def _from_name(name: str, request: _Request) -> Classifier:
-    if re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE):
-        raise ModelError(f"{name}: remote models are not supported yet; wrap your client in a function of images")
     path = Path(name)
     if _FACTORY.fullmatch(name) and not path.exists():
         return _from_factory(name, request)
@@ -132,6 +141,16 @@ def _from_name(name: str, request: _Request) -> Classifier:
         return _from_file(path, request)
     except OSError as error:
         raise ModelError(f"{path}: can't be read: {error.strerror or error}") from error
+
+
+def _from_address(address: str, request: _Request, mapping: HttpMapping | str | Path | None) -> Classifier:
+    return HttpClassifier(
+        address,
+        input_shape=request.input_shape,
+        num_classes=request.num_classes,
+        mapping=mapping,
+        **request.options(address),
+    )
 
 
 def _from_file(path: Path, request: _Request) -> Classifier:

@@ -38,7 +38,12 @@ def save_classifier(module: nn.Module, path: Path | str, sidecar: Sidecar) -> No
         raise ModelError(f"{path}: weights are written as .safetensors")
     if sidecar.architecture is None:
         raise ModelError(f"{path}: a side-car without an architecture could not be opened again")
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
-    check_fits(sidecar.architecture, tensors, str(path))
-    write_bytes(path, save(tensors, metadata={"format": "pt"}))
+    check_fits(sidecar.architecture, module.state_dict(), str(path))
+    write_bytes(path, weights_file(module))
     write_sidecar(sidecar_path(path), sidecar)
+
+
+def weights_file(module: nn.Module) -> bytes:
+    """The bytes of the file that `save_classifier` writes: what a model's digest is taken of."""
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
+    return save(tensors, metadata={"format": "pt"})

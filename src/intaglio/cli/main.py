@@ -10,9 +10,14 @@ from enum import IntEnum
 
 import typer
 
+from intaglio.cli.evidence import evidence_app
+from intaglio.cli.key import key_app
+from intaglio.cli.mark import mark_app
 from intaglio.cli.population import population_app
+from intaglio.cli.registry import registry_app
 from intaglio.cli.report import report
 from intaglio.cli.scan import scan
+from intaglio.cli.tamper import tamper
 from intaglio.errors import IntaglioError, NothingToExamineError
 
 #: typer's exceptions for a wrong command line and for everything it reports itself, wherever its version keeps them.
@@ -37,12 +42,15 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Backdoors in classifiers: find those that attackers planted.",
-    epilog="Exit codes: 0 nothing found, 1 found, 2 error, 3 nothing to examine, 4 usage.",
+    help="Backdoors in classifiers: find those that attackers planted, and use your own to prove ownership.",
+    epilog="Exit codes: 0 nothing found / verified, 1 found / not verified, 2 error, 3 nothing to examine, 4 usage.",
 )
 app.command()(scan)
+app.add_typer(mark_app)
+app.command()(tamper)
 app.command()(report)
-app.add_typer(population_app)
+for part in (population_app, key_app, evidence_app, registry_app):
+    app.add_typer(part)
 
 
 @app.callback(invoke_without_command=True)

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from intaglio.errors import KeyFileError
+from intaglio.errors import KeyFileError, StorageError
 from intaglio.files import write_private
 
 _FORMAT = "intaglio-key/1"
@@ -84,15 +84,19 @@ class Key:
     def _signer(self) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(self.derive("sign"))
 
-    def save(self, path: Path | str, *, passphrase: str) -> None:
+    def save(self, path: Path | str, *, passphrase: str, overwrite: bool = False) -> None:
         """Writes the key encrypted, atomically, readable by its owner alone.
+
+        With `overwrite` it re-encrypts the key's own file under another passphrase.
 
         Raises:
             KeyFileError: an empty passphrase.
-            StorageError: it can't be written.
+            StorageError: it can't be written, or there is a file already, which may hold the only copy of a key.
         """
         if not passphrase:
             raise KeyFileError("a key file needs a passphrase that is not empty")
+        if not overwrite:
+            require_new(path)
         salt, nonce = os.urandom(16), os.urandom(12)
         header = {"format": _FORMAT, "kdf": "scrypt", **_COST, "salt": _b64(salt), "public_key": _b64(self.public_key)}
         sealed = AESGCM(_stretch(passphrase, salt, _COST)).encrypt(nonce, self._secret, _canonical(header))
@@ -136,6 +140,16 @@ class Key:
         return f"Key({self.fingerprint[:16]})"
 
 
+def require_new(path: Path | str) -> None:
+    """Does nothing if there is no file at `path`.
+
+    Raises:
+        StorageError: there is one, which may hold the only copy of a key.
+    """
+    if os.path.lexists(path):
+        raise StorageError(f"{path} exists already, and a key that is overwritten is lost: choose another name")
+
+
 def _read(path: Path) -> tuple[dict[str, str | int], bytes, bytes]:
     """Header, nonce and sealed secret of a key file."""
     try:
@@ -143,13 +157,15 @@ def _read(path: Path) -> tuple[dict[str, str | int], bytes, bytes]:
             content = stream.read(_SIZE_LIMIT + 1)
     except OSError as error:
         raise KeyFileError(f"{path}: can't be read: {error.strerror or error}") from error
+    if len(content) > _SIZE_LIMIT:
+        raise KeyFileError(f"{path}: larger than {_SIZE_LIMIT} bytes, which no key file is")
     try:
         fields = json.loads(content)
         nonce, sealed = _unb64(fields.pop("nonce")), _unb64(fields.pop("sealed"))
         cost = [int(fields[name]) for name in _COST]
-        _unb64(fields["salt"]), _unb64(fields["public_key"])
-        usable = fields["format"] == _FORMAT and fields["kdf"] == "scrypt"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _unb64(fields["salt"])
+        usable = fields["format"] == _FORMAT and fields["kdf"] == "scrypt" and len(_unb64(fields["public_key"])) == 32
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise KeyFileError(f"{path}: not an intaglio key file, or damaged") from error
     if not usable or len(nonce) != 12:
         raise KeyFileError(f"{path}: not a key file of the form {_FORMAT}")
@@ -159,7 +175,8 @@ def _read(path: Path) -> tuple[dict[str, str | int], bytes, bytes]:
 
 
 def _stretch(passphrase: str, salt: bytes, cost: dict[str, int]) -> bytes:
-    return Scrypt(salt=salt, length=32, n=cost["n"], r=cost["r"], p=cost["p"]).derive(passphrase.encode())
+    typed = passphrase.encode(errors="surrogateescape")  # what a terminal could not decode is taken byte for byte
+    return Scrypt(salt=salt, length=32, n=cost["n"], r=cost["r"], p=cost["p"]).derive(typed)
 
 
 def _canonical(header: Mapping[str, object]) -> bytes:

@@ -29,7 +29,7 @@ def render_report(verdicts: Sequence[Verdict], title: str = TITLE) -> str:
         raise NothingToExamineError("no verdict to report on")
     for verdict in verdicts:
         check_verdict(verdict)
-    template = _environment().get_template("report.html.j2")
+    template = environment().get_template("report.html.j2")
     return template.render(title=title, sections=build_sections(verdicts), colour_bar=data_uri(colour_bar()))
 
 
@@ -42,7 +42,8 @@ def write_report(verdicts: Sequence[Verdict], path: Path | str, title: str = TIT
     write_text(path, render_report(verdicts, title))
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates' environment: everything is escaped, and a name that is missing is an error."""
     environment = Environment(
         loader=PackageLoader("intaglio.report"),
         autoescape=True,

@@ -2,13 +2,15 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
@@ -39,7 +41,8 @@ def train(
     """Trains `module` in place on `data` and returns it in evaluation mode.
 
     Every epoch draws its order and augmentation from `(seed, epoch)`, so a run that resumes from its checkpoint
-    ends with the same weights, byte for byte, as one that was never interrupted.
+    ends with the same weights, byte for byte, as one that was never interrupted. Parameters that require no gradient
+    are left as they are.
 
     Args:
         data: inputs and targets, `[N, ...]` each: an `ImageData`, or a pair of tensors.
@@ -59,29 +62,52 @@ def train(
     start = load_checkpoint(checkpoint, module, optimizer) if checkpoint and checkpoint.exists() else 0
     objective = loss or _cross_entropy(settings)
     batches_per_epoch = math.ceil(len(inputs) / settings.batch_size)
-    total = settings.epochs * batches_per_epoch
-    for epoch in range(start, settings.epochs):
-        generator = torch_generator(seed, "augmentation", epoch)
-        order = torch_generator(seed, epoch)
-        torch.manual_seed(derive_seed(seed, "dropout", epoch))
-        for index, (images, labels) in enumerate(_batches(inputs, targets, settings.batch_size, order)):
-            step = epoch * batches_per_epoch + index
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / total))
-            batch = augment(images, settings.augmentation, generator)
-            if batch.ndim == 4:
-                batch = batch.contiguous(memory_format=torch.channels_last)  # 1.5 to 2 times faster on CPUs
-            optimizer.zero_grad()
-            value = objective(model, fabric.to_device(batch), fabric.to_device(labels))
-            if not torch.isfinite(value):
-                raise ClassifierError(f"training diverged: the loss is {value.item()} in epoch {epoch + 1}")
-            fabric.backward(value)
-            optimizer.step()
-            if progress is not None:
-                progress(step + 1, total)
-        if checkpoint is not None:
-            save_checkpoint(checkpoint, module, optimizer, epoch + 1)
+    total = settings.steps or settings.epochs * batches_per_epoch
+    with _batchnorm_frozen(module, settings.freeze_batchnorm):
+        for epoch in range(start, math.ceil(total / batches_per_epoch)):
+            generator = torch_generator(seed, "augmentation", epoch)
+            order = torch_generator(seed, epoch)
+            torch.manual_seed(derive_seed(seed, "dropout", epoch))
+            batches = _batches(inputs, targets, settings.batch_size, order)
+            for step, (images, labels) in zip(range(epoch * batches_per_epoch, total), batches, strict=False):
+                for group in optimizer.param_groups:
+                    group["lr"] = _learning_rate(settings, step, total)
+                batch = augment(images, settings.augmentation, generator)
+                if batch.ndim == 4:
+                    batch = batch.contiguous(memory_format=torch.channels_last)  # 1.5 to 2 times faster on CPUs
+                optimizer.zero_grad()
+                value = objective(model, fabric.to_device(batch), fabric.to_device(labels))
+                if not torch.isfinite(value):
+                    raise ClassifierError(f"training diverged: the loss is {value.item()} in epoch {epoch + 1}")
+                fabric.backward(value)
+                optimizer.step()
+                if progress is not None:
+                    progress(step + 1, total)
+            if checkpoint is not None:
+                save_checkpoint(checkpoint, module, optimizer, epoch + 1)
     return module.eval()
+
+
+@contextmanager
+def _batchnorm_frozen(module: nn.Module, frozen: bool) -> Iterator[None]:
+    """Batch normalisation in evaluation mode and its parameters without gradient, if `frozen`, while it lasts."""
+    norms = [part for part in module.modules() if frozen and isinstance(part, _BatchNorm)]
+    parameters = [parameter for norm in norms for parameter in norm.parameters() if parameter.requires_grad]
+    try:
+        for norm in norms:
+            norm.eval()
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def _learning_rate(settings: TrainingSettings, step: int, total: int) -> float:
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
 def _batches(

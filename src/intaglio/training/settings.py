@@ -6,13 +6,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 OptimizerName = Literal["adam", "adamw", "sgd"]
 Augmentation = Literal["none", "flip", "shift", "noise"]
+Schedule = Literal["cosine", "constant"]
 
 
 class TrainingSettings(BaseModel):
     """Epochs, optimiser and augmentation. The learning rate follows half a cosine from its value down to zero.
 
     `flip` mirrors half of the images, `shift` moves each by up to 2 pixels, `noise` adds Gaussian noise of
-    standard deviation 0.05.
+    standard deviation 0.05. `steps`, if given, is the exact number of optimiser steps, in place of `epochs`; the
+    schedule `constant` keeps the learning rate. `freeze_batchnorm` keeps batch normalisation as it is, its statistics
+    and its affine parameters.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -24,3 +27,6 @@ class TrainingSettings(BaseModel):
     weight_decay: float = Field(default=0.0, ge=0)
     augmentation: Augmentation = "none"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    schedule: Schedule = "cosine"
+    steps: int | None = Field(default=None, ge=1)
+    freeze_batchnorm: bool = False

@@ -1,0 +1,256 @@
+"""How faithful a mark is, what it survives, and whether it ever accuses the innocent.
+
+    python -m benchmarks.mark [--cifar10 PATH] [--parts fidelity,robustness,honesty,cost]
+
+Writes results/mark.json. Every cell is kept in the cache as soon as it is measured, so an interrupted run goes on.
+"""
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import binom, kstest
+from torch import nn
+
+from benchmarks.fetch import cache_folder
+from benchmarks.owners import HostModel, Task, accuracy, classifier, host, open_owned
+from benchmarks.results import RESULTS, interval, record
+from intaglio.evidence.batches import draw_batch, plan_triggers
+from intaglio.evidence.binomial import chance_p_value
+from intaglio.evidence.key import Key
+from intaglio.evidence.statistics import proportion
+from intaglio.files import write_json
+from intaglio.mark import MODES, Marked, draw_triggers, mark, public_images, verify_mark
+from intaglio.mark.fidelity_report import fidelity_report
+from intaglio.tampering import (
+    Average,
+    Distil,
+    FinePrune,
+    FineTune,
+    InputTransform,
+    Jpeg,
+    Noise,
+    Overwrite,
+    PixelNoise,
+    Prune,
+    Quantise,
+    Resize,
+    Tampering,
+    TransformedInput,
+    WeightShift,
+)
+from intaglio.training import TrainingSettings, train
+
+SEEDS = (0, 1, 2)
+ARCHITECTURES = {"fashion-mnist": ("vgg", 12), "cifar10": ("vgg", 16)}
+#: The owner's key is fixed, so that a run can be repeated; nobody's model is marked with it.
+KEY = Key(bytes(range(32)))
+#: Schemes of the robustness table: name -> arguments of `mark`.
+SCHEMES: dict[str, dict[str, Any]] = {
+    "ftal": {"mode": "ftal"},
+    "fixll-pfl": {},
+    "adversarial-parametric": {"scheme": "adversarial-parametric"},
+    "margin": {"scheme": "margin"},
+    "fixll-pfl, public-blend": {"trigger": "public-blend"},
+}
+INDEPENDENT, FRESH_KEYS = 20, 100
+
+
+def tamperings(task: Task, architecture: str) -> dict[str, Tampering]:
+    """What is done to each marked model; the thief has 10,000 images of the task."""
+    other = "resnet8" if architecture == "vgg" else "vgg"
+    foreign = Key(bytes(32))
+    plan = plan_triggers(
+        foreign,
+        trigger="noise-chain",
+        input_shape=task.owner.input_shape,
+        num_classes=task.owner.num_classes,
+        batches=1,
+        batch_size=100,
+    )
+    return {
+        "fine-tune all, 1e-4": FineTune(epochs=2, learning_rate=1e-4, batch_size=64),
+        "fine-tune all, 1e-3": FineTune(epochs=2, learning_rate=1e-3, batch_size=64),
+        "fine-tune last layer": FineTune(layers="last", epochs=2, learning_rate=1e-3, batch_size=64),
+        "new last layer": FineTune(layers="last-reinitialised", epochs=2, learning_rate=1e-3, batch_size=64),
+        "prune 30 %": Prune(share=0.3),
+        "prune 50 %": Prune(share=0.5),
+        "fine-prune 30 %": FinePrune(share=0.3, epochs=1, learning_rate=1e-3, batch_size=64),
+        "int8": Quantise(bits=8),
+        "int5": Quantise(bits=5),
+        "fp16": Quantise(number="fp16"),
+        "weight noise 5 %": Noise(sigma=0.05, relative=True),
+        "weight shift": WeightShift(),
+        "average with a tuned copy": Average(epochs=1, learning_rate=1e-3, batch_size=64),
+        "overwrite with another mark": Overwrite(
+            triggers=draw_triggers(foreign, plan), epochs=2, learning_rate=1e-3, batch_size=64
+        ),
+        "extract, soft labels": Distil(epochs=8, learning_rate=3e-3, batch_size=64),
+        "extract, soft labels, other architecture": Distil(
+            student=other, width=8, epochs=8, learning_rate=3e-3, batch_size=64
+        ),
+        "extract, hard labels, other architecture": Distil(
+            answers="hard", student=other, width=8, epochs=8, learning_rate=3e-3, batch_size=64
+        ),
+    }
+
+
+def cell(name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A measurement, made now unless it was before."""
+    path = cache_folder() / "mark" / f"{name.replace('/', '_').replace(' ', '-')}.json"
+    if not path.exists():
+        write_json(path, measure())
+        print(name, json.loads(path.read_text()), flush=True)
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def marked_host(task: Task, owned: HostModel, scheme: dict[str, Any]) -> Marked:
+    """One disclosure batch of 100 triggers, as the paper has."""
+    return mark(owned.module, task.owner, KEY, batches=1, seed=owned.seed, **scheme)
+
+
+def fidelity(task: Task, owned: HostModel, label: str, scheme: dict[str, Any]) -> dict[str, Any]:
+    """One row of the table of modes."""
+
+    def measure() -> dict[str, Any]:
+        started = time.perf_counter()
+        marked = marked_host(task, owned, scheme)
+        seconds = time.perf_counter() - started
+        plan = marked.commitment.commitment
+        triggers = draw_triggers(KEY, plan, public_images(plan.trigger, plan.input_shape, None))
+        report = fidelity_report(
+            owned.module, marked.module, task.test, triggers, scheme=plan.scheme, mode=plan.mode
+        ).to_dict()
+        return {key: value for key, value in report.items() if isinstance(value, int | float)} | {"seconds": seconds}
+
+    return cell(f"fidelity-{task.name}-{owned.seed}-{label}", measure)
+
+
+def robustness(task: Task, owned: HostModel, label: str, scheme: dict[str, Any]) -> dict[str, Any]:
+    """Hits, p-value and task accuracy after each tampering of one marked model."""
+
+    def measure() -> dict[str, Any]:
+        marked = marked_host(task, owned, scheme)
+        rows = {"none": outcome(task, marked.module, marked)}
+        for name, tampering in tamperings(task, owned.architecture.name).items():
+            tampered = tampering.apply(marked.module, task.thief, seed=owned.seed)
+            rows[name] = outcome(task, tampered, marked)
+            print(f"  {task.name} {label} {owned.seed} {name} {rows[name]}", flush=True)
+        transforms: dict[str, InputTransform] = {
+            "JPEG 75": Jpeg(quality=75),
+            "pixel noise": PixelNoise(),
+            "resize": Resize(),
+        }
+        for name, transform in transforms.items():
+            rows[f"input: {name}"] = outcome(task, TransformedInput(marked.module, transform), marked)
+        return rows
+
+    return cell(f"robustness-{task.name}-{owned.seed}-{label}", measure)
+
+
+def outcome(task: Task, module: nn.Module, marked: Marked) -> dict[str, Any]:
+    """What verifying a suspect gives, and what it is still worth."""
+    claim = verify_mark(classifier(module, task), marked.commitment, KEY)
+    return {"hits": claim.hits, "p_value": claim.p_value, "accuracy": round(accuracy(module, task.test), 4)}
+
+
+def honesty(task: Task, marked: list[Marked]) -> dict[str, Any]:
+    """Fresh keys against models that were made without them: clean ones of other architectures, and others' marks."""
+
+    def measure() -> dict[str, Any]:
+        widths = {"vgg": (8, 12), "lenet": (8, 12), "mobilenet": (12,), "resnet8": (8,)}
+        modules = [part.module for part in marked]
+        for number in range(INDEPENDENT - len(modules)):
+            name = sorted(widths)[number % len(widths)]
+            modules.append(host(task, name, widths[name][number // 4 % len(widths[name])], 100 + number).module)
+        keys = [Key(bytes([number]) * 32) for number in range(1, FRESH_KEYS + 1)]
+        rng = np.random.default_rng(0)
+        p_values, smooth = [], []
+        for key in keys:
+            plan = plan_triggers(
+                key,
+                trigger="noise-chain",
+                input_shape=task.owner.input_shape,
+                num_classes=10,
+                batches=1,
+                batch_size=100,
+            )
+            batch = draw_batch(key, plan, 0)
+            for module in modules:
+                hits = int((classifier(module, task).predict(batch.images) == batch.labels).sum())
+                p_values.append(chance_p_value(hits, 100, 10))
+                # a discrete p-value is uniform after spreading each of its steps evenly
+                smooth.append(float(binom.sf(hits, 100, 0.1) + rng.uniform() * binom.pmf(hits, 100, 0.1)))
+        claims = sum(p <= 1e-6 for p in p_values)
+        return {
+            "models": len(modules),
+            "keys": len(keys),
+            "claims_at_1e-6": interval(proportion(claims, len(p_values))) | {"events": claims},
+            "smallest_p": min(p_values),
+            "share_at_0.05": sum(p <= 0.05 for p in smooth) / len(smooth),
+            "uniform_ks_p": float(kstest(smooth, "uniform").pvalue),
+            "histogram": np.histogram(smooth, bins=10, range=(0, 1))[0].tolist(),
+        }
+
+    return cell(f"honesty-{task.name}", measure)
+
+
+def cost(task: Task, owned: HostModel) -> dict[str, Any]:
+    """Seconds of embedding over plain fine-tuning of the same steps, interleaved."""
+
+    def measure() -> dict[str, Any]:
+        few = task.owner.take(torch.arange(2000))
+        settings = TrainingSettings(epochs=2, batch_size=32, learning_rate=1e-4, freeze_batchnorm=True)
+        ratios: dict[str, list[float]] = {name: [] for name in SCHEMES}
+        for repeat in range(3):
+            started = time.perf_counter()
+            train(copy.deepcopy(owned.module), few, settings, seed=repeat)
+            plain = time.perf_counter() - started
+            for name, scheme in SCHEMES.items():
+                started = time.perf_counter()
+                mark(owned.module, few, KEY, batches=1, seed=repeat, epochs=2, **scheme)
+                ratios[name].append((time.perf_counter() - started) / plain)
+        return {name: {"median": round(float(np.median(values)), 3)} for name, values in ratios.items()}
+
+    return cell(f"cost-{task.name}", measure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cifar10", type=Path)
+    parser.add_argument("--parts", default="fidelity,robustness,honesty,cost")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    path = RESULTS / "mark.json"
+    figures = json.loads(path.read_text()) if path.exists() else {}
+    figures.pop("provenance", None)
+    parts = options.parts.split(",")
+    for name in ["fashion-mnist", *(["cifar10"] if options.cifar10 else [])]:
+        task = open_owned(name, options.cifar10)
+        hosts = [host(task, *ARCHITECTURES[name], seed) for seed in SEEDS]
+        found = figures.setdefault(name, {})
+        if "fidelity" in parts:
+            rows = {mode: {"mode": mode} for mode in MODES} | {k: v for k, v in SCHEMES.items() if "mode" not in v}
+            found["fidelity"] = {
+                label: [fidelity(task, owned, label, scheme) for owned in hosts] for label, scheme in rows.items()
+            }
+        if "robustness" in parts:
+            found["robustness"] = {
+                label: [robustness(task, owned, label, scheme) for owned in hosts] for label, scheme in SCHEMES.items()
+            }
+        if "honesty" in parts:
+            found["honesty"] = honesty(task, [marked_host(task, owned, {}) for owned in hosts])
+        if "cost" in parts:
+            found["cost"] = cost(task, hosts[0])
+        print(record("mark", figures))
+
+
+if __name__ == "__main__":
+    main()

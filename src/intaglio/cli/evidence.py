@@ -1,0 +1,77 @@
+"""`intaglio evidence`: look at and verify commitments and claims of ownership."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from intaglio.cli.options import Debug, Device, JsonFile, Quiet
+
+evidence_app = typer.Typer(name="evidence", no_args_is_help=True, help="Show and verify commitments and claims.")
+
+EvidenceFile = Annotated[Path, typer.Argument(help="A commitment or a claim of ownership.", metavar="FILE")]
+
+
+@evidence_app.command()
+def show(
+    file: EvidenceFile,
+    extract: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write the commitment's DSSE envelope (envelope.json) and its time stamp (stamp.tsr) for other tools.",
+        ),
+    ] = None,
+    json: JsonFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Show what FILE states, after checking that its signatures fit. Triggers and pictures are left out."""
+    from intaglio.cli.console import deliver_json, say
+    from intaglio.evidence.documents import read_evidence
+
+    evidence, commitment = read_evidence(file)
+    if extract is not None:
+        commitment.extract(extract)
+    deliver_json(evidence.to_json(), json)
+    say(*evidence.lines(), quiet=quiet, json_to_stdout=json == "-")
+    return 0
+
+
+@evidence_app.command()
+def verify(
+    file: EvidenceFile,
+    suspect: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The model in question, to be asked again.")
+    ] = None,
+    roots: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Certificates of the time-stamp authorities that you trust.")
+    ] = None,
+    before: Annotated[
+        datetime | None,
+        typer.Option(help="When the suspect appeared (UTC): the commitment must have been stamped before that."),
+    ] = None,
+    json: JsonFile = None,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Verify FILE with no secret. Exit code 0: verified, 1: whole, but not proved, 2: damaged or changed."""
+    from intaglio.classifiers import open_classifier
+    from intaglio.cli.console import deliver_json, say
+    from intaglio.evidence.documents import verify_evidence
+    from intaglio.evidence.timestamp import read_roots
+
+    trusted = None if roots is None else read_roots(roots)
+    classifier = None if suspect is None else open_classifier(suspect, device=device)
+    proof = verify_evidence(file, suspect=classifier, roots=trusted, before=before)
+    deliver_json(proof.to_json(), json)
+    say(
+        proof.statement,
+        *(f"  checked: {line}" for line in proof.checked),
+        *(f"  NOT verified: {line}" for line in proof.unverified),
+        quiet=quiet,
+        json_to_stdout=json == "-",
+    )
+    return 0 if proof.verified else 1

@@ -1,0 +1,210 @@
+"""`intaglio mark`: embed an ownership mark, and ask a suspect whether it carries it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from intaglio.cli.model import Arch, Classes, InputShape, Mapping, Preprocess, open_model
+from intaglio.cli.options import Debug, Device, JsonFile, Quiet, Seed
+from intaglio.cli.passphrase import PassphraseFile, read_key
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from intaglio.classifiers import Classifier
+    from intaglio.evidence.key import Key
+    from intaglio.evidence.suspect import Suspect
+
+mark_app = typer.Typer(name="mark", no_args_is_help=True, help="Mark a model as yours, and prove it.")
+
+KeyFile = Annotated[Path, typer.Option("--key", metavar="KEY", help="Your key file, from `intaglio key new`.")]
+Public = Annotated[
+    Path | None,
+    typer.Option(help="Public images (.npz or folder) that triggers are blended from; default: two photographs."),
+]
+RegistryPlace = Annotated[
+    str | None, typer.Option("--registry", metavar="URL", help="Registry to record this in: a file, or a database URL.")
+]
+
+
+@mark_app.command()
+def embed(
+    model: Annotated[str, typer.Argument(help="A .safetensors or .pt file, or module:factory.", metavar="MODEL")],
+    data: Annotated[str, typer.Option(help="Training images: a folder, .npz, IDX folder or task name.")],
+    key: KeyFile,
+    out: Annotated[Path, typer.Option(help="Folder for the marked model, its commitment and fidelity report.")],
+    scheme: Annotated[str, typer.Option(help="deep-fidelity, adversarial-parametric or margin.")] = "deep-fidelity",
+    mode: Annotated[
+        str, typer.Option(help="What is trained and kept: fixll-pfl, ftal, ... (see the docs).")
+    ] = "fixll-pfl",
+    trigger: Annotated[str, typer.Option(help="noise-chain, or public-blend.")] = "noise-chain",
+    public: Public = None,
+    batches: Annotated[int, typer.Option(help="Disclosure batches: how many disputes the mark can serve.", min=1)] = 2,
+    batch_size: Annotated[int, typer.Option(help="Triggers in a batch.", min=1)] = 100,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = 5,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 1e-3,
+    threshold: Annotated[float, typer.Option(help="A suspect is claimed at this p-value or below.")] = 2.0**-64,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write the marked model as ONNX too.")] = False,
+    stamp: Annotated[
+        str | None, typer.Option("--stamp", metavar="URL", help="RFC 3161 authority that time-stamps the commitment.")
+    ] = None,
+    registry: RegistryPlace = None,
+    passphrase_file: PassphraseFile = None,
+    arch: Arch = None,
+    input_shape: InputShape = None,
+    classes: Classes = None,
+    preprocess: Preprocess = None,
+    json: JsonFile = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Embed a mark in a copy of MODEL; write the copy, the signed commitment and the fidelity report to --out."""
+    from intaglio.cli.console import deliver_json, progress_bar, say
+    from intaglio.data import open_data
+    from intaglio.evidence.commitment import DecisionRule
+    from intaglio.files import require_writable
+    from intaglio.mark.mark_file import COMMITMENT, MODEL, mark_file
+    from intaglio.report.fidelity import write_fidelity
+
+    if not 0 < threshold < 1:
+        raise typer.BadParameter("lies between 0 and 1", param_hint="--threshold")
+    if json not in (None, "-"):
+        require_writable(json)
+    require_writable(out / MODEL)
+    classifier = open_model(model, arch, input_shape, classes, preprocess, device)
+    owner = read_key(key, passphrase_file)
+    channels = classifier.input_shape[0]
+    with progress_bar(f"marking {classifier.source}", quiet=quiet) as progress:
+        commitment, fidelity = mark_file(
+            classifier,
+            open_data(data, "train", channels=channels),
+            owner,
+            out,
+            test=open_data(data, "test", channels=channels),
+            architecture=arch,
+            public=_public(public, channels),
+            scheme=scheme,
+            mode=mode,
+            trigger=trigger,
+            batches=batches,
+            batch_size=batch_size,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            rule=DecisionRule(threshold=threshold),
+            onnx=onnx,
+            stamp_url=stamp,
+            seed=seed,
+            progress=progress,
+        )
+    write_fidelity(fidelity, out / "fidelity.html")
+    if registry is not None:
+        from intaglio.evidence.registry import Registry
+
+        with Registry.open(registry) as book:
+            plan = commitment.commitment
+            book.add_owner(owner.public_key)
+            book.add_model(
+                plan.model_sha256, name=str(out / MODEL), input_shape=plan.input_shape, classes=plan.num_classes
+            )
+            book.add_commitment(commitment.to_json(), plan.mark_id, plan.owner_public_key, plan.model_sha256)
+    deliver_json(fidelity.to_json(), json)
+    say(
+        f"{out / MODEL}: marked; {fidelity.trigger_accuracy:.1%} of {fidelity.triggers} triggers answered as committed",
+        f"accuracy {fidelity.host_accuracy:.2%}, now {fidelity.clean_accuracy:.2%}; "
+        f"{fidelity.agreement_clean:.1%} of the images answered as before",
+        f"{out / COMMITMENT}: publish or time-stamp it before any dispute; {out / 'fidelity.html'} shows what changed",
+        quiet=quiet,
+        json_to_stdout=json == "-",
+    )
+    return 0
+
+
+@mark_app.command()
+def verify(
+    suspect: Annotated[str, typer.Argument(help="A model file, or the URL of a model server.", metavar="SUSPECT")],
+    commitment: Annotated[Path, typer.Option(help="commitment.json, from `intaglio mark embed`.")],
+    key: KeyFile,
+    batch: Annotated[int | None, typer.Option(help="Which batch to ask; default: the first that is not spent.")] = None,
+    public: Public = None,
+    suspects: Annotated[int | None, typer.Option(help="Suspects tried in all, for the correction.", min=1)] = None,
+    keys: Annotated[int | None, typer.Option(help="Keys tried on this suspect in all.", min=1)] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Write the public proof, which lays the batch open; others verify it.")
+    ] = None,
+    registry: RegistryPlace = None,
+    mapping: Mapping = None,
+    passphrase_file: PassphraseFile = None,
+    arch: Arch = None,
+    input_shape: InputShape = None,
+    classes: Classes = None,
+    preprocess: Preprocess = None,
+    json: JsonFile = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Ask SUSPECT for the labels of secret triggers. Exit code 0: it is a copy (verified), 1: not shown."""
+    from intaglio.cli.console import deliver_json, say
+    from intaglio.errors import EvidenceError
+    from intaglio.evidence.commitment import read_commitment
+    from intaglio.evidence.registry import Registry
+    from intaglio.files import require_writable
+    from intaglio.mark.verification import verify_mark
+
+    for output in (bundle, json if json != "-" else None):
+        if output is not None:
+            require_writable(output)
+    signed = read_commitment(commitment)
+    owner = read_key(key, passphrase_file)
+    plan = signed.commitment
+    shape = input_shape or ",".join(str(side) for side in plan.input_shape)
+    classifier = open_model(suspect, arch, shape, classes or plan.num_classes, preprocess, device, mapping=mapping)
+    images = _public(public, plan.input_shape[0])
+    with Registry.open(registry) as book:
+        spent = {entry.batch for entry in book.spent_batches(plan.mark_id)}
+        if batch is None:
+            batch = book.next_batch(plan.mark_id, plan.batches)
+        elif batch in spent:
+            raise EvidenceError(f"batch {batch} is spent: its triggers were laid open, so they prove nothing any more")
+        claim = verify_mark(
+            classifier,
+            signed,
+            owner,
+            batch=batch,
+            public=images,
+            suspects=suspects or book.suspects_tried(plan.mark_id, including=classifier.source),
+            keys=keys or book.keys_tried(classifier.source, including=plan.mark_id),
+        )
+        if bundle is not None:
+            book.spend_batch(plan.mark_id, batch, classifier.source)
+        book.record_verification(plan.mark_id, classifier.source, claim)
+    if bundle is not None:
+        from intaglio.mark.proof import prove
+
+        prove(bundle, claim, signed, owner, _suspect(classifier, owner), public=images)
+    deliver_json(claim.to_json(), json)
+    say(f"{suspect}: {claim.statement}", quiet=quiet, json_to_stdout=json == "-")
+    return 0 if claim.verified else 1
+
+
+def _public(source: Path | None, channels: int) -> "Tensor | None":
+    """The public images of a file or folder, rounded to 8 bits."""
+    from intaglio.data import open_data
+    from intaglio.triggers.keyed import eight_bit
+
+    return None if source is None else eight_bit(open_data(source, "train", channels=channels).images)
+
+
+def _suspect(classifier: "Classifier", key: "Key") -> "Suspect":
+    """Who was asked; of a remote suspect with the signed transcript."""
+    from intaglio.classifiers import HttpClassifier
+    from intaglio.evidence.suspect import Suspect
+    from intaglio.evidence.transcript import sign_transcript
+
+    if not isinstance(classifier, HttpClassifier):
+        return Suspect.of(classifier)
+    return Suspect.of(classifier, sign_transcript(classifier.transcript.exchanges, key))

@@ -1,0 +1,220 @@
+"""`verify_bundle`: a claim of ownership derived again from public material, by someone who trusts neither side."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from intaglio.classifiers import Classifier
+from intaglio.errors import EvidenceError
+from intaglio.evidence.binomial import chance_p_value, needed_hits
+from intaglio.evidence.bundle import CheckedBundle, read_bundle
+from intaglio.evidence.canonical import Hex16, Hex32
+from intaglio.evidence.commitment import DecisionRule, SignedCommitment
+from intaglio.evidence.suspect import Suspect
+from intaglio.results import Result
+
+
+class AskedAgain(Result):
+    """What the suspect answered to the verifier."""
+
+    source: str
+    sha256: Hex32 | None
+    hits: int
+    p_value: float
+    differing: int  #: answers that differ from those the claimant reported
+    queries: int
+
+
+class Proof(Result):
+    """What verifying a claim gave. `checked` was derived from public material; `unverified` is taken on trust."""
+
+    verified: bool
+    statement: str
+    hits: int
+    trials: int
+    num_classes: int
+    p_value: float  #: corrected for the suspects and keys that the claimant says were tried
+    threshold: float
+    needed_hits: int | None  #: for the threshold, corrected; None where no number of hits is enough
+    suspects: int
+    keys: int
+    owner_public_key: Hex32
+    mark_id: Hex16
+    scheme: str
+    mode: str
+    model_sha256: Hex32
+    suspect_source: str
+    suspect_sha256: Hex32 | None
+    created: str  #: the commitment's date by its owner's clock
+    stamped: str | None  #: its date by a trusted time-stamp authority, where one was verified
+    asked_again: AskedAgain | None
+    checked: tuple[str, ...]
+    unverified: tuple[str, ...]
+
+
+def verify_bundle(
+    path: Path | str,
+    *,
+    suspect: Classifier | None = None,
+    roots: bytes | None = None,
+    before: datetime | None = None,
+) -> Proof:
+    """Derives a claim again: signatures, Merkle proof, triggers from their seed, hits, exact p-value, decision.
+
+    Args:
+        suspect: the model in question, to be asked again (one query a trigger).
+        roots: PEM certificates of time-stamp authorities that the verifier trusts.
+        before: when the dispute began, or the suspect appeared: a commitment not stamped before that proves nothing.
+
+    Raises:
+        EvidenceError: the file is missing, damaged or changed, a part of it is not what was committed to, the stamp
+            is not good, or `suspect` is not the model that the claim is about.
+        ClassifierError: the suspect can't answer.
+    """
+    checked = read_bundle(path)
+    try:
+        stamped = checked.bundle.commitment.verify(roots)
+    except EvidenceError as error:
+        raise EvidenceError(f"{path}: {error}") from error
+    asked = None if suspect is None else _ask(suspect, checked)
+    return _proof(checked, asked, stamped, before)
+
+
+def _ask(suspect: Classifier, checked: CheckedBundle) -> AskedAgain:
+    bundle, commitment, batch = checked
+    described = bundle.suspect.sha256
+    if described is not None and suspect.sha256 is not None and described != suspect.sha256:
+        raise EvidenceError(
+            f"the claim is about a model with SHA-256 {described[:16]}..., but {suspect.source} has "
+            f"{suspect.sha256[:16]}..."
+        )
+    if suspect.input_shape != commitment.input_shape or suspect.num_classes != commitment.num_classes:
+        raise EvidenceError(
+            f"{suspect.source}: takes {list(suspect.input_shape)} and knows {suspect.num_classes} classes, but the "
+            f"mark is for {list(commitment.input_shape)} and {commitment.num_classes}"
+        )
+    asked = suspect.queries
+    answers = suspect.predict(batch.images).cpu()
+    hits = int((answers == batch.labels).sum())
+    return AskedAgain(
+        source=suspect.source,
+        sha256=suspect.sha256,
+        hits=hits,
+        p_value=_p_value(checked, hits),
+        differing=sum(new != old for new, old in zip(answers.tolist(), bundle.answers, strict=True)),
+        queries=suspect.queries - asked,
+    )
+
+
+def _proof(
+    checked: CheckedBundle, asked: AskedAgain | None, stamped: datetime | None, before: datetime | None
+) -> Proof:
+    bundle, commitment, _ = checked
+    claim, threshold = bundle.claim, commitment.rule.threshold
+    p_value = _p_value(checked, claim.hits)
+    too_late = before is not None and (stamped is None or stamped >= _utc(before))
+    verified = max(p_value, asked.p_value if asked else 0.0) <= threshold and not too_late
+    return Proof(
+        verified=verified,
+        statement=_statement(checked, asked, verified, before if too_late else None),
+        hits=claim.hits,
+        trials=claim.trials,
+        num_classes=commitment.num_classes,
+        p_value=p_value,
+        threshold=threshold,
+        needed_hits=needed_hits(claim.trials, commitment.num_classes, threshold / claim.suspects / claim.keys),
+        suspects=claim.suspects,
+        keys=claim.keys,
+        owner_public_key=commitment.owner_public_key,
+        mark_id=commitment.mark_id,
+        scheme=commitment.scheme,
+        mode=commitment.mode,
+        model_sha256=commitment.model_sha256,
+        suspect_source=bundle.suspect.source,
+        suspect_sha256=bundle.suspect.sha256,
+        created=commitment.created,
+        stamped=None if stamped is None else stamped.isoformat(timespec="seconds"),
+        asked_again=asked,
+        checked=_checked(checked, asked, stamped),
+        unverified=_unverified(checked, asked, stamped),
+    )
+
+
+def _p_value(checked: CheckedBundle, hits: int) -> float:
+    claim = checked.bundle.claim
+    return chance_p_value(hits, claim.trials, checked.commitment.num_classes, suspects=claim.suspects, keys=claim.keys)
+
+
+def _statement(checked: CheckedBundle, asked: AskedAgain | None, verified: bool, before: datetime | None) -> str:
+    claim, threshold = checked.bundle.claim, checked.commitment.rule.threshold
+    hits = asked.hits if asked else claim.hits
+    p_value = _p_value(checked, hits)
+    shown = f"p = {p_value:.2g}" if p_value > 1e-300 else "p < 1e-300"
+    counted = (
+        f"{hits} of {claim.trials} triggers answered as committed; by chance {shown} "
+        f"(threshold {threshold:.2g}, {claim.tried} tried)"
+    )
+    if verified:
+        return f"Verified: {counted}."
+    if before is not None:
+        return f"Not verified: no trusted stamp shows that the commitment was made before {before.isoformat()}."
+    if asked is not None and asked.p_value <= threshold:
+        return f"Not verified: the reported answers hold only {claim.hits} of {claim.trials} hits."
+    return f"Not verified: {counted}. That does not show that the suspect is no copy."
+
+
+def _checked(checked: CheckedBundle, asked: AskedAgain | None, stamped: datetime | None) -> tuple[str, ...]:
+    index, batches = checked.bundle.disclosure.index, checked.commitment.batches
+    suspect, owner = checked.bundle.suspect, bytes.fromhex(checked.commitment.owner_public_key)
+    lines = [
+        "commitment and claim are signed by the same owner, and unchanged",
+        f"the disclosed batch is number {index} of the {batches} committed to (Merkle proof)",
+        "its images and labels are those that the disclosed seed gives for this owner; none is the claimant's own",
+        "hits and p-value were counted again",
+    ]
+    if suspect.transcript_lines is not None and suspect.signed_by(owner):
+        lines.append("the answers are those in the transcript that the claimant signed")
+    if stamped is not None:
+        lines.append(f"the commitment existed at {stamped.isoformat(timespec='seconds')} (time stamp)")
+    if asked is not None:
+        lines.append(f"{asked.source} was asked again: {asked.hits} hits, {asked.differing} answers differ")
+    return tuple(lines)
+
+
+def _unverified(checked: CheckedBundle, asked: AskedAgain | None, stamped: datetime | None) -> tuple[str, ...]:
+    bundle, commitment, _ = checked
+    lines = unverified_time(bundle.commitment, stamped)
+    if asked is None:
+        lines.append("the answers are as the claimant reports them: the suspect was not asked again (--suspect)")
+    elif bundle.suspect.sha256 is None or asked.sha256 is None:
+        lines.append(f"that {asked.source} is the suspect of the claim, {bundle.suspect.source}: no file digests")
+    lines.append(f"that only {bundle.claim.tried} were tried")
+    lines += _transcript(bundle.suspect, commitment.owner_public_key)
+    if commitment.rule.threshold > DecisionRule().threshold:
+        tries = 1 / commitment.rule.threshold
+        lines.append(
+            f"the owner chose a weak threshold, {commitment.rule.threshold:.2g}: trying about {tries:.2g} keys in "
+            "secret reaches it by chance"
+        )
+    return tuple(lines)
+
+
+def unverified_time(signed: SignedCommitment, stamped: datetime | None) -> list[str]:
+    """What is taken on trust about when a commitment was made."""
+    if signed.time_stamp is None:
+        return [f"the commitment has no time stamp: {signed.commitment.created} is by its owner's clock"]
+    if stamped is None:
+        return ["the time stamp was not verified: that needs the certificates of authorities you trust (--roots)"]
+    return []
+
+
+def _transcript(suspect: Suspect, owner: str) -> list[str]:
+    if suspect.transcript is None:
+        return []
+    if not suspect.signed_by(bytes.fromhex(owner)):
+        return ["the transcript of the questions is signed by another key, which is not known here"]
+    kept_back = "" if suspect.transcript_lines is not None else "; its lines were not given, and not compared"
+    return [f"the transcript of the questions is signed by the claimant, not by the suspect{kept_back}"]
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

@@ -1,0 +1,57 @@
+"""The suspect of a claim: what was asked, and the signed record of asking it."""
+
+from collections.abc import Sequence
+from typing import Self
+
+from torch import Tensor
+
+from intaglio.classifiers import Classifier
+from intaglio.errors import EvidenceError
+from intaglio.evidence.canonical import Hex32, Source
+from intaglio.evidence.envelope import Envelope, fingerprint
+from intaglio.evidence.transcript import SignedTranscript, recorded_labels
+from intaglio.results import Result
+
+
+class Suspect(Result):
+    """What was asked."""
+
+    source: Source  #: path or URL
+    sha256: Hex32 | None = None  #: of the file, where there is one
+    transcript: Envelope | None = None  #: signed record of the questions and answers, where one was kept
+    transcript_lines: str | None = None  #: that record itself; may be kept back, and then only its digest is known
+
+    @classmethod
+    def of(cls, classifier: Classifier, transcript: SignedTranscript | None = None) -> Self:
+        """A classifier as the suspect of a claim, with the transcript of asking it."""
+        return cls(
+            source=classifier.source,
+            sha256=classifier.sha256,
+            transcript=None if transcript is None else transcript.envelope,
+            transcript_lines=None if transcript is None else transcript.lines.decode(),
+        )
+
+    def signed_by(self, public_key: bytes) -> bool:
+        """Whether the transcript says to be signed by this key."""
+        signatures = () if self.transcript is None else self.transcript.signatures
+        return {signature.keyid for signature in signatures} == {fingerprint(public_key)}
+
+
+def check_transcript(suspect: Suspect, owner: bytes, images: Tensor, answers: Sequence[int]) -> None:
+    """Does nothing if the transcript, as far as it is given and the owner's, is genuine and holds just these answers.
+
+    Raises:
+        EvidenceError: it does not, or its signature does not fit.
+    """
+    if suspect.transcript is None and suspect.transcript_lines is not None:
+        raise EvidenceError("the transcript of the questions is not signed")
+    if suspect.transcript is None or not suspect.signed_by(owner):
+        return
+    if suspect.transcript_lines is None:
+        suspect.transcript.verify(owner)
+        return
+    exchanges = SignedTranscript(suspect.transcript_lines.encode(), suspect.transcript).verify(owner)
+    recorded = recorded_labels(exchanges, images).tolist()
+    differing = sum(said != kept for said, kept in zip(answers, recorded, strict=True))
+    if differing:
+        raise EvidenceError(f"{differing} of {len(answers)} answers are not those in the transcript")

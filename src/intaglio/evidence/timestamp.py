@@ -1,0 +1,157 @@
+"""Time stamps (RFC 3161): an authority's signed word that bytes existed at a time, asked for over HTTP.
+
+Only the SHA-256 of the bytes is sent.
+"""
+
+import hashlib
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.x509 import DuplicateExtension, InvalidVersion, load_pem_x509_certificates
+from rfc3161_client import (
+    HashAlgorithm,
+    TimestampRequestBuilder,
+    TimeStampResponse,
+    VerificationError,
+    VerifierBuilder,
+    decode_timestamp_response,
+)
+
+from intaglio.errors import EvidenceError, RemoteError
+from intaglio.evidence.canonical import read_limited
+from intaglio.evidence.certificate_order import with_sorted_certificates
+
+_SIZE_LIMIT = 1 << 18
+_ROOTS_LIMIT = 1 << 22
+_MOST_REDIRECTS = 3
+_GRANTED = 0
+#: What the libraries raise for stamps and certificates that are damaged, foreign or made of something unknown.
+_UNTRUSTWORTHY = (VerificationError, ValueError, TypeError, InvalidVersion, DuplicateExtension, UnsupportedAlgorithm)
+_WRONG_ANSWER = "the time stamp is not one of these bytes: another statement's, or changed"
+
+
+def request_time_stamp(message: bytes, url: str, *, timeout: float = 10) -> bytes:
+    """The authority's answer (DER) to a request for a stamp of `message`; keep it whole.
+
+    Args:
+        timeout: seconds for all of it, after which it is given up.
+
+    Raises:
+        RemoteError: the authority can't be reached, hangs, redirects to another host or answers garbage.
+        EvidenceError: it answers well, but refuses, or stamps something else.
+    """
+    request = TimestampRequestBuilder().data(message).hash_algorithm(HashAlgorithm.SHA256).build()
+    answer = _post(url, request.as_bytes(), time.monotonic() + timeout, timeout)
+    try:
+        response = _decoded(answer)
+    except EvidenceError as error:
+        raise RemoteError(f"{url}: answers something that is not a time stamp") from error
+    if response.status != _GRANTED:
+        reason = "; ".join(response.status_string) or f"status {response.status}"
+        raise EvidenceError(f"{url}: the authority refuses to stamp: {' '.join(reason.split())[:200]}")
+    stamped = response.tst_info
+    if stamped.message_imprint.message != request.message_imprint.message or stamped.nonce != request.nonce:
+        raise EvidenceError(f"{url}: {_WRONG_ANSWER}")
+    return answer
+
+
+def verify_time_stamp(response: bytes, message: bytes, roots: bytes) -> datetime:
+    """When `message` was stamped (UTC), if the stamp is good and leads to one of `roots` (PEM certificates).
+
+    The authority's certificate has to be valid at the stamped time, not today.
+
+    Raises:
+        EvidenceError: no certificates in `roots`, a stamp of other bytes, of a foreign authority, or damaged.
+    """
+    try:
+        certificates = load_pem_x509_certificates(roots)
+    except ValueError as error:
+        raise EvidenceError("the roots of time-stamp authorities are not PEM certificates") from error
+    stamp = _decoded(response)
+    if stamp.status != _GRANTED:
+        raise EvidenceError("the time stamp can't be trusted: it is an authority's refusal to stamp")
+    builder = VerifierBuilder()
+    for certificate in certificates:
+        builder = builder.add_root_certificate(certificate)
+    try:
+        builder.build().verify_message(stamp, message)
+        stamped: datetime = stamp.tst_info.gen_time
+    except _UNTRUSTWORTHY as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise EvidenceError(f"the time stamp can't be trusted: {reason or type(error).__name__}") from error
+    return stamped.astimezone(UTC)
+
+
+def read_roots(path: Path | str) -> bytes:
+    """The PEM certificates of trusted authorities from a file.
+
+    Raises:
+        EvidenceError: it can't be read, or holds none.
+    """
+    content = read_limited(path, _ROOTS_LIMIT)
+    try:
+        load_pem_x509_certificates(content)
+    except ValueError as error:
+        raise EvidenceError(f"{path}: holds no PEM certificates") from error
+    return content
+
+
+def require_stamp_of(response: bytes, message: bytes) -> None:
+    """Does nothing if the stamp says that it is of `message`: all that can be seen without an authority's certificate.
+
+    Raises:
+        EvidenceError: it is of something else, or damaged.
+    """
+    try:
+        imprint = _decoded(response).tst_info.message_imprint
+    except ValueError as error:
+        raise EvidenceError("the time stamp is damaged") from error
+    if imprint.message not in (hashlib.new(name, message).digest() for name in ("sha256", "sha384", "sha512")):
+        raise EvidenceError(_WRONG_ANSWER)
+
+
+def _decoded(answer: bytes) -> TimeStampResponse:
+    try:
+        return decode_timestamp_response(with_sorted_certificates(answer))
+    except ValueError as error:
+        raise EvidenceError("the time stamp is damaged") from error
+
+
+def _post(url: str, body: bytes, deadline: float, timeout: float) -> bytes:
+    headers = {"Content-Type": "application/timestamp-query", "Accept": "application/timestamp-reply"}
+    try:
+        with httpx.Client(timeout=timeout, follow_redirects=False) as client:
+            for _ in range(_MOST_REDIRECTS + 1):
+                with client.stream("POST", url, content=body, headers=headers) as response:
+                    if not response.has_redirect_location:
+                        return _content(response, url, deadline)
+                    url = _next(response)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        reason = "gives no answer in time" if isinstance(error, httpx.TimeoutException) else str(error)
+        raise RemoteError(f"{url}: {reason or type(error).__name__}") from error
+    raise RemoteError(f"{url}: redirects more than {_MOST_REDIRECTS} times")
+
+
+def _next(response: httpx.Response) -> str:
+    """Where a redirect leads: never to another host, and never from https to http."""
+    asked = response.request.url
+    target = asked.join(response.headers["location"])
+    if (target.host, target.port) != (asked.host, asked.port) or target.scheme not in (asked.scheme, "https"):
+        raise RemoteError(f"{asked}: redirects to {target.scheme}://{target.host}; if that is right, name it yourself")
+    return str(target)
+
+
+def _content(response: httpx.Response, url: str, deadline: float) -> bytes:
+    if response.status_code != httpx.codes.OK:
+        raise RemoteError(f"{url}: answers {response.status_code} {response.reason_phrase}")
+    content = bytearray()
+    for part in response.iter_bytes():
+        content += part
+        if len(content) > _SIZE_LIMIT:
+            raise RemoteError(f"{url}: answers more than {_SIZE_LIMIT} bytes, which is no time stamp")
+        if time.monotonic() > deadline:
+            raise RemoteError(f"{url}: gives no answer in time")
+    return bytes(content)

@@ -1,0 +1,51 @@
+"""A mark that holds in a whole neighbourhood of every trigger: margin-based embedding."""
+
+from typing import ClassVar, Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from intaglio.errors import RecipeError
+from intaglio.mark.deep_fidelity import DeepFidelity
+from intaglio.mark.options import DeepFidelityOptions
+from intaglio.mark.scheme import Host
+
+
+class Margin(DeepFidelity):
+    """L = L_mode + a max over ||d||_inf <= e of CE(T + d), the maximum found by `steps` of projected gradient ascent.
+
+    Args:
+        strength: a.
+        radius: e, in units of the pixel range.
+        steps: of the search, each of 2 e / steps.
+        options: of `DeepFidelity`.
+
+    Source: Kim et al. 2023 (ICML), "Margin-based Neural Network Watermarking"; Madry et al. 2018 for the search.
+    """
+
+    name: ClassVar[str] = "margin"
+
+    def __init__(
+        self,
+        *,
+        strength: float = 1.0,
+        radius: float = 8 / 255,
+        steps: int = 3,
+        **options: Unpack[DeepFidelityOptions],
+    ) -> None:
+        super().__init__(**options)
+        if steps < 1 or radius <= 0:
+            raise RecipeError("a margin needs a radius above 0 and at least 1 step")
+        self.strength = strength
+        self.radius = radius
+        self.steps = steps
+
+    def trigger_loss(self, host: Host, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        offset = torch.zeros_like(images)
+        for _ in range(self.steps):
+            offset.requires_grad_(True)
+            loss = cross_entropy(host.answer(module, (images + offset).clamp(0, 1))[0], labels)
+            (gradient,) = torch.autograd.grad(loss, offset)
+            offset = (offset.detach() + 2 * self.radius / self.steps * gradient.sign()).clamp(-self.radius, self.radius)
+        return self.strength * cross_entropy(host.answer(module, (images + offset).clamp(0, 1))[0], labels)

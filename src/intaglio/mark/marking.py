@@ -1,0 +1,141 @@
+"""`mark`: one call from a model and a key to a marked model and the commitment that proves it later."""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from intaglio.classifiers import Preprocessing, TorchClassifier, weights_file
+from intaglio.data import ImageData
+from intaglio.data.photos import public_photos
+from intaglio.errors import ClassifierError, RecipeError
+from intaglio.evidence.batches import TriggerPlan, draw_batch, plan_triggers
+from intaglio.evidence.commitment import DecisionRule, SignedCommitment, commit, sign_commitment
+from intaglio.evidence.key import Key
+from intaglio.mark.adversarial_parametric import AdversarialParametric
+from intaglio.mark.deep_fidelity import DeepFidelity, Mode
+from intaglio.mark.margin import Margin
+from intaglio.mark.scheme import Progress
+
+SCHEMES: dict[str, type[DeepFidelity]] = {
+    scheme.name: scheme for scheme in (DeepFidelity, AdversarialParametric, Margin)
+}
+#: Triggers in one disclosure batch: what one verification asks, and lays open.
+BATCH_SIZE = 100
+#: Kinds of triggers that are made of public images.
+_OF_PUBLIC = ("public-blend",)
+
+
+class Marked(NamedTuple):
+    """A marked module and its owner's signed commitment."""
+
+    module: nn.Module
+    commitment: SignedCommitment
+
+
+def mark(
+    module: nn.Module | TorchClassifier,
+    data: ImageData | tuple[Tensor, Tensor],
+    key: Key,
+    *,
+    scheme: str = DeepFidelity.name,
+    mode: Mode = "fixll-pfl",
+    trigger: str = "noise-chain",
+    batches: int = 2,
+    batch_size: int = BATCH_SIZE,
+    public: Tensor | None = None,
+    preprocessing: Preprocessing | None = None,
+    layer: str | None = None,
+    rule: DecisionRule | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Marked:
+    """Embeds an ownership mark whose triggers and labels derive from `key`; the given module stays as it is.
+
+    Args:
+        data: clean training images with labels.
+        scheme: one of `SCHEMES`.
+        mode: what is trained, and what keeps it faithful to the host: see `DeepFidelity`.
+        trigger: "noise-chain", or "public-blend": blends of `public` images (by default pieces of two photographs).
+        batches, batch_size: disclosure batches and triggers in each; one batch answers one dispute.
+        preprocessing: from raw pixels to the module's input; a `TorchClassifier` brings its own.
+        layer: the final linear layer, by default found by tracing.
+        rule: when a suspect is claimed; by default at p <= 2^-64.
+        options: of the scheme, such as `epochs`.
+
+    Raises:
+        RecipeError: an unknown scheme, mode, trigger or option.
+        ModelError: no final linear layer.
+        DataError, ClassifierError: data or answers that can't be used.
+    """
+    if scheme not in SCHEMES:
+        raise RecipeError(f"unknown scheme '{scheme}'; there are {', '.join(SCHEMES)}")
+    try:
+        method = SCHEMES[scheme](mode=mode, **options)
+    except TypeError as error:
+        raise RecipeError(f"scheme {scheme}: {error}") from error
+    if isinstance(module, TorchClassifier):
+        preprocessing = preprocessing or module.preprocessing
+        module = module.module
+    data = data if isinstance(data, ImageData) else ImageData(*data)
+    public = public_images(trigger, data.input_shape, public)
+    plan = plan_triggers(
+        key,
+        trigger=trigger,
+        input_shape=data.input_shape,
+        num_classes=_class_count(module, data, preprocessing),
+        batches=batches,
+        batch_size=batch_size,
+        public=public,
+    )
+    triggers = draw_triggers(key, plan, public)
+    marked = method.embed(
+        module, data, triggers, preprocessing=preprocessing, layer=layer, seed=seed, progress=progress
+    )
+    commitment = commit(
+        key, plan, scheme=scheme, mode=mode, model_sha256=weights_sha256(marked), public=public, rule=rule
+    )
+    return Marked(marked, sign_commitment(key, commitment))
+
+
+def draw_triggers(key: Key, plan: TriggerPlan, public: Tensor | None = None) -> ImageData:
+    """Every trigger of a plan, all batches in their order.
+
+    Raises:
+        EvidenceError: another key's plan, or other public images than the plan's.
+    """
+    drawn = [draw_batch(key, plan, index, public) for index in range(plan.batches)]
+    return ImageData(
+        torch.cat([batch.images for batch in drawn]), torch.cat([batch.labels for batch in drawn]), name="triggers"
+    )
+
+
+def public_images(trigger: str, input_shape: tuple[int, ...], public: Tensor | None) -> Tensor | None:
+    """The public images that this kind of trigger is made of: those given, else the photographs; None for others.
+
+    Raises:
+        RecipeError: images are given for triggers that are not made of any.
+    """
+    if trigger in _OF_PUBLIC:
+        return public_photos(input_shape) if public is None else public
+    if public is not None:
+        raise RecipeError(f"triggers of the kind '{trigger}' are not made of public images")
+    return None
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Hex SHA-256 of the safetensors file that `save_classifier` writes of this module."""
+    return hashlib.sha256(weights_file(module)).hexdigest()
+
+
+def _class_count(module: nn.Module, data: ImageData, preprocessing: Preprocessing | None) -> int:
+    images = (preprocessing or Preprocessing()).apply(data.images[:2])
+    training = module.training
+    with torch.no_grad():
+        answer = module.eval()(images)
+    module.train(training)
+    if not isinstance(answer, Tensor) or answer.ndim != 2:
+        raise ClassifierError("the module does not answer with scores [N, K]")
+    return int(answer.shape[1])

@@ -1,0 +1,104 @@
+"""`Scheme`: the frame of every way to embed a mark. Triggers and labels come from the owner's secret alone."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from intaglio.classifiers import Preprocessing
+from intaglio.data import ImageData
+from intaglio.errors import ClassifierError, DataError
+from intaglio.networks.final_linear import final_linear, forward_with_features
+from intaglio.seeds import derive_seed
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Host:
+    """The unmarked model: the module, its preprocessing, and the name of its final linear layer."""
+
+    module: nn.Module
+    preprocessing: Preprocessing
+    head: str
+
+    def answer(self, module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `[N, K]` and penultimate features `[N, D]` of raw images under a module of the host's kind."""
+        return forward_with_features(module, self.head, self.preprocessing.apply(images))
+
+    def answers(self, module: nn.Module, images: Tensor, batch_size: int = 256) -> tuple[Tensor, Tensor]:
+        """The same for many images, without gradients, in evaluation mode."""
+        module.eval()
+        with torch.no_grad():
+            parts = [self.answer(module, batch) for batch in torch.split(images, batch_size)]
+        logits, features = zip(*parts, strict=True)
+        return torch.cat(logits), torch.cat(features)
+
+
+class Scheme(ABC):
+    """Embeds trigger images with their labels. Hyper-parameters go to `__init__`; a subclass writes `run` alone."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def run(
+        self, host: Host, data: ImageData, triggers: ImageData, *, seed: int, progress: Progress | None
+    ) -> nn.Module:
+        """A marked copy of `host.module`, in evaluation mode; the host itself stays as it is."""
+
+    @final
+    def embed(
+        self,
+        module: nn.Module,
+        data: ImageData,
+        triggers: ImageData,
+        *,
+        preprocessing: Preprocessing | None = None,
+        layer: str | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> nn.Module:
+        """A marked copy of `module`, in evaluation mode, with its parameters trainable again.
+
+        Args:
+            data: clean training images with labels, raw pixels.
+            triggers: the mark.
+            preprocessing: from raw pixels to the module's input.
+            layer: name of the final linear layer; by default found by tracing.
+
+        Raises:
+            ModelError: there is no final linear layer.
+            DataError: images of another shape, or labels the module has no class for.
+            ClassifierError: training diverged.
+        """
+        preprocessing = preprocessing or Preprocessing()
+        module = copy.deepcopy(module).eval()
+        for parameter in module.parameters():
+            parameter.requires_grad_(True)
+        if tuple(data.images.shape[1:]) != tuple(triggers.images.shape[1:]):
+            raise DataError(
+                f"triggers are {list(triggers.images.shape[1:])}, but the data {list(data.images.shape[1:])}"
+            )
+        head = layer or final_linear(module, preprocessing.apply(data.images[:2]))
+        host = Host(module, preprocessing, head)
+        _check_labels(host, data, triggers)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "mark", self.name))
+            marked = self.run(host, data, triggers, seed=seed, progress=progress)
+        for parameter in marked.parameters():
+            parameter.requires_grad_(True)
+        return marked.eval()
+
+
+def _check_labels(host: Host, data: ImageData, triggers: ImageData) -> None:
+    classes = host.answers(host.module, data.images[:2])[0].shape[1]
+    if not torch.isfinite(host.answers(host.module, triggers.images)[0]).all():
+        raise ClassifierError("the host's answers to the triggers are not finite")
+    for part in (data, triggers):
+        low, high = int(part.labels.min()), int(part.labels.max())
+        if low < 0 or high >= classes:
+            raise DataError(f"{part.name}: labels span {low}..{high}, but the model has {classes} classes")

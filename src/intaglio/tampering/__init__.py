@@ -1,0 +1,68 @@
+"""Tamperings: what a thief or a vandal does to a model. Each method is one file; `TAMPERINGS` names them."""
+
+from intaglio.tampering.average import Average, average_weights
+from intaglio.tampering.bit_flip import BitFlip
+from intaglio.tampering.distil import Distil
+from intaglio.tampering.fine_tune import FineTune
+from intaglio.tampering.inputs import (
+    INPUT_TRANSFORMS,
+    InputTransform,
+    Jpeg,
+    PixelNoise,
+    Resize,
+    RoundBits,
+    TransformedInput,
+)
+from intaglio.tampering.noise import Noise
+from intaglio.tampering.overwrite import Overwrite
+from intaglio.tampering.poison import Poison
+from intaglio.tampering.prune import FinePrune, Prune
+from intaglio.tampering.quantise import Quantise
+from intaglio.tampering.tamper_file import Tampered, tamper_file
+from intaglio.tampering.tampering import Material, Tampering
+from intaglio.tampering.weight_shift import WeightShift
+
+#: name -> class
+TAMPERINGS: dict[str, type[Tampering]] = {
+    tampering.name: tampering
+    for tampering in (
+        FineTune,
+        Prune,
+        FinePrune,
+        Quantise,
+        Noise,
+        WeightShift,
+        BitFlip,
+        Distil,
+        Average,
+        Overwrite,
+        Poison,
+    )
+}
+
+__all__ = [
+    "INPUT_TRANSFORMS",
+    "TAMPERINGS",
+    "Average",
+    "BitFlip",
+    "Distil",
+    "FinePrune",
+    "FineTune",
+    "InputTransform",
+    "Jpeg",
+    "Material",
+    "Noise",
+    "Overwrite",
+    "PixelNoise",
+    "Poison",
+    "Prune",
+    "Quantise",
+    "Resize",
+    "RoundBits",
+    "Tampered",
+    "Tampering",
+    "TransformedInput",
+    "WeightShift",
+    "average_weights",
+    "tamper_file",
+]
