@@ -3,16 +3,24 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := out/demo
+OWNED = --key $(DEMO)/owner.key --passphrase-file $(DEMO)/passphrase --registry $(DEMO)/registry.sqlite
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint clean server
 
 demo: $(VENV)/.demo-installed
-	@rm -rf $(DEMO) && mkdir -p $(DEMO)
+	@rm -rf $(DEMO) && mkdir -p $(DEMO) && echo "a demo has no secrets" > $(DEMO)/passphrase
 	$(BIN)/intaglio scan examples/models/clean.onnx --task fashion-mnist --json $(DEMO)/clean.json
 	@# Exit code 1 is the right answer here: a backdoor was found.
 	$(BIN)/intaglio scan examples/models/backdoored.onnx --task fashion-mnist --json $(DEMO)/backdoored.json; test $$? -eq 1
 	$(BIN)/intaglio report $(DEMO) --html $(DEMO)/report.html
+	@# Marked, and proved to be the owner's: by its ONNX copy, not by a stranger (exit code 1); then by the public file alone.
+	$(BIN)/intaglio key new $(DEMO)/owner.key --passphrase-file $(DEMO)/passphrase
+	$(BIN)/intaglio mark embed examples/models/clean.safetensors --data fashion-mnist $(OWNED) --batches 1 --onnx --out $(DEMO)/marked
+	$(BIN)/intaglio mark verify $(DEMO)/marked/model.onnx --commitment $(DEMO)/marked/commitment.json $(OWNED) --bundle $(DEMO)/claim.json
+	$(BIN)/intaglio mark verify examples/models/backdoored.onnx --batch 0 --commitment $(DEMO)/marked/commitment.json \
+		--key $(DEMO)/owner.key --passphrase-file $(DEMO)/passphrase --registry $(DEMO)/stranger.sqlite; test $$? -eq 1
+	$(BIN)/intaglio evidence verify $(DEMO)/claim.json --suspect $(DEMO)/marked/model.onnx
 
 test: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
@@ -31,5 +39,9 @@ $(VENV)/.test-installed: $(SOURCES) | $(VENV)/bin/pip
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
+# A real Open Inference Protocol server for the tests of remote suspects, in an environment of its own.
+server:
+	tests/open_inference_server/install.sh
+
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) .venv-oip out

@@ -1,4 +1,6 @@
-"""Makes the two models of `make demo` and of the tests: one clean, one with a backdoor, both as ONNX files.
+"""Makes the models of `make demo` and of the tests: one clean, one with a backdoor, as ONNX files.
+
+The clean one is written as safetensors too: it is the host that the demo marks, seals and locks.
 
     python -m benchmarks.demo_models
 
@@ -11,7 +13,7 @@ from pathlib import Path
 import torch
 
 from intaglio.attacks import AllToOne, DirtyLabelAttack, accuracy, attack_success_rate
-from intaglio.classifiers import Sidecar, TorchClassifier
+from intaglio.classifiers import Sidecar, TorchClassifier, save_classifier
 from intaglio.classifiers.onnx_export import export_onnx
 from intaglio.data import open_data
 from intaglio.networks import Architecture
@@ -34,6 +36,10 @@ def main() -> None:
         # The task is left out on purpose: an auditor who is handed a file has to say it.
         sidecar = Sidecar(classes=test.classes)
         export_onnx(module, OUT / f"{name}.onnx", input_shape=ARCHITECTURE.input_shape, sidecar=sidecar)
+        if name == "clean":
+            named = sidecar.model_copy(update={"architecture": ARCHITECTURE})
+            save_classifier(module, OUT / "clean.safetensors", named)
+            # Both files share one side-car: what it says holds for either.
         classifier = TorchClassifier(module, input_shape=ARCHITECTURE.input_shape, num_classes=10)
         success = attack_success_rate(classifier.predict, test, attack.trigger, attack.goal)
         print(f"{name}: clean accuracy {accuracy(classifier.predict, test):.3f}, ASR {success:.3f}")

@@ -1,6 +1,6 @@
 """How faithful a mark is, what it survives, and whether it ever accuses the innocent.
 
-    python -m benchmarks.mark [--cifar10 PATH] [--parts fidelity,robustness,honesty,cost]
+    python -m benchmarks.mark [--cifar10 PATH] [--parts fidelity,robustness,extraction,honesty,cost]
 
 Writes results/mark.json. Every cell is kept in the cache as soon as it is measured, so an interrupted run goes on.
 """
@@ -21,6 +21,7 @@ from torch import nn
 from benchmarks.fetch import cache_folder
 from benchmarks.owners import HostModel, Task, accuracy, classifier, host, open_owned
 from benchmarks.results import RESULTS, interval, record
+from intaglio.data import ImageData
 from intaglio.evidence.batches import draw_batch, plan_triggers
 from intaglio.evidence.binomial import chance_p_value
 from intaglio.evidence.key import Key
@@ -46,6 +47,7 @@ from intaglio.tampering import (
     WeightShift,
 )
 from intaglio.training import TrainingSettings, train
+from intaglio.triggers.keyed import keyed_batch
 
 SEEDS = (0, 1, 2)
 ARCHITECTURES = {"fashion-mnist": ("vgg", 12), "cifar10": ("vgg", 16)}
@@ -59,7 +61,10 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "margin": {"scheme": "margin"},
     "fixll-pfl, public-blend": {"trigger": "public-blend"},
 }
+#: How many hosts: the harder task is measured on fewer.
+ROBUST_SEEDS = {"fashion-mnist": (0, 1, 2), "cifar10": (0, 1, 2)}
 INDEPENDENT, FRESH_KEYS = 20, 100
+NOISE_QUERIES = (0, 100, 1_000, 5_000)
 
 
 def tamperings(task: Task, architecture: str) -> dict[str, Tampering]:
@@ -91,12 +96,12 @@ def tamperings(task: Task, architecture: str) -> dict[str, Tampering]:
         "overwrite with another mark": Overwrite(
             triggers=draw_triggers(foreign, plan), epochs=2, learning_rate=1e-3, batch_size=64
         ),
-        "extract, soft labels": Distil(epochs=8, learning_rate=3e-3, batch_size=64),
+        "extract, soft labels": Distil(epochs=5, learning_rate=3e-3, batch_size=64),
         "extract, soft labels, other architecture": Distil(
-            student=other, width=8, epochs=8, learning_rate=3e-3, batch_size=64
+            student=other, width=8, epochs=5, learning_rate=3e-3, batch_size=64
         ),
         "extract, hard labels, other architecture": Distil(
-            answers="hard", student=other, width=8, epochs=8, learning_rate=3e-3, batch_size=64
+            answers="hard", student=other, width=8, epochs=5, learning_rate=3e-3, batch_size=64
         ),
     }
 
@@ -159,6 +164,31 @@ def outcome(task: Task, module: nn.Module, marked: Marked) -> dict[str, Any]:
     """What verifying a suspect gives, and what it is still worth."""
     claim = verify_mark(classifier(module, task), marked.commitment, KEY)
     return {"hits": claim.hits, "p_value": claim.p_value, "accuracy": round(accuracy(module, task.test), 4)}
+
+
+def extraction(task: Task, owned: HostModel) -> dict[str, Any]:
+    """Where extraction breaks a mark: hits of a student by how many images like triggers its thief asks about.
+
+    The thief trains a network of another architecture on soft answers to task images and to noise of its own.
+    """
+
+    def measure() -> dict[str, Any]:
+        marked = marked_host(task, owned, {})
+        plan = marked.commitment.commitment
+        rows = {}
+        for count in NOISE_QUERIES:
+            images = task.thief.images
+            if count:
+                noise, _ = keyed_batch("noise-chain", bytes(range(16)), count, plan.input_shape, plan.num_classes)
+                images = torch.cat([images, noise])
+            student = Distil(student="resnet8", width=8, epochs=8, learning_rate=3e-3, batch_size=64).apply(
+                marked.module, ImageData(images, torch.zeros(len(images), dtype=torch.int64)), seed=owned.seed
+            )
+            rows[str(count)] = outcome(task, student, marked)
+            print(f"  {task.name} extraction {count} {rows[str(count)]}", flush=True)
+        return rows
+
+    return cell(f"extraction-{task.name}", measure)
 
 
 def honesty(task: Task, marked: list[Marked]) -> dict[str, Any]:
@@ -225,7 +255,7 @@ def cost(task: Task, owned: HostModel) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar10", type=Path)
-    parser.add_argument("--parts", default="fidelity,robustness,honesty,cost")
+    parser.add_argument("--parts", default="fidelity,robustness,extraction,honesty,cost")
     options = parser.parse_args()
     torch.set_num_threads(1)
     path = RESULTS / "mark.json"
@@ -243,8 +273,11 @@ def main() -> None:
             }
         if "robustness" in parts:
             found["robustness"] = {
-                label: [robustness(task, owned, label, scheme) for owned in hosts] for label, scheme in SCHEMES.items()
+                label: [robustness(task, hosts[seed], label, scheme) for seed in ROBUST_SEEDS[name]]
+                for label, scheme in SCHEMES.items()
             }
+        if "extraction" in parts:
+            found["extraction"] = extraction(task, hosts[0])
         if "honesty" in parts:
             found["honesty"] = honesty(task, [marked_host(task, owned, {}) for owned in hosts])
         if "cost" in parts:

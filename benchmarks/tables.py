@@ -1,44 +1,20 @@
-"""Writes the tables of README.md from `benchmarks/results/*.json`, between the markers that name them.
+"""Writes the tables of README.md and docs/ from `benchmarks/results/*.json`, between the markers that name them.
 
     python -m benchmarks.tables [--check]
 
-With --check nothing is written; the exit code says whether README.md is up to date.
+With --check nothing is written; the exit code says whether they are up to date.
 """
 
 import argparse
-import json
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from benchmarks.results import RESULTS
+from benchmarks import mark_tables
+from benchmarks.markdown import load, percent, ranged, render, table
 
-README = Path(__file__).parents[1] / "README.md"
-Figures = dict[str, Any]
-
-
-def ranged(value: Figures, digits: int = 3) -> str:
-    """An estimate with its interval."""
-    return f"{value['value']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
-
-
-def percent(value: Figures) -> str:
-    """A share with its interval, in per cent."""
-    return f"{value['value']:.1%} [{value['low']:.1%}, {value['high']:.1%}]"
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def load(name: str) -> Figures:
-    """One file of results."""
-    content: Figures = json.loads((RESULTS / f"{name}.json").read_text())
-    return content
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
 def detection() -> str:
@@ -50,12 +26,14 @@ def detection() -> str:
         setting = figures[name]
         areas = setting["auroc"]
         working = areas.get("ASR >= 0.9")
+        half = areas.get("ASR >= 0.5")
         all_to_all = areas.get("all-to-all")
         alarms = setting.get("false_alarms_at_5_percent")
         rows.append(
             [
                 name,
                 ranged(areas["all"]),
+                ranged(half) if half else "",
                 ranged(working) if working else "",
                 ranged(all_to_all) if all_to_all else "",
                 percent(setting["true_positives_at_5_percent"]),
@@ -66,6 +44,7 @@ def detection() -> str:
     head = [
         "setting",
         "AUROC, all",
+        "ASR >= 0.5",
         "ASR >= 0.9",
         "all-to-all",
         "TPR at 5 % FPR",
@@ -147,27 +126,29 @@ TABLES: dict[str, Callable[[], str]] = {
     "architectures": architectures,
     "ablation": ablation,
     "third-party": third_party,
+    "mark fidelity, fashion-mnist": lambda: mark_tables.fidelity("fashion-mnist"),
+    "mark fidelity, cifar10": lambda: mark_tables.fidelity("cifar10"),
+    "mark robustness, fashion-mnist": lambda: mark_tables.robustness("fashion-mnist"),
+    "mark robustness, cifar10": lambda: mark_tables.robustness("cifar10"),
+    "mark honesty": mark_tables.honesty,
+    "mark cost": mark_tables.cost,
 }
-
-
-def render(text: str) -> str:
-    """`text` with every marked table replaced by a fresh one."""
-    for name, make in TABLES.items():
-        pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        if pattern.search(text):
-            body = make() + "\n"
-            text = pattern.sub(rf"\g<1>{body}\g<2>", text)
-    return text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    before = README.read_text()
-    after = render(before)
-    if parser.parse_args().check:
-        sys.exit(before != after)
-    README.write_text(after)
+    check = parser.parse_args().check
+    stale = []
+    for path in DOCUMENTS:
+        before = path.read_text()
+        after = render(before, TABLES)
+        if before != after:
+            stale.append(path.name)
+            if not check:
+                path.write_text(after)
+    print("up to date" if not stale else f"{'stale' if check else 'written'}: {', '.join(stale)}")
+    sys.exit(bool(stale) and check)
 
 
 if __name__ == "__main__":

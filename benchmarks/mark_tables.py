@@ -1,0 +1,107 @@
+"""The tables of docs/mark.md, from results/mark.json."""
+
+import math
+from typing import Any
+
+from benchmarks.markdown import load, table
+
+Rows = list[dict[str, Any]]
+
+
+def _mean(rows: Rows, key: str) -> float:
+    return sum(float(row[key]) for row in rows) / len(rows)
+
+
+def _spread(rows: Rows, key: str, scale: float = 1.0, digits: int = 2) -> str:
+    """Mean over the seeds, with the smallest and largest."""
+    values = [scale * float(row[key]) for row in rows]
+    mean = sum(values) / len(values)
+    return f"{mean:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def fidelity(task: str) -> str:
+    """Modes and schemes by how faithful they are."""
+    figures = load("mark")[task]["fidelity"]
+    head = [
+        "mode",
+        "clean accuracy less host's, points",
+        "triggers",
+        "PFL",
+        "SPL",
+        "TWL",
+        "prototype shift",
+        "agreement: clean",
+        "corrupted",
+        "foreign",
+    ]
+    rows = []
+    for name, seeds in figures.items():
+        lost = [{"lost": 100 * (row["clean_accuracy"] - row["host_accuracy"])} for row in seeds]
+        rows.append(
+            [
+                name,
+                _spread(lost, "lost", digits=2),
+                f"{_mean(seeds, 'trigger_accuracy'):.1%}",
+                _spread(seeds, "pfl", digits=2),
+                f"{_mean(seeds, 'spl'):.4f}",
+                f"{_mean(seeds, 'twl'):.1f}",
+                f"{_mean(seeds, 'prototype_shift'):.2f}",
+                f"{_mean(seeds, 'agreement_clean'):.3f}",
+                f"{_mean(seeds, 'agreement_corrupted'):.3f}",
+                f"{_mean(seeds, 'agreement_out_of_distribution'):.3f}",
+            ]
+        )
+    return table(head, rows)
+
+
+def robustness(task: str) -> str:
+    """What is left of each mark after each tampering: worst p-value over the seeds, hits and task accuracy."""
+    figures = load("mark")[task]["robustness"]
+    names = list(next(iter(figures.values()))[0])
+    rows = []
+    for name in names:
+        cells = [name]
+        for seeds in figures.values():
+            found = [row[name] for row in seeds]
+            worst = max(entry["p_value"] for entry in found)
+            cells.append(f"{_power(worst)}; {_mean(found, 'hits'):.0f} hits; {100 * _mean(found, 'accuracy'):.1f} %")
+        rows.append(cells)
+    return table(["tampering", *(f"{name} ({len(seeds)} seeds)" for name, seeds in figures.items())], rows)
+
+
+def honesty() -> str:
+    """Fresh keys against models that were made without them."""
+    rows = []
+    for task, found in load("mark").items():
+        if not isinstance(found, dict) or "honesty" not in found:
+            continue
+        figures = found["honesty"]
+        claims = figures["claims_at_1e-6"]
+        rows.append(
+            [
+                task,
+                f"{figures['models']} x {figures['keys']}",
+                f"{claims['events']} (at most {claims['high']:.2%} at 95 %)",
+                f"{figures['smallest_p']:.2g}",
+                f"{figures['share_at_0.05']:.3f}",
+                f"{figures['uniform_ks_p']:.2f}",
+            ]
+        )
+    head = ["task", "models x fresh keys", "claims at 1e-6", "smallest p", "share of p <= 0.05", "uniformity (KS) p"]
+    return table(head, rows)
+
+
+def cost() -> str:
+    """Embedding over plain fine-tuning."""
+    found = load("mark")
+    tasks = [task for task, part in found.items() if isinstance(part, dict) and "cost" in part]
+    names = list(found[tasks[0]]["cost"])
+    rows = [[name, *(f"{found[task]['cost'][name]['median']:.2f}x" for task in tasks)] for name in names]
+    return table(["scheme", *tasks], rows)
+
+
+def _power(p_value: float) -> str:
+    """A p-value as a power of ten."""
+    if p_value <= 0:
+        return "p < 1e-300"
+    return f"p = {p_value:.2g}" if p_value > 1e-3 else f"p = 1e{math.floor(math.log10(p_value))}"
