@@ -69,6 +69,31 @@ def robustness(task: str) -> str:
     return table(["tampering", *(f"{name} ({len(seeds)} seeds)" for name, seeds in figures.items())], rows)
 
 
+def extraction() -> str:
+    """Hits of students by how many images like triggers their thief asks about."""
+    rows = []
+    for task, found in load("mark").items():
+        if isinstance(found, dict) and "extraction" in found:
+            rows += [
+                [task, count, f"{row['hits']}", _power(row["p_value"]), f"{100 * row['accuracy']:.1f} %"]
+                for count, row in found["extraction"].items()
+            ]
+    return table(["task", "noise images among the thief's queries", "hits of 100", "p", "student's accuracy"], rows)
+
+
+def scanned() -> str:
+    """What a scan says of marked models."""
+    rows = [
+        [
+            name,
+            ", ".join(f"{row['p_value']:.3f}" for row in seeds),
+            f"{sum(row['flagged'] for row in seeds)} of {len(seeds)}",
+        ]
+        for name, seeds in load("mark")["fashion-mnist"]["scan"].items()
+    ]
+    return table(["model", "p of `scan --task fashion-mnist`", "flagged"], rows)
+
+
 def honesty() -> str:
     """Fresh keys against models that were made without them."""
     rows = []

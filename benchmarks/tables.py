@@ -130,7 +130,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "mark fidelity, cifar10": lambda: mark_tables.fidelity("cifar10"),
     "mark robustness, fashion-mnist": lambda: mark_tables.robustness("fashion-mnist"),
     "mark robustness, cifar10": lambda: mark_tables.robustness("cifar10"),
+    "mark extraction": mark_tables.extraction,
     "mark honesty": mark_tables.honesty,
+    "mark scan": mark_tables.scanned,
     "mark cost": mark_tables.cost,
 }
 

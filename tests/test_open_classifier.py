@@ -159,11 +159,9 @@ def test_files_that_are_no_models_are_refused(tmp_path: Path, name: str, content
     assert "\n" not in str(caught.value)
 
 
-def test_folders_and_addresses_are_not_supported_yet(tmp_path: Path) -> None:
+def test_folders_are_not_supported_yet(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is a folder, which is not supported yet"):
         open_classifier(tmp_path)
-    with pytest.raises(ModelError, match="remote models are not supported yet"):
-        open_classifier("https://example.org/v2/models/m")
 
 
 @pytest.mark.parametrize("file", ["net.onnx", "net.safetensors", "net.pt", "legacy.pt", "net.pt2"])

@@ -17,7 +17,7 @@ def test_every_public_name_is_there_and_says_what_it_is(name: str) -> None:
 
 
 def test_names_come_from_where_they_live() -> None:
-    assert set(ig._HOMES) | set(ig._MODULES) | {"scan"} == set(ig.__all__)
+    assert set(ig._HOMES) | set(ig._MODULES) | {"scan", "mark"} == set(ig.__all__)
     assert list(ig.__all__) == sorted(ig.__all__)
     for name, home in ig._HOMES.items():
         assert inspect.getmodule(getattr(ig, name)).__name__.startswith(f"intaglio.{home}")  # type: ignore[union-attr]
@@ -39,11 +39,15 @@ def test_arguments_of_the_contract() -> None:
         assert name in ig.Verdict.model_fields
 
 
-@pytest.mark.parametrize("first", ["import intaglio.scan.scanning", "import intaglio; intaglio.scan"])
-def test_scan_is_the_function_whatever_is_imported_first(first: str) -> None:
+@pytest.mark.parametrize(
+    "first", ["import intaglio.scan.scanning, intaglio.mark.marking", "import intaglio; intaglio.scan, intaglio.mark"]
+)
+def test_scan_and_mark_are_functions_whatever_is_imported_first(first: str) -> None:
     code = (
-        f"{first}; import intaglio as ig, sys; from intaglio.scan import scan, DETECTORS; "
-        "assert ig.scan is scan and callable(ig.scan); assert sys.modules['intaglio.scan'].DETECTORS is DETECTORS"
+        f"{first}; import intaglio as ig, sys; "
+        "from intaglio.scan import scan, DETECTORS; from intaglio.mark import mark; "
+        "assert ig.scan is scan and callable(ig.scan); assert sys.modules['intaglio.scan'].DETECTORS is DETECTORS; "
+        "assert ig.mark is mark and callable(ig.mark)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

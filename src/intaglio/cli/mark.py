@@ -38,11 +38,13 @@ def embed(
     mode: Annotated[
         str, typer.Option(help="What is trained and kept: fixll-pfl, ftal, ... (see the docs).")
     ] = "fixll-pfl",
-    trigger: Annotated[str, typer.Option(help="noise-chain, or public-blend.")] = "noise-chain",
+    trigger: Annotated[
+        str, typer.Option(help="noise-blocks, noise-chain (the paper's) or public-blend.")
+    ] = "noise-blocks",
     public: Public = None,
     batches: Annotated[int, typer.Option(help="Disclosure batches: how many disputes the mark can serve.", min=1)] = 2,
     batch_size: Annotated[int, typer.Option(help="Triggers in a batch.", min=1)] = 100,
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = 5,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = 6,
     learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 1e-3,
     threshold: Annotated[float, typer.Option(help="A suspect is claimed at this p-value or below.")] = 2.0**-64,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write the marked model as ONNX too.")] = False,
@@ -65,6 +67,7 @@ def embed(
     from intaglio.cli.console import deliver_json, progress_bar, say
     from intaglio.data import open_data
     from intaglio.evidence.commitment import DecisionRule
+    from intaglio.evidence.registry import Registry
     from intaglio.files import require_writable
     from intaglio.mark.mark_file import COMMITMENT, MODEL, mark_file
     from intaglio.report.fidelity import write_fidelity
@@ -76,7 +79,9 @@ def embed(
     require_writable(out / MODEL)
     classifier = open_model(model, arch, input_shape, classes, preprocess, device)
     owner = read_key(key, passphrase_file)
-    channels = classifier.input_shape[0]
+    if registry is not None:
+        Registry.open(registry).close()  # one that is locked, or of a newer version, is refused before the work
+    channels = classifier.input_shape[-3]
     with progress_bar(f"marking {classifier.source}", quiet=quiet) as progress:
         commitment, fidelity = mark_file(
             classifier,
@@ -101,8 +106,6 @@ def embed(
         )
     write_fidelity(fidelity, out / "fidelity.html")
     if registry is not None:
-        from intaglio.evidence.registry import Registry
-
         with Registry.open(registry) as book:
             plan = commitment.commitment
             book.add_owner(owner.public_key)
@@ -163,7 +166,7 @@ def verify(
     plan = signed.commitment
     shape = input_shape or ",".join(str(side) for side in plan.input_shape)
     classifier = open_model(suspect, arch, shape, classes or plan.num_classes, preprocess, device, mapping=mapping)
-    images = _public(public, plan.input_shape[0])
+    images = _public(public, plan.input_shape[-3])
     with Registry.open(registry) as book:
         spent = {entry.batch for entry in book.spent_batches(plan.mark_id)}
         if batch is None:

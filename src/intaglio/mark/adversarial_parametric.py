@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
+from intaglio.errors import RecipeError
 from intaglio.mark.deep_fidelity import DeepFidelity
 from intaglio.mark.options import DeepFidelityOptions
 from intaglio.mark.scheme import Host
@@ -28,16 +29,31 @@ class AdversarialParametric(DeepFidelity):
 
     def __init__(self, *, strength: float = 1.0, radius: float = 0.02, **options: Unpack[DeepFidelityOptions]) -> None:
         super().__init__(**options)
+        if not (strength >= 0 and radius > 0):  # also true for NaN
+            raise RecipeError("an adversarial perturbation needs a radius above 0 and a strength of 0 or more")
         self.strength = strength
         self.radius = radius
 
     def trigger_loss(self, host: Host, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        inputs = host.preprocessing.apply(images)
-        trained = {name: value for name, value in module.named_parameters() if value.requires_grad}
-        gradients = torch.autograd.grad(cross_entropy(module(inputs), labels), list(trained.values()))
+        model = _Logits(host, module)
+        trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        gradients = torch.autograd.grad(cross_entropy(model(images), labels), list(trained.values()), allow_unused=True)
         moved = {
             name: value + self.radius * value.detach().norm() * gradient / gradient.norm().clamp_min(1e-12)
             for (name, value), gradient in zip(trained.items(), gradients, strict=True)
+            if gradient is not None  # a layer that has no say
         }
-        answers: Tensor = functional_call(module, moved, (inputs,))
+        answers: Tensor = functional_call(model, moved, (images,))
         return self.strength * cross_entropy(answers, labels)
+
+
+class _Logits(nn.Module):
+    """The module from raw images to logits, before a softmax that may follow."""
+
+    def __init__(self, host: Host, module: nn.Module) -> None:
+        super().__init__()
+        self.host = host
+        self.module = module
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.host.answer(self.module, images)[0]

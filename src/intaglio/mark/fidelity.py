@@ -27,4 +27,4 @@ def total_weight_loss(weights: Iterable[Tensor], host_weights: Iterable[Tensor])
 
 def agreement(logits: Tensor, host_logits: Tensor) -> float:
     """Share of images on which both models give the same class."""
-    return float((logits.argmax(1) == host_logits.argmax(1)).float().mean())
+    return float((logits.argmax(1) == host_logits.argmax(1)).double().mean())

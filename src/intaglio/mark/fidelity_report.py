@@ -15,7 +15,6 @@ from intaglio.mark.fidelity import (
     total_weight_loss,
 )
 from intaglio.mark.scheme import Host
-from intaglio.networks.final_linear import final_linear
 from intaglio.results import Result, package_versions
 from intaglio.seeds import torch_generator
 
@@ -75,11 +74,13 @@ def fidelity_report(
         ModelError: there is no final linear layer.
     """
     preprocessing = preprocessing or Preprocessing()
-    frame = Host(host, preprocessing, layer or final_linear(host, preprocessing.apply(data.images[:2])))
+    frame = Host.of(host, preprocessing, data.images, layer)
     host_logits, host_features = frame.answers(host, data.images)
     logits, features = frame.answers(marked, data.images)
     heads = [module.get_submodule(frame.head) for module in (host, marked)]
-    shift = total_weight_loss(*(list(head.parameters()) for head in heads))
+    with torch.no_grad():
+        twl = total_weight_loss(marked.parameters(), host.parameters())
+        shift = total_weight_loss(*(list(head.parameters()) for head in heads))
 
     def agrees(images: Tensor) -> float:
         return agreement(frame.answers(marked, images)[0], frame.answers(host, images)[0])
@@ -92,7 +93,7 @@ def fidelity_report(
         host_accuracy=_accuracy(host_logits, data.labels),
         clean_accuracy=_accuracy(logits, data.labels),
         trigger_accuracy=_accuracy(frame.answers(marked, triggers.images)[0], triggers.labels),
-        twl=float(total_weight_loss(marked.parameters(), host.parameters())),
+        twl=float(twl),
         pfl=float(prototype_feature_loss(features, host_features)),
         spl=float(soft_prediction_loss(logits, host_logits)),
         prototype_shift=float(shift),
@@ -113,7 +114,7 @@ def corrupted(images: Tensor) -> Tensor:
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:
-    return float((logits.argmax(1) == labels).float().mean())
+    return float((logits.argmax(1) == labels).double().mean())
 
 
 def _picture(host_features: Tensor, features: Tensor, labels: Tensor) -> FeaturePicture:

@@ -35,8 +35,8 @@ class Margin(DeepFidelity):
         **options: Unpack[DeepFidelityOptions],
     ) -> None:
         super().__init__(**options)
-        if steps < 1 or radius <= 0:
-            raise RecipeError("a margin needs a radius above 0 and at least 1 step")
+        if not (steps >= 1 and radius > 0 and strength >= 0):  # also true for NaN
+            raise RecipeError("a margin needs a radius above 0, at least 1 step and a strength of 0 or more")
         self.strength = strength
         self.radius = radius
         self.steps = steps

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from intaglio.classifiers import Classifier, export_onnx, save_classifier
 from intaglio.classifiers.derived import architecture_of, sidecar_of, with_weights
+from intaglio.classifiers.weights import check_fits
 from intaglio.data import ImageData
 from intaglio.errors import DataError
 from intaglio.evidence.commitment import SignedCommitment
@@ -35,7 +36,7 @@ def mark_file(
     test: ImageData | None = None,
     architecture: str | Architecture | None = None,
     public: Tensor | None = None,
-    trigger: str = "noise-chain",
+    trigger: str = "noise-blocks",
     onnx: bool = False,
     stamp_url: str | None = None,
     **options: Any,
@@ -60,6 +61,9 @@ def mark_file(
     for part in (data, test or data):
         if part.input_shape != classifier.input_shape:
             raise DataError(f"{part.name}: images are {part.input_shape}, but the model takes {classifier.input_shape}")
+    check_fits(built, classifier.module.state_dict(), classifier.source)
+    if onnx:
+        _check_exportable(classifier)
     marked, commitment = mark(classifier, data, key, public=public, trigger=trigger, **options)
     if stamp_url is not None:
         commitment = commitment.stamped(stamp_url)
@@ -74,7 +78,6 @@ def mark_file(
         preprocessing=classifier.preprocessing,
     )
     if onnx:
-        _check_exportable(classifier)
         shape = tuple(classifier.preprocessing.apply(data.images[:1]).shape[1:])
         export_onnx(marked, out / ONNX, input_shape=shape, sidecar=sidecar_of(classifier, None))
     save_classifier(marked, out / MODEL, sidecar_of(classifier, built))

@@ -1,22 +1,25 @@
 """`mark`: one call from a model and a key to a marked model and the commitment that proves it later."""
 
+import copy
 import hashlib
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from intaglio.classifiers import Preprocessing, TorchClassifier, weights_file
+from intaglio.classifiers import Classifier, Preprocessing, TorchClassifier, weights_file
+from intaglio.classifiers.derived import with_weights
 from intaglio.data import ImageData
 from intaglio.data.photos import public_photos
-from intaglio.errors import ClassifierError, RecipeError
+from intaglio.errors import DataError, ModelError, RecipeError
 from intaglio.evidence.batches import TriggerPlan, draw_batch, plan_triggers
 from intaglio.evidence.commitment import DecisionRule, SignedCommitment, commit, sign_commitment
 from intaglio.evidence.key import Key
 from intaglio.mark.adversarial_parametric import AdversarialParametric
 from intaglio.mark.deep_fidelity import DeepFidelity, Mode
 from intaglio.mark.margin import Margin
-from intaglio.mark.scheme import Progress
+from intaglio.mark.scheme import Host, Progress
+from intaglio.triggers.keyed import KEYED_TRIGGERS
 
 SCHEMES: dict[str, type[DeepFidelity]] = {
     scheme.name: scheme for scheme in (DeepFidelity, AdversarialParametric, Margin)
@@ -41,7 +44,7 @@ def mark(
     *,
     scheme: str = DeepFidelity.name,
     mode: Mode = "fixll-pfl",
-    trigger: str = "noise-chain",
+    trigger: str = "noise-blocks",
     batches: int = 2,
     batch_size: int = BATCH_SIZE,
     public: Tensor | None = None,
@@ -58,7 +61,8 @@ def mark(
         data: clean training images with labels.
         scheme: one of `SCHEMES`.
         mode: what is trained, and what keeps it faithful to the host: see `DeepFidelity`.
-        trigger: "noise-chain", or "public-blend": blends of `public` images (by default pieces of two photographs).
+        trigger: "noise-blocks"; "noise-chain", as in the paper; or "public-blend": blends of `public` images, by
+            default pieces of two photographs.
         batches, batch_size: disclosure batches and triggers in each; one batch answers one dispute.
         preprocessing: from raw pixels to the module's input; a `TorchClassifier` brings its own.
         layer: the final linear layer, by default found by tracing.
@@ -67,7 +71,7 @@ def mark(
 
     Raises:
         RecipeError: an unknown scheme, mode, trigger or option.
-        ModelError: no final linear layer.
+        ModelError: no final linear layer, images that the module can't take, or weights that can't be changed.
         DataError, ClassifierError: data or answers that can't be used.
     """
     if scheme not in SCHEMES:
@@ -76,16 +80,21 @@ def mark(
         method = SCHEMES[scheme](mode=mode, **options)
     except TypeError as error:
         raise RecipeError(f"scheme {scheme}: {error}") from error
-    if isinstance(module, TorchClassifier):
+    if trigger not in KEYED_TRIGGERS:
+        raise RecipeError(f"unknown trigger '{trigger}'; there are {', '.join(KEYED_TRIGGERS)}")
+    if isinstance(module, Classifier):
         preprocessing = preprocessing or module.preprocessing
-        module = module.module
-    data = data if isinstance(data, ImageData) else ImageData(*data)
+        module = with_weights(module).module
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"a mark is embedded in a torch.nn.Module, got a {type(module).__name__}")
+    preprocessing = preprocessing or Preprocessing()
+    data = _labelled(data)
     public = public_images(trigger, data.input_shape, public)
     plan = plan_triggers(
         key,
         trigger=trigger,
         input_shape=data.input_shape,
-        num_classes=_class_count(module, data, preprocessing),
+        num_classes=_class_count(module, data, preprocessing, layer),
         batches=batches,
         batch_size=batch_size,
         public=public,
@@ -130,12 +139,14 @@ def weights_sha256(module: nn.Module) -> str:
     return hashlib.sha256(weights_file(module)).hexdigest()
 
 
-def _class_count(module: nn.Module, data: ImageData, preprocessing: Preprocessing | None) -> int:
-    images = (preprocessing or Preprocessing()).apply(data.images[:2])
-    training = module.training
-    with torch.no_grad():
-        answer = module.eval()(images)
-    module.train(training)
-    if not isinstance(answer, Tensor) or answer.ndim != 2:
-        raise ClassifierError("the module does not answer with scores [N, K]")
-    return int(answer.shape[1])
+def _labelled(data: ImageData | tuple[Tensor, Tensor]) -> ImageData:
+    if isinstance(data, ImageData):
+        return data
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise DataError(f"a mark needs images with labels, a pair of tensors, got a {type(data).__name__}")
+    return ImageData(*data)
+
+
+def _class_count(module: nn.Module, data: ImageData, preprocessing: Preprocessing, layer: str | None) -> int:
+    host = Host.of(copy.deepcopy(module).eval(), preprocessing, data.images, layer)
+    return host.answers(host.module, data.images[:2])[0].shape[1]

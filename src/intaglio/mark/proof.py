@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from intaglio.errors import EvidenceError
 from intaglio.evidence.bundle import Bundle, write_bundle
 from intaglio.evidence.commitment import SignedCommitment
 from intaglio.evidence.disclosure import disclose
@@ -33,6 +34,8 @@ def prove(
         StorageError: the file can't be written.
     """
     plan = commitment.commitment
+    if claim.mark_id != plan.mark_id:
+        raise EvidenceError(f"the claim is about mark {claim.mark_id}, but the commitment about {plan.mark_id}")
     images = public_images(plan.trigger, plan.input_shape, public)
     return write_bundle(
         path,

@@ -4,14 +4,14 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar, Self, final
 
 import torch
 from torch import Tensor, nn
 
 from intaglio.classifiers import Preprocessing
 from intaglio.data import ImageData
-from intaglio.errors import ClassifierError, DataError
+from intaglio.errors import ClassifierError, DataError, ModelError
 from intaglio.networks.final_linear import final_linear, forward_with_features
 from intaglio.seeds import derive_seed
 
@@ -26,17 +26,44 @@ class Host:
     preprocessing: Preprocessing
     head: str
 
+    @classmethod
+    def of(cls, module: nn.Module, preprocessing: Preprocessing, images: Tensor, layer: str | None = None) -> Self:
+        """A host whose final linear layer is `layer`, or is found by tracing it on two of these raw images.
+
+        Raises:
+            ModelError: there is no such layer, or the module can't take the images.
+        """
+        inputs = preprocessing.apply(images[:2]).to(_device(module))
+        if layer is None:
+            return cls(module, preprocessing, final_linear(module, inputs))
+        try:
+            with torch.no_grad():
+                answer, logits = module(inputs), forward_with_features(module, layer, inputs)[0]
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ModelError(f"the network can't answer inputs {list(inputs.shape)}: {reason}") from error
+        if answer.shape != logits.shape:
+            raise ModelError(
+                f"layer '{layer}' is not the final one: it gives {list(logits.shape)}, the network {list(answer.shape)}"
+            )
+        return cls(module, preprocessing, layer)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the host computes."""
+        return _device(self.module)
+
     def answer(self, module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `[N, K]` and penultimate features `[N, D]` of raw images under a module of the host's kind."""
-        return forward_with_features(module, self.head, self.preprocessing.apply(images))
+        return forward_with_features(module, self.head, self.preprocessing.apply(images).to(self.device))
 
     def answers(self, module: nn.Module, images: Tensor, batch_size: int = 256) -> tuple[Tensor, Tensor]:
-        """The same for many images, without gradients, in evaluation mode."""
+        """The same for many images, on the CPU, without gradients, in evaluation mode."""
         module.eval()
         with torch.no_grad():
             parts = [self.answer(module, batch) for batch in torch.split(images, batch_size)]
         logits, features = zip(*parts, strict=True)
-        return torch.cat(logits), torch.cat(features)
+        return torch.cat(logits).cpu(), torch.cat(features).cpu()
 
 
 class Scheme(ABC):
@@ -71,8 +98,8 @@ class Scheme(ABC):
             layer: name of the final linear layer; by default found by tracing.
 
         Raises:
-            ModelError: there is no final linear layer.
-            DataError: images of another shape, or labels the module has no class for.
+            ModelError: there is no final linear layer, or the module can't take the images.
+            DataError: triggers of another shape than the data, or labels the module has no class for.
             ClassifierError: training diverged.
         """
         preprocessing = preprocessing or Preprocessing()
@@ -83,8 +110,7 @@ class Scheme(ABC):
             raise DataError(
                 f"triggers are {list(triggers.images.shape[1:])}, but the data {list(data.images.shape[1:])}"
             )
-        head = layer or final_linear(module, preprocessing.apply(data.images[:2]))
-        host = Host(module, preprocessing, head)
+        host = Host.of(module, preprocessing, data.images, layer)
         _check_labels(host, data, triggers)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "mark", self.name))
@@ -92,6 +118,11 @@ class Scheme(ABC):
         for parameter in marked.parameters():
             parameter.requires_grad_(True)
         return marked.eval()
+
+
+def _device(module: nn.Module) -> torch.device:
+    first = next(module.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def _check_labels(host: Host, data: ImageData, triggers: ImageData) -> None:

@@ -84,7 +84,7 @@ def verify_mark(
     needed = needed_hits(trials, plan.num_classes, threshold / suspects / keys)
     return OwnershipClaim(
         verified=p_value <= threshold,
-        statement=_statement(hits, trials, plan.num_classes, p_value, threshold, needed),
+        statement=_statement(hits, trials, plan.num_classes, p_value, threshold, needed, suspects * keys),
         hits=hits,
         trials=trials,
         num_classes=plan.num_classes,
@@ -107,7 +107,9 @@ def verify_mark(
     )
 
 
-def _statement(hits: int, trials: int, num_classes: int, p_value: float, threshold: float, needed: int | None) -> str:
+def _statement(
+    hits: int, trials: int, num_classes: int, p_value: float, threshold: float, needed: int | None, tried: int
+) -> str:
     shown = f"p = {p_value:.2g}" if p_value > 1e-300 else "p < 1e-300"
     counted = (
         f"{hits} of {trials} triggers answered as committed, {trials / num_classes:.0f} expected by chance; {shown}"
@@ -115,7 +117,7 @@ def _statement(hits: int, trials: int, num_classes: int, p_value: float, thresho
     if p_value <= threshold:
         return f"Verified: this is a copy of the marked model. {counted} (threshold {threshold:.2g})."
     if needed is None:
-        wanted = needed_trials(num_classes, threshold)
+        wanted = needed_trials(num_classes, threshold / tried)
         return (
             f"Not verified: {counted}. With {trials} triggers and {num_classes} classes no answer reaches "
             f"{threshold:.2g}; that needs {wanted} triggers at least."

@@ -19,6 +19,7 @@ from intaglio.triggers.keystream import KeyStream
 #: any task, and the less a model's other answers have to move (measured: PFL 1.2 instead of 1.6 at a deviation of 1/4).
 _NOISE_MEAN, _NOISE_DEVIATION = 0.5, 0.5
 _LEVELS = 255
+_BLOCKS = 7
 
 
 def keyed_batch(
@@ -78,6 +79,22 @@ def noise_chain(stream: KeyStream, count: int, input_shape: tuple[int, ...], pub
     return torch.from_numpy(pixels.astype(np.float32)).view(count, *input_shape)
 
 
+def noise_blocks(stream: KeyStream, count: int, input_shape: tuple[int, ...], public: Tensor | None) -> Tensor:
+    """A grid of 7 x 7 blocks (or as many as the image has pixels), each value of each block 0 or 1 with equal chance.
+
+    Source: ours. Coarse patterns are what a network's later layers are made for, so fine-tuning forgets them later:
+    see docs/mark.md. Independent images, 2^49 of them and more, so no two are alike but by chance.
+    """
+    *leading, height, width = input_shape
+    grid = min(_BLOCKS, height), min(_BLOCKS, width)
+    cells = stream.integers(count * int(np.prod(leading, dtype=np.int64)) * grid[0] * grid[1], 2)
+    coarse = torch.from_numpy(cells.astype(np.float32)).view(count, *leading, *grid)
+    rows, columns = (
+        torch.arange(pixels) * blocks // pixels for pixels, blocks in zip((height, width), grid, strict=True)
+    )
+    return coarse[..., rows[:, None], columns[None, :]]
+
+
 def public_blend(stream: KeyStream, count: int, input_shape: tuple[int, ...], public: Tensor | None) -> Tensor:
     """Each image is the mean of two different public images, chosen by the secret: (a + b) / 2."""
     if public is None:
@@ -95,4 +112,8 @@ def public_blend(stream: KeyStream, count: int, input_shape: tuple[int, ...], pu
 Generator = Callable[[KeyStream, int, tuple[int, ...], Tensor | None], Tensor]
 
 #: Kinds of keyed triggers by the names that commitments carry.
-KEYED_TRIGGERS: dict[str, Generator] = {"noise-chain": noise_chain, "public-blend": public_blend}
+KEYED_TRIGGERS: dict[str, Generator] = {
+    "noise-blocks": noise_blocks,
+    "noise-chain": noise_chain,
+    "public-blend": public_blend,
+}
