@@ -8,6 +8,7 @@ Writes results/mark.json. Every cell is kept in the cache as soon as it is measu
 import argparse
 import copy
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,7 @@ SCHEMES: dict[str, dict[str, Any]] = {
 #: How many hosts: the harder task is measured on fewer.
 ROBUST_SEEDS = {"fashion-mnist": (0, 1, 2), "cifar10": (0,)}
 INDEPENDENT, FRESH_KEYS = 20, 100
+CACHED_ONLY = "--cached"
 NOISE_QUERIES = (0, 100, 1_000, 5_000)
 
 
@@ -109,9 +111,11 @@ def tamperings(task: Task, architecture: str) -> dict[str, Tampering]:
 
 
 def cell(name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A measurement, made now unless it was before."""
+    """A measurement, made now unless it was before; with --cached it is left out (empty) unless it was."""
     path = cache_folder() / "mark" / f"{name.replace('/', '_').replace(' ', '-')}.json"
     if not path.exists():
+        if CACHED_ONLY in sys.argv:
+            return {}
         write_json(path, measure())
         print(name, json.loads(path.read_text()), flush=True)
     found: dict[str, Any] = json.loads(path.read_text())
@@ -193,12 +197,12 @@ def extraction(task: Task, owned: HostModel) -> dict[str, Any]:
     return cell(f"extraction-{task.name}", measure)
 
 
-def honesty(task: Task, marked: list[Marked]) -> dict[str, Any]:
+def honesty(task: Task, hosts: list[HostModel]) -> dict[str, Any]:
     """Fresh keys against models that were made without them: clean ones of other architectures, and others' marks."""
 
     def measure() -> dict[str, Any]:
         widths = {"vgg": (8, 12), "lenet": (8, 12), "mobilenet": (12,), "resnet8": (8,)}
-        modules = [part.module for part in marked]
+        modules = [marked_host(task, owned, {}).module for owned in hosts]
         for number in range(INDEPENDENT - len(modules)):
             name = sorted(widths)[number % len(widths)]
             modules.append(host(task, name, widths[name][number // 4 % len(widths[name])], 100 + number).module)
@@ -265,10 +269,17 @@ def cost(task: Task, owned: HostModel) -> dict[str, Any]:
     return cell(f"cost-{task.name}", measure)
 
 
+def rows_of(measured: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows without cells that are still to be measured, and without rows of none."""
+    kept = {label: [cell for cell in cells if cell] for label, cells in measured.items()}
+    return {label: cells for label, cells in kept.items() if cells}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar10", type=Path)
     parser.add_argument("--parts", default="fidelity,robustness,extraction,honesty,scan,cost")
+    parser.add_argument(CACHED_ONLY, action="store_true", help="write what was measured so far; measure nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
     path = RESULTS / "mark.json"
@@ -281,23 +292,27 @@ def main() -> None:
         found = figures.setdefault(name, {})
         if "fidelity" in parts:
             rows = {mode: {"mode": mode} for mode in MODES} | {k: v for k, v in SCHEMES.items() if "scheme" in v}
-            found["fidelity"] = {
-                label: [fidelity(task, owned, label, scheme) for owned in hosts] for label, scheme in rows.items()
-            }
+            found["fidelity"] = rows_of(
+                {label: [fidelity(task, owned, label, scheme) for owned in hosts] for label, scheme in rows.items()}
+            )
         if "robustness" in parts:
-            found["robustness"] = {
-                label: [robustness(task, hosts[seed], label, scheme) for seed in ROBUST_SEEDS[name]]
-                for label, scheme in SCHEMES.items()
-            }
+            found["robustness"] = rows_of(
+                {
+                    label: [robustness(task, hosts[seed], label, scheme) for seed in ROBUST_SEEDS[name]]
+                    for label, scheme in SCHEMES.items()
+                }
+            )
         if "extraction" in parts:
             found["extraction"] = extraction(task, hosts[0])
         if "honesty" in parts:
-            found["honesty"] = honesty(task, [marked_host(task, owned, {}) for owned in hosts])
+            found["honesty"] = honesty(task, hosts)
         if "scan" in parts and name == "fashion-mnist":
-            found["scan"] = {
-                label: [scanned(task, owned, label, scheme) for owned in hosts]
-                for label, scheme in {"host, unmarked": None, **SCHEMES}.items()
-            }
+            found["scan"] = rows_of(
+                {
+                    label: [scanned(task, owned, label, scheme) for owned in hosts]
+                    for label, scheme in {"host, unmarked": None, **SCHEMES}.items()
+                }
+            )
         if "cost" in parts:
             found["cost"] = cost(task, hosts[0])
         print(record("mark", figures))

@@ -6,6 +6,13 @@ from typing import Any
 from benchmarks.markdown import load, table
 
 Rows = list[dict[str, Any]]
+PENDING = "Not measured yet: `python -m benchmarks.mark`."
+
+
+def _part(task: str, part: str) -> dict[str, Any]:
+    """The figures of one part of one task; empty where it was not measured."""
+    found: dict[str, Any] = load("mark").get(task, {}).get(part, {})
+    return found
 
 
 def _mean(rows: Rows, key: str) -> float:
@@ -21,9 +28,11 @@ def _spread(rows: Rows, key: str, scale: float = 1.0, digits: int = 2) -> str:
 
 def fidelity(task: str) -> str:
     """Modes and schemes by how faithful they are."""
-    figures = load("mark")[task]["fidelity"]
+    figures = _part(task, "fidelity")
+    if not figures:
+        return PENDING
     head = [
-        "mode",
+        "mode (hosts)",
         "clean accuracy less host's, points",
         "triggers",
         "PFL",
@@ -39,7 +48,7 @@ def fidelity(task: str) -> str:
         lost = [{"lost": 100 * (row["clean_accuracy"] - row["host_accuracy"])} for row in seeds]
         rows.append(
             [
-                name,
+                f"{name} ({len(seeds)})",
                 _spread(lost, "lost", digits=2),
                 f"{_mean(seeds, 'trigger_accuracy'):.1%}",
                 _spread(seeds, "pfl", digits=2),
@@ -56,7 +65,9 @@ def fidelity(task: str) -> str:
 
 def robustness(task: str) -> str:
     """What is left of each mark after each tampering: worst p-value over the seeds, hits and task accuracy."""
-    figures = load("mark")[task]["robustness"]
+    figures = _part(task, "robustness")
+    if not figures:
+        return PENDING
     names = list(next(iter(figures.values()))[0])
     rows = []
     for name in names:
@@ -73,12 +84,16 @@ def extraction() -> str:
     """Hits of students by how many images like triggers their thief asks about."""
     rows = []
     for task, found in load("mark").items():
-        if isinstance(found, dict) and "extraction" in found:
+        if isinstance(found, dict) and found.get("extraction"):
             rows += [
                 [task, count, f"{row['hits']}", _power(row["p_value"]), f"{100 * row['accuracy']:.1f} %"]
                 for count, row in found["extraction"].items()
             ]
-    return table(["task", "noise images among the thief's queries", "hits of 100", "p", "student's accuracy"], rows)
+    return (
+        PENDING
+        if not rows
+        else table(["task", "noise images among the thief's queries", "hits of 100", "p", "student's accuracy"], rows)
+    )
 
 
 def scanned() -> str:
@@ -89,16 +104,16 @@ def scanned() -> str:
             ", ".join(f"{row['p_value']:.3f}" for row in seeds),
             f"{sum(row['flagged'] for row in seeds)} of {len(seeds)}",
         ]
-        for name, seeds in load("mark")["fashion-mnist"]["scan"].items()
+        for name, seeds in _part("fashion-mnist", "scan").items()
     ]
-    return table(["model", "p of `scan --task fashion-mnist`", "flagged"], rows)
+    return PENDING if not rows else table(["model", "p of `scan --task fashion-mnist`", "flagged"], rows)
 
 
 def honesty() -> str:
     """Fresh keys against models that were made without them."""
     rows = []
     for task, found in load("mark").items():
-        if not isinstance(found, dict) or "honesty" not in found:
+        if not isinstance(found, dict) or not found.get("honesty"):
             continue
         figures = found["honesty"]
         claims = figures["claims_at_1e-6"]
@@ -113,13 +128,15 @@ def honesty() -> str:
             ]
         )
     head = ["task", "models x fresh keys", "claims at 1e-6", "smallest p", "share of p <= 0.05", "uniformity (KS) p"]
-    return table(head, rows)
+    return PENDING if not rows else table(head, rows)
 
 
 def cost() -> str:
     """Embedding over plain fine-tuning."""
     found = load("mark")
-    tasks = [task for task, part in found.items() if isinstance(part, dict) and "cost" in part]
+    tasks = [task for task, part in found.items() if isinstance(part, dict) and part.get("cost")]
+    if not tasks:
+        return PENDING
     names = list(found[tasks[0]]["cost"])
     rows = [[name, *(f"{found[task]['cost'][name]['median']:.2f}x" for task in tasks)] for name in names]
     return table(["scheme", *tasks], rows)
