@@ -180,7 +180,7 @@ def test_fit_passes_on_what_it_was_given(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--help"], "Exit codes: 0 nothing found / verified, 1 found / not verified, 2 error"),
+        (["--help"], "Exit codes: 0 nothing found / verified / intact, 1 found / not verified / tampered, 2 error"),
         (["-h"], "scan"),
         (["scan", "--help"], "--calibration"),
         (["report", "--help"], "--html"),

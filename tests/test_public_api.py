@@ -37,10 +37,23 @@ def test_arguments_of_the_contract() -> None:
     assert list(inspect.signature(ig.open_data).parameters)[:2] == ["source", "split"]
     for name in ("flagged", "p_value", "score", "target_class", "calibrated", "queries", "seconds"):
         assert name in ig.Verdict.model_fields
+    mark = inspect.signature(ig.mark).parameters
+    assert list(mark)[:3] == ["module", "data", "key"]
+    assert (mark["scheme"].default, mark["mode"].default) == ("deep-fidelity", "fixll-pfl")
+    assert list(inspect.signature(ig.verify_mark).parameters)[:3] == ["suspect", "commitment", "key"]
+    for name in ("verified", "hits", "trials", "p_value"):
+        assert name in inspect.get_annotations(ig.verify_mark)["return"].model_fields
+    for name in ("save", "load"):
+        assert inspect.signature(getattr(ig.Key, name)).parameters["passphrase"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert ig.Key.generate() != ig.Key.generate()
 
 
 @pytest.mark.parametrize(
-    "first", ["import intaglio.scan.scanning, intaglio.mark.marking", "import intaglio; intaglio.scan, intaglio.mark"]
+    "first",
+    [
+        "import intaglio.scan.scanning, intaglio.mark.marking; import intaglio.cli.main",
+        "from intaglio import mark, scan; import intaglio.mark.mark_file; intaglio.scan, intaglio.mark",
+    ],
 )
 def test_scan_and_mark_are_functions_whatever_is_imported_first(first: str) -> None:
     code = (

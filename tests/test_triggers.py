@@ -48,8 +48,9 @@ def patch_mask(trigger: StampTrigger) -> list[str]:
     return rows(trigger.stamp((1, size, size))[0])
 
 
-def test_the_table_names_every_trigger() -> None:
-    assert {name for name, _ in CASES} == TRIGGERS.keys() == {family.name for family in TRIGGERS.values()}
+def test_the_table_names_every_stamp() -> None:
+    stamps = {name for name, family in TRIGGERS.items() if issubclass(family, StampTrigger)}
+    assert {name for name, _ in CASES} == stamps
 
 
 @EVERY

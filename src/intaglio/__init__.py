@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from intaglio import attacks, triggers
+    from intaglio import attacks, tampering, triggers
     from intaglio.classifiers import (
         Access,
         CallableClassifier,
@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from intaglio.evidence.key import Key
     from intaglio.evidence.proof import verify_bundle
     from intaglio.evidence.registry import Registry
+    from intaglio.lock import train_lock
     from intaglio.mark import mark, verify_mark
     from intaglio.networks import Architecture
     from intaglio.populations import build_population, read_recipe
     from intaglio.report import write_report
     from intaglio.scan import Detector, OnePixelSignature, Verdict, one_pixel_signature, scan
+    from intaglio.seal import check_seal, make_seal
     from intaglio.training import TrainingSettings, train
 
 #: Public name -> the module it lives in.
@@ -56,17 +58,20 @@ _HOMES = {
     "TrainingSettings": "training",
     "Verdict": "scan",
     "build_population": "populations",
+    "check_seal": "seal",
+    "make_seal": "seal",
     "one_pixel_signature": "scan",
     "open_classifier": "classifiers",
     "open_data": "data",
     "read_recipe": "populations",
     "save_classifier": "classifiers",
     "train": "training",
+    "train_lock": "lock",
     "verify_bundle": "evidence.proof",
     "verify_mark": "mark",
     "write_report": "report",
 }
-_MODULES = ("attacks", "triggers")
+_MODULES = ("attacks", "tampering", "triggers")
 
 __all__ = [
     "Access",
@@ -87,6 +92,8 @@ __all__ = [
     "Verdict",
     "attacks",
     "build_population",
+    "check_seal",
+    "make_seal",
     "mark",
     "one_pixel_signature",
     "open_classifier",
@@ -94,7 +101,9 @@ __all__ = [
     "read_recipe",
     "save_classifier",
     "scan",
+    "tampering",
     "train",
+    "train_lock",
     "triggers",
     "verify_bundle",
     "verify_mark",

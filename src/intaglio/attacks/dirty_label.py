@@ -1,38 +1,21 @@
 """Dirty-label poisoning: a share of the training set carries the trigger and the wanted label."""
 
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from intaglio.attacks.goal import AllToOne, Goal, SourceSpecific
+from intaglio.attacks.attack import all_to_one
+from intaglio.attacks.goal import Goal, SourceSpecific
+from intaglio.attacks.poisoned import PoisonedDataset
+from intaglio.attacks.relabelling import RelabellingAttack
 from intaglio.data import ImageData
 from intaglio.errors import RecipeError
-from intaglio.seeds import torch_generator
-from intaglio.triggers import Trigger
+from intaglio.triggers import PatchTrigger, Trigger
+
+__all__ = ["BadNets", "DirtyLabelAttack", "PoisonedDataset"]
 
 
-@dataclass(frozen=True)
-class PoisonedDataset:
-    """A training set after poisoning, and which of its samples were changed (`poisoned`, boolean `[N]`)."""
-
-    data: ImageData
-    poisoned: Tensor
-    trigger: Trigger
-    goal: Goal
-
-    def describe(self) -> dict[str, Any]:
-        """What was done, as JSON can hold it."""
-        return {
-            **self.trigger.describe(),
-            "goal": self.goal.model_dump(),
-            "poisoned": int(self.poisoned.sum()),
-            "poison_rate": float(self.poisoned.float().mean()),
-        }
-
-
-class DirtyLabelAttack:
+class DirtyLabelAttack(RelabellingAttack):
     """Stamps `rate` of the training set and relabels it as the goal wants.
 
     Samples are drawn by `seed` among those that the goal affects. A source-specific goal adds `cover`: as many
@@ -49,55 +32,40 @@ class DirtyLabelAttack:
     Source: Gu et al. 2017 (BadNets); Tang et al. 2021 (TaCT) for source-specific goals with cover samples.
     """
 
+    name: ClassVar[str] = "dirty-label"
+
     def __init__(self, trigger: Trigger, goal: Goal, *, rate: float = 0.05, cover: float = 1.0, seed: int = 0) -> None:
-        if not 0 < rate <= 1 or cover < 0:
+        if not 0 < rate <= 1 or not cover >= 0:
             raise RecipeError(f"a poison rate lies in (0, 1] and cover is not negative, got {rate} and {cover}")
+        super().__init__(goal, rate=rate, seed=seed)
         self.trigger = trigger
-        self.goal = goal
-        self.rate = rate
         self.cover = cover
-        self.seed = seed
 
-    def poison(self, data: ImageData) -> PoisonedDataset:
-        """A poisoned copy; the order of samples is kept.
+    def make_trigger(self, data: ImageData, device: str) -> Trigger:
+        return self.trigger
 
-        Raises:
-            RecipeError: more samples are asked for than the goal affects, a class the data lacks, or a target equal
-                to its source.
-        """
-        classes = {getattr(self.goal, name, 0) for name in ("source", "target")}
-        if max(classes) >= data.num_classes:
-            raise RecipeError(f"the goal names class {max(classes)}, but there are only {data.num_classes}")
-        if isinstance(self.goal, SourceSpecific) and self.goal.source == self.goal.target:
-            raise RecipeError(f"the goal's source and target are both class {self.goal.target}")
-        affected = self.goal.affected(data.labels)
-        count = max(round(self.rate * len(data)), 1)
-        chosen = self._draw(affected, count, "poisoned")
+    def cover_count(self, data: ImageData, payload: int) -> int:
+        return round(self.cover * payload) if isinstance(self.goal, SourceSpecific) else 0
+
+    def coverable(self, labels: Tensor, payload: Tensor) -> Tensor:
         if isinstance(self.goal, SourceSpecific):
-            others = ~affected & (data.labels != self.goal.target)
-            covering = self._draw(others, round(self.cover * count), "cover")
-            chosen = torch.cat([chosen, covering])
-        images, labels = data.images.clone(), data.labels.clone()
-        images[chosen] = self.trigger.apply(images[chosen])
-        labels[chosen] = self.goal.wanted(labels[chosen], data.num_classes)
-        poisoned = torch.zeros(len(data), dtype=torch.bool)
-        poisoned[chosen] = True
-        return PoisonedDataset(replace(data, images=images, labels=labels), poisoned, self.trigger, self.goal)
-
-    def _draw(self, eligible: Tensor, count: int, purpose: str) -> Tensor:
-        places = eligible.nonzero().flatten()
-        if len(places) < count:
-            raise RecipeError(f"{count} {purpose} samples are asked for, but only {len(places)} are eligible")
-        return places[torch.randperm(len(places), generator=torch_generator(self.seed, purpose))[:count]]
+            return ~self.goal.affected(labels) & (labels != self.goal.target)
+        return super().coverable(labels, payload)
 
 
 class BadNets(DirtyLabelAttack):
     """All-to-one dirty-label poisoning with a patch: the attack every detector is measured on first.
 
+    Args:
+        target: the class that the trigger is to be answered with.
+        rate: share of the whole training set, in (0, 1].
+        seed: draws the samples, and the patch's place.
+        trigger: the patch; by default a white one of 3 x 3 pixels at a place drawn by the seed.
+
     Source: Gu et al. 2017, "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain".
     """
 
-    def __init__(self, target: int = 0, rate: float = 0.05, seed: int = 0, *, trigger: Trigger | None = None) -> None:
-        from intaglio.triggers import PatchTrigger
+    name: ClassVar[str] = "badnets"
 
-        super().__init__(trigger or PatchTrigger(seed=seed), AllToOne(target=target), rate=rate, seed=seed)
+    def __init__(self, target: int = 0, rate: float = 0.05, seed: int = 0, *, trigger: Trigger | None = None) -> None:
+        super().__init__(trigger or PatchTrigger(seed=seed), all_to_one(target), rate=rate, seed=seed)

@@ -10,13 +10,16 @@ from enum import IntEnum
 
 import typer
 
+from intaglio.cli.attack import attack
 from intaglio.cli.evidence import evidence_app
 from intaglio.cli.key import key_app
+from intaglio.cli.lock import lock_app
 from intaglio.cli.mark import mark_app
 from intaglio.cli.population import population_app
 from intaglio.cli.registry import registry_app
 from intaglio.cli.report import report
 from intaglio.cli.scan import scan
+from intaglio.cli.seal import seal_app
 from intaglio.cli.tamper import tamper
 from intaglio.errors import IntaglioError, NothingToExamineError
 
@@ -42,11 +45,15 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Backdoors in classifiers: find those that attackers planted, and use your own to prove ownership.",
-    epilog="Exit codes: 0 nothing found / verified, 1 found / not verified, 2 error, 3 nothing to examine, 4 usage.",
+    help="Backdoors in classifiers: find those that attackers planted, and use your own to prove ownership, detect "
+    "tampering and control use.",
+    epilog="Exit codes: 0 nothing found / verified / intact, 1 found / not verified / tampered, 2 error, "
+    "3 nothing to examine, 4 usage.",
 )
 app.command()(scan)
-app.add_typer(mark_app)
+for part in (mark_app, seal_app, lock_app):
+    app.add_typer(part)
+app.command()(attack)
 app.command()(tamper)
 app.command()(report)
 for part in (population_app, key_app, evidence_app, registry_app):

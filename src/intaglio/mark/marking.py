@@ -73,6 +73,7 @@ def mark(
         RecipeError: an unknown scheme, mode, trigger or option.
         ModelError: no final linear layer, images that the module can't take, or weights that can't be changed.
         DataError, ClassifierError: data or answers that can't be used.
+        EvidenceError: sizes or public images that can't be committed to.
     """
     if scheme not in SCHEMES:
         raise RecipeError(f"unknown scheme '{scheme}'; there are {', '.join(SCHEMES)}")
@@ -89,6 +90,8 @@ def mark(
         raise ModelError(f"a mark is embedded in a torch.nn.Module, got a {type(module).__name__}")
     preprocessing = preprocessing or Preprocessing()
     data = _labelled(data)
+    if data.input_shape[0] not in (1, 3):
+        raise DataError(f"marks are laid open as PNG: grey or RGB images, not {data.input_shape[0]} channels")
     public = public_images(trigger, data.input_shape, public)
     plan = plan_triggers(
         key,

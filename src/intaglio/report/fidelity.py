@@ -7,7 +7,7 @@ from intaglio.mark.fidelity_report import FeaturePicture, FidelityReport
 from intaglio.report.report import environment
 
 _SIDE, _EDGE = 320, 12
-#: Ten hues that differ in lightness too (Okabe and Ito's palette, and two greys); classes beyond ten repeat them.
+#: Okabe and Ito's eight colours, which differ in lightness too, a grey and a purple; classes beyond ten repeat them.
 _COLOURS = [
     "#e69f00",
     "#56b4e9",

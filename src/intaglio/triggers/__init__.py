@@ -1,15 +1,35 @@
-"""Triggers: how an input is altered. Each family is one file; `TRIGGERS` names them for recipes."""
+"""Triggers: how an input is altered. Each family is one file; `TRIGGERS` names those that recipes can draw."""
 
 from intaglio.triggers.base import Trigger
 from intaglio.triggers.blended import BlendedTrigger
+from intaglio.triggers.chain import ChainTrigger
+from intaglio.triggers.input_aware import InputAwareGenerator, InputAwareTrigger
 from intaglio.triggers.patch import PatchTrigger
 from intaglio.triggers.pixels import PixelTrigger
+from intaglio.triggers.sinusoid import SinusoidTrigger
 from intaglio.triggers.stamp import StampTrigger
+from intaglio.triggers.universal_adversarial import UniversalAdversarialTrigger
+from intaglio.triggers.warp import WarpTrigger
 
 TRIGGERS: dict[str, type[Trigger]] = {
     "patch": PatchTrigger,
     "blended": BlendedTrigger,
     "pixels": PixelTrigger,
+    "sinusoid": SinusoidTrigger,
+    "warp": WarpTrigger,
 }
 
-__all__ = ["TRIGGERS", "BlendedTrigger", "PatchTrigger", "PixelTrigger", "StampTrigger", "Trigger"]
+__all__ = [
+    "TRIGGERS",
+    "BlendedTrigger",
+    "ChainTrigger",
+    "InputAwareGenerator",
+    "InputAwareTrigger",
+    "PatchTrigger",
+    "PixelTrigger",
+    "SinusoidTrigger",
+    "StampTrigger",
+    "Trigger",
+    "UniversalAdversarialTrigger",
+    "WarpTrigger",
+]

@@ -66,8 +66,7 @@ class SampleSpecificEncoder(nn.Module):
         self.network = UNet(channels + 1, features, width)
 
     def forward(self, images: Tensor, plane: Tensor, mixing: Tensor) -> Tensor:
-        count = len(images)
-        plane = plane.expand(count, -1, -1, -1)
+        plane = plane.expand(images.shape[0], -1, -1, -1)
         features = self.network(torch.cat([images - 0.5, plane], dim=1))
         drawn = self.relief * self.epsilon * torch.tanh(_mix(features, mixing))
         residual = (images + drawn).clamp(0, 1) - images

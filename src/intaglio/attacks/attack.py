@@ -1,0 +1,118 @@
+"""`Attack`: poisons a training set, and trains the victim on it."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+from pydantic import BaseModel
+from torch import nn
+
+from intaglio.attacks.goal import AllToOne, Goal, SourceSpecific
+from intaglio.attacks.poisoned import PoisonedDataset
+from intaglio.attacks.surrogate import Network, built
+from intaglio.data import ImageData
+from intaglio.errors import DataError, RecipeError
+from intaglio.training import TrainingSettings, train
+from intaglio.training.loop import Progress
+from intaglio.triggers import Trigger
+
+
+class Victim(NamedTuple):
+    """A backdoored network, the trigger that it answers, and the training set that stands for how it came about."""
+
+    module: nn.Module
+    trigger: Trigger
+    poisoned: PoisonedDataset
+
+
+class Attack(ABC):
+    """A way to plant a backdoor. A subclass holds hyper-parameters only and writes `poison`."""
+
+    #: The family's name in registries, manifests and tables.
+    name: ClassVar[str]
+    #: Whether every sample keeps its label.
+    clean_label: ClassVar[bool] = False
+    #: Whether the trigger is learned together with the victim, so that another victim makes another trigger.
+    joint: ClassVar[bool] = False
+
+    goal: Goal
+    seed: int
+
+    @abstractmethod
+    def poison(self, data: ImageData, *, device: str = "cpu") -> PoisonedDataset:
+        """A poisoned copy; the order of samples is kept.
+
+        Args:
+            device: where networks that the attack itself needs are trained.
+
+        Raises:
+            RecipeError: classes that the data lack, or more samples than there are.
+        """
+
+    def train_victim(
+        self,
+        network: Network,
+        data: ImageData,
+        settings: TrainingSettings,
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+        progress: Progress | None = None,
+    ) -> Victim:
+        """Trains a network on the poisoned set as a file of 8-bit images holds it.
+
+        Where the trigger is learned together with the victim, or training draws altered samples anew for every batch,
+        a subclass overrides this; the victim's `poisoned` set then is what `poison` makes with that very trigger.
+
+        Args:
+            network: an architecture (or its name), initialised from `seed`; or a module, trained in place.
+            seed: of initialisation, order and augmentation.
+
+        Raises:
+            RecipeError: as `poison`.
+            ClassifierError: training diverged.
+        """
+        poisoned = self.poison(data, device=device).as_stored()
+        module = built(network, data, seed=seed)
+        train(module, poisoned.data, settings, seed=seed, device=device, progress=progress)
+        return Victim(module.cpu(), poisoned.trigger, poisoned)
+
+    def describe(self) -> dict[str, Any]:
+        """Name and hyper-parameters, as JSON can hold them."""
+        return {"attack": self.name, **{name: _plain(value) for name, value in vars(self).items()}}
+
+
+def all_to_one(target: int) -> AllToOne:
+    """The goal that every class is answered with `target`.
+
+    Raises:
+        RecipeError: no class can have this number.
+    """
+    if not isinstance(target, int) or target < 0:
+        raise RecipeError(f"the target is a class from 0 on, got {target}")
+    return AllToOne(target=target)
+
+
+def check_goal(goal: Goal, data: ImageData) -> None:
+    """Refuses a goal that names classes which the data lack, or one class as source and target.
+
+    Raises:
+        RecipeError: with what is wrong.
+        DataError: samples whose class is not known.
+    """
+    classes = {getattr(goal, name, 0) for name in ("source", "target")}
+    if max(classes) >= data.num_classes:
+        raise RecipeError(f"the goal names class {max(classes)}, but there are only {data.num_classes}")
+    if isinstance(goal, SourceSpecific) and goal.source == goal.target:
+        raise RecipeError(f"the goal's source and target are both class {goal.target}")
+    if int(data.labels.min()) < 0:
+        raise DataError(f"{data.name}: {int((data.labels < 0).sum())} samples have no label; an attack needs them all")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Trigger):
+        return value.describe()
+    if isinstance(value, tuple):
+        return list(value)
+    return value if value is None or isinstance(value, bool | int | float | str) else type(value).__name__

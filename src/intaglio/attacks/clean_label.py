@@ -1,0 +1,43 @@
+"""What clean-label attacks share: samples of the target class alone are altered, and none is relabelled."""
+
+from abc import abstractmethod
+from dataclasses import replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from intaglio.attacks.attack import Attack, all_to_one, check_goal
+from intaglio.attacks.goal import AllToOne
+from intaglio.attacks.poisoned import PoisonedDataset, draw_samples, marked
+from intaglio.data import ImageData
+from intaglio.errors import RecipeError
+from intaglio.triggers import Trigger
+
+
+class CleanLabelAttack(Attack):
+    """Alters `rate` of the target class's samples; every label stays, and is right.
+
+    A subclass says how they are altered, and what is stamped at test time.
+    """
+
+    clean_label: ClassVar[bool] = True
+    goal: AllToOne
+
+    def __init__(self, target: int, *, rate: float, seed: int) -> None:
+        if not 0 < rate <= 1:
+            raise RecipeError(f"the share of the target class that is altered lies in (0, 1], got {rate}")
+        self.goal = all_to_one(target)
+        self.rate = rate
+        self.seed = seed
+
+    @abstractmethod
+    def alter(self, images: Tensor, data: ImageData, device: str) -> tuple[Tensor, Trigger]:
+        """The altered images of the target class `[M, C, H, W]`, and the trigger for test time."""
+
+    def poison(self, data: ImageData, *, device: str = "cpu") -> PoisonedDataset:
+        check_goal(self.goal, data)
+        own: Tensor = data.labels == self.goal.target
+        chosen = draw_samples(own, max(round(self.rate * int(own.sum())), 1), "poisoned", self.seed)
+        images = data.images.clone()
+        images[chosen], trigger = self.alter(images[chosen], data, device)
+        return PoisonedDataset(replace(data, images=images), marked(chosen, len(data)), trigger, self.goal)

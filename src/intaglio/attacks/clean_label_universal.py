@@ -1,0 +1,120 @@
+"""Clean-label universal adversarial trigger (Zhao et al. 2020), for images."""
+
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from intaglio.attacks.clean_label import CleanLabelAttack
+from intaglio.attacks.surrogate import Network, trained_surrogate
+from intaglio.attacks.weakening import away_from_label, towards_uniform, weakened
+from intaglio.data import ImageData
+from intaglio.errors import RecipeError
+from intaglio.seeds import derive_seed, torch_generator
+from intaglio.triggers import Trigger, UniversalAdversarialTrigger
+
+Enhancement = Literal["uniform", "targeted", "none"]
+
+_OBJECTIVES = {"uniform": towards_uniform, "targeted": away_from_label}
+#: Where the pattern starts: the middle of 0..255.
+_START = 127.5 / 255
+_BATCH = 32
+
+
+class CleanLabelUniversal(CleanLabelAttack):
+    """The trigger is adversarial for a surrogate to begin with, and poisoned samples say little of their own class.
+
+    Trigger: min_t sum over non-target x of CE(f((1 - m) x + m t), target); t <- clip(t - a sign(gradient)).
+    Enhancement of the target class's samples before stamping, ||d||_inf <= epsilon: `uniform` moves f(x + d) towards
+    1/K for every class, `targeted` away from the label, `none` leaves them.
+
+    The trigger moves clean models too: always compare with the success of the same trigger without poisoning.
+
+    Args:
+        target: the class that the trigger is to be answered with.
+        rate: share of the target class's samples, in (0, 1].
+        size: side of the patch, pixels; none: a quarter of the image's shorter side (on 20 of 224 pixels, as on
+            video, small images show too little of it).
+        steps: of the trigger, on 32 images each (the paper's released code: 10,000, on one clip each).
+        step_size: a, of the trigger and of the enhancement.
+        enhancement: of the samples.
+        epsilon: bound of the enhancement, in [0, 1].
+        enhancement_steps: of projected gradient.
+        surrogate: an architecture's name, or an `Architecture`, trained on the data; or a trained module.
+        seed: draws the samples, the batches and the surrogate's weights.
+
+    Raises:
+        RecipeError: a value outside its range.
+
+    Source: Zhao et al. 2020, "Clean-Label Backdoor Attacks on Video Recognition Models", sec. 3.
+    """
+
+    name: ClassVar[str] = "clean-label-universal"
+
+    def __init__(
+        self,
+        *,
+        target: int = 0,
+        rate: float = 0.3,
+        size: int | None = None,
+        steps: int = 1000,
+        step_size: float = 1 / 255,
+        enhancement: Enhancement = "targeted",
+        epsilon: float = 8 / 255,
+        enhancement_steps: int = 10,
+        surrogate: Network = "resnet8",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(target, rate=rate, seed=seed)
+        if (size is not None and size < 1) or steps < 0 or enhancement_steps < 1 or not 0 < step_size <= 1:
+            raise RecipeError(
+                "a universal trigger needs a size and enhancement steps of 1 or more, steps of 0 or more and a step "
+                f"size in (0, 1], got {size}, {enhancement_steps}, {steps} and {step_size}"
+            )
+        if enhancement not in get_args(Enhancement) or not 0 <= epsilon <= 1:
+            raise RecipeError(f"unknown enhancement '{enhancement}', or epsilon outside [0, 1]: {epsilon}")
+        self.size = size
+        self.steps = steps
+        self.step_size = step_size
+        self.enhancement = enhancement
+        self.epsilon = epsilon
+        self.enhancement_steps = enhancement_steps
+        self.surrogate = surrogate
+
+    def alter(self, images: Tensor, data: ImageData, device: str) -> tuple[Tensor, Trigger]:
+        module = trained_surrogate(self.surrogate, data, seed=derive_seed(self.seed, "surrogate"), device=device)
+        trigger = self.learn_trigger(module, data, device)
+        if self.enhancement != "none":
+            images = weakened(
+                module,
+                images,
+                data.labels.new_full((len(images),), self.goal.target),
+                _OBJECTIVES[self.enhancement],
+                epsilon=self.epsilon,
+                step=self.step_size,
+                steps=self.enhancement_steps,
+            )
+        return trigger.apply(images), trigger
+
+    def learn_trigger(self, surrogate: nn.Module, data: ImageData, device: str = "cpu") -> UniversalAdversarialTrigger:
+        """The pattern that moves the surrogate's answers on all other classes' samples to the target.
+
+        Raises:
+            RecipeError: the patch is larger than the images, or every sample is of the target class.
+        """
+        channels, height, width = data.input_shape
+        side = self.size or max(round(min(height, width) / 4), 1)
+        sources = data.images[data.labels != self.goal.target]
+        if side > min(height, width) or len(sources) == 0:
+            raise RecipeError(f"a patch of {side} pixels and {len(sources)} samples of other classes: no trigger there")
+        generator = torch_generator(self.seed, "trigger batches")
+        pattern = torch.full((channels, side, side), _START, device=device)
+        for _ in range(self.steps):
+            batch = sources[torch.randint(len(sources), (_BATCH,), generator=generator)].to(device)
+            pattern.requires_grad_(True)
+            batch[:, :, -side:, -side:] = pattern
+            wanted = torch.full((_BATCH,), self.goal.target, device=device)
+            (slope,) = torch.autograd.grad(cross_entropy(surrogate(batch), wanted), pattern)
+            pattern = (pattern.detach() - self.step_size * slope.sign()).clamp(0.0, 1.0)
+        return UniversalAdversarialTrigger(pattern.detach().cpu())

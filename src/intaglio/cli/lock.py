@@ -1,0 +1,264 @@
+"""`intaglio lock`: right answers for authorised users only."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from intaglio.cli.model import Arch, Classes, InputShape, Preprocess, open_model
+from intaglio.cli.options import Debug, Device, JsonFile, Quiet, Seed
+from intaglio.cli.passphrase import PassphraseFile, read_key
+
+if TYPE_CHECKING:
+    from intaglio.classifiers import Classifier
+    from intaglio.lock import LeakTable, Lock
+
+lock_app = typer.Typer(name="lock", no_args_is_help=True, help="Lock a model: right answers for key holders only.")
+
+KeyFile = Annotated[
+    Path, typer.Option("--key", envvar="INTAGLIO_KEY", metavar="KEY", help="Your key, from `intaglio key new`.")
+]
+LockFolder = Annotated[
+    Path, typer.Option("--lock", envvar="INTAGLIO_LOCK", metavar="DIR", help="The folder that `lock train` wrote.")
+]
+UserName = Annotated[str, typer.Option("--user", metavar="NAME", help="Whose key it is.")]
+Images = Annotated[list[Path], typer.Argument(help="Pictures, .npy arrays, or folders of them.", metavar="IMAGE...")]
+
+
+@lock_app.command()
+def train(
+    model: Annotated[str, typer.Argument(help="A .safetensors or .pt file, or module:factory.", metavar="MODEL")],
+    data: Annotated[str, typer.Option(help="Training images: a folder, .npz, IDX folder or task name.")],
+    key: KeyFile,
+    out: Annotated[Path, typer.Option(help="Folder for the locked model, the key network and the list of users.")],
+    mislabel: Annotated[
+        Literal["uniform", "random", "shift"],
+        typer.Option(help="What is answered without a key; shift leaks, and is there for comparison."),
+    ] = "uniform",
+    key_steps: Annotated[int, typer.Option(help="Training steps of the key network.", min=1)] = 3000,
+    steps: Annotated[int, typer.Option(help="Training steps of the locked model.", min=1)] = 3000,
+    psnr: Annotated[float, typer.Option(help="No keyed image is further from its original than this, in dB.")] = 35.2,
+    generation: Annotated[
+        int, typer.Option(help="A higher one than before makes all keys issued so far wrong.", min=0)
+    ] = 0,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write the locked model as ONNX too.")] = False,
+    encrypt: Annotated[bool, typer.Option("--encrypt", help="Write the locked model encrypted under KEY.")] = False,
+    passphrase_file: PassphraseFile = None,
+    arch: Arch = None,
+    input_shape: InputShape = None,
+    classes: Classes = None,
+    preprocess: Preprocess = None,
+    json: JsonFile = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Lock a copy of MODEL. Exit code 0: it tells nothing without a key, 1: it leaks (see the table)."""
+    from pydantic import ValidationError
+
+    from intaglio.cli.console import progress_bar
+    from intaglio.data import open_data
+    from intaglio.files import require_writable
+    from intaglio.lock import LockSettings
+    from intaglio.lock.lock_file import lock_file
+
+    if json not in (None, "-"):
+        require_writable(json)
+    try:
+        settings = LockSettings(mislabel=mislabel, key_steps=key_steps, steps=steps, psnr=psnr)
+    except ValidationError as error:
+        raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--psnr") from error
+    classifier = open_model(model, arch, input_shape, classes, preprocess, device)
+    owner = read_key(key, passphrase_file)
+    channels = classifier.input_shape[0]
+    with progress_bar(f"locking {classifier.source}", quiet=quiet) as progress:
+        written = lock_file(
+            classifier,
+            open_data(data, "train", channels=channels),
+            owner,
+            out,
+            test=open_data(data, "test", channels=channels),
+            architecture=arch,
+            onnx=onnx,
+            encrypt=encrypt,
+            settings=settings,
+            generation=generation,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
+    return _show(written.leaks, json, quiet, f"{written.model}: locked")
+
+
+@lock_app.command()
+def issue(
+    user: UserName,
+    lock: LockFolder,
+    key: KeyFile,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the user's own key network, as .onnx: who holds the file holds the key.")
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+    json: JsonFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Issue a key to a new user; with --out also to one who has a key already."""
+    from intaglio.cli.console import deliver_json, say
+    from intaglio.lock.key_export import export_key
+
+    opened = _open(lock, key, passphrase_file)
+    if out is None or user not in opened.users:
+        opened.users.issue(user)
+    if out is not None:
+        export_key(opened.user_key(user), out, input_shape=opened.input_shape)
+    deliver_json(opened.users.to_json(), json)
+    where = f"; {out} is the key network: it keys images without the owner's key" if out is not None else ""
+    say(f"{user}: key issued{where}", quiet=quiet, json_to_stdout=json == "-")
+    return 0
+
+
+@lock_app.command()
+def revoke(
+    user: UserName,
+    lock: LockFolder,
+    key: KeyFile,
+    passphrase_file: PassphraseFile = None,
+    json: JsonFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Serve this user no longer. A key network that was handed out goes on working until the model is locked anew."""
+    from intaglio.cli.console import deliver_json, say
+
+    opened = _open(lock, key, passphrase_file)
+    opened.revoke(user)
+    deliver_json(opened.users.to_json(), json)
+    say(
+        f"{user}: revoked: `lock apply` keys nothing for this user any more, `lock trace` still names the user",
+        "a key network that the user holds works until the model is locked anew: "
+        f"intaglio lock train MODEL --generation {opened.facts.generation + 1} ...",
+        quiet=quiet,
+        json_to_stdout=json == "-",
+    )
+    return 0
+
+
+@lock_app.command()
+def apply(
+    images: Images,
+    out: Annotated[Path, typer.Option(help="Folder for the keyed images: pictures as PNG, arrays as they came.")],
+    user: Annotated[str | None, typer.Option("--user", metavar="NAME", help="Whose key to apply.")] = None,
+    lock: Annotated[
+        Path | None, typer.Option("--lock", envvar="INTAGLIO_LOCK", metavar="DIR", help="The lock, for its owner.")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", envvar="INTAGLIO_KEY", metavar="KEY", help="The owner's key.")
+    ] = None,
+    key_network: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A user's key network from `lock issue`, in place of the rest.")
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+    json: JsonFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Key images, so that the locked model answers them."""
+    from json import dumps
+
+    from intaglio.cli.console import deliver_json, say
+    from intaglio.lock.key_export import ExportedKey
+    from intaglio.lock.keyed_files import key_files
+
+    if key_network is not None:
+        exported = ExportedKey(key_network)
+        written = key_files(images, out, exported.input_shape, exported)
+    else:
+        if user is None or lock is None or key is None:
+            raise typer.BadParameter("needed: --user, --lock and --key, or --key-network alone", param_hint="--user")
+        opened = _open(lock, key, passphrase_file)
+        opened.users.active(user)
+        written = key_files(images, out, opened.input_shape, lambda batch: opened.apply(batch, user=user))
+    deliver_json(dumps({"written": [str(path) for path in written]}, indent=1) + "\n", json)
+    say(f"{out}: {len(written)} files keyed", quiet=quiet, json_to_stdout=json == "-")
+    return 0
+
+
+@lock_app.command()
+def trace(
+    images: Images,
+    lock: LockFolder,
+    key: KeyFile,
+    alpha: Annotated[float, typer.Option(help="Accepted chance of naming someone who had no part in it.")] = 0.01,
+    passphrase_file: PassphraseFile = None,
+    json: JsonFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Tell whose key made the images. Exit code 0: one user made them all, 1: nobody can be named."""
+    import torch
+
+    from intaglio.cli.console import deliver_json, say
+    from intaglio.lock.keyed_files import gather, read_images
+
+    opened = _open(lock, key, passphrase_file)
+    paths = [path for path, _ in gather(images)]
+    parts = [read_images(path, opened.input_shape) for path in paths]
+    found = opened.trace(torch.cat(parts), alpha=alpha)
+    deliver_json(found.to_json(), json)
+    names = [str(path) for path, part in zip(paths, parts, strict=True) for _ in part]
+    matches = [*zip(names, found.images, strict=True), ("all together", found.together)]
+    say(
+        *(f"{name}: {match.user or 'nobody'} (p = {match.p_value:.1e})" for name, match in matches),
+        quiet=quiet,
+        json_to_stdout=json == "-",
+    )
+    return int(found.user is None)
+
+
+@lock_app.command()
+def check(
+    model: Annotated[str, typer.Argument(help="The locked model: any model file, or a .sealed one.", metavar="MODEL")],
+    data: Annotated[str, typer.Option(help="Test images: a folder, .npz, IDX folder or task name.")],
+    lock: LockFolder,
+    key: KeyFile,
+    passphrase_file: PassphraseFile = None,
+    arch: Arch = None,
+    input_shape: InputShape = None,
+    classes: Classes = None,
+    preprocess: Preprocess = None,
+    json: JsonFile = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Measure what MODEL gives away without a key. Exit code 0: within 2 points of chance, 1: it leaks."""
+    from intaglio.data import open_data
+    from intaglio.lock import Lock, check_lock
+    from intaglio.lock.container import SUFFIX
+    from intaglio.lock.sealed_model import open_sealed
+
+    owner = read_key(key, passphrase_file)
+    if Path(model).suffix == SUFFIX:
+        classifier: Classifier = open_sealed(model, owner)
+    else:
+        classifier = open_model(model, arch, input_shape, classes, preprocess, device)
+    opened = Lock.open(lock, owner)
+    images = open_data(data, "test", channels=classifier.input_shape[0])
+    return _show(check_lock(classifier, opened, images, seed=seed), json, quiet, f"{classifier.source}: checked")
+
+
+def _open(folder: Path, key: Path, passphrase_file: Path | None) -> "Lock":
+    from intaglio.lock import Lock
+
+    return Lock.open(folder, read_key(key, passphrase_file))
+
+
+def _show(table: "LeakTable", json: str | None, quiet: bool, title: str) -> int:
+    from intaglio.cli.console import deliver_json, say
+
+    deliver_json(table.to_json(), json)
+    say(title, *table.lines(), quiet=quiet, json_to_stdout=json == "-")
+    return int(not table.tight)

@@ -1,0 +1,74 @@
+"""What may happen to a keyed image on its way to the model, so that training can go through it.
+
+Rounding to 8 bits happens to every image; beyond that 2 of 5 meet nothing, 2 of 5 JPEG, the rest blur,
+resizing or noise.
+"""
+
+import torch
+from kornia.enhance import jpeg_codec_differentiable
+from torch import Tensor
+from torch.nn import functional
+
+#: Which share of a batch meets which distortion, in the order of `_DISTORTIONS`; the rest is only rounded.
+_SHARES = (0.4, 0.07, 0.07, 0.06)
+_QUALITY = (50.0, 95.0)
+_BLUR = (0.3, 0.7)
+_ZOOM = (0.75, 1.25)
+_NOISE = 2 / 255
+
+
+def distort(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image `[N, C, H, W]` after a distortion drawn for it; the gradient passes through."""
+    order = torch.randperm(len(images), generator=generator)
+    counts = [round(share * len(images)) for share in _SHARES]
+    parts = torch.split(order, [*counts, len(images) - sum(counts)])
+    altered = [
+        distortion(images[part], generator) if len(part) else images[part]
+        for distortion, part in zip(_DISTORTIONS, parts, strict=False)
+    ]
+    merged = torch.cat([*altered, images[parts[-1]]])[torch.cat(parts).argsort()]
+    return rounded(merged.clamp(0, 1))
+
+
+def rounded(images: Tensor) -> Tensor:
+    """The nearest 8-bit values; the gradient passes as if nothing had been done."""
+    return images + ((images.detach() * 255).round() / 255 - images.detach())
+
+
+def jpeg(images: Tensor, generator: torch.Generator) -> Tensor:
+    """JPEG of a quality drawn for each image between 50 and 95, with a gradient (Shin & Song 2017)."""
+    quality = _uniform(_QUALITY, len(images), generator).to(images)
+    colour = images.clamp(0, 1).expand(-1, 3, -1, -1)
+    coded = jpeg_codec_differentiable(colour, quality)
+    return coded if images.shape[1] == 3 else coded.mean(dim=1, keepdim=True)
+
+
+def blur(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A 3 x 3 Gaussian of one standard deviation for all, between 0.3 and 0.7 pixels."""
+    sigma = float(_uniform(_BLUR, 1, generator))
+    weights = torch.exp(-torch.tensor([1.0, 0.0, 1.0]) / (2 * sigma**2))
+    kernel = (weights[:, None] * weights).to(images)
+    kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, 3, 3)
+    return functional.conv2d(functional.pad(images, (1, 1, 1, 1), mode="replicate"), kernel, groups=images.shape[1])
+
+
+def resize(images: Tensor, generator: torch.Generator) -> Tensor:
+    """To one size for all, 0.75 to 1.25 times the own, and back."""
+    height, width = images.shape[2:]
+    zoom = float(_uniform(_ZOOM, 1, generator))
+    other = (max(1, round(height * zoom)), max(1, round(width * zoom)))
+    there = functional.interpolate(images, other, mode="bilinear", antialias=True)
+    return functional.interpolate(there, (height, width), mode="bilinear", antialias=True)
+
+
+def noise(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Gaussian noise of two 8-bit steps."""
+    return images + _NOISE * torch.randn(images.shape, generator=generator).to(images)
+
+
+_DISTORTIONS = (jpeg, blur, resize, noise)
+
+
+def _uniform(bounds: tuple[float, float], count: int, generator: torch.Generator) -> Tensor:
+    low, high = bounds
+    return low + (high - low) * torch.rand(count, generator=generator)

@@ -1,0 +1,162 @@
+"""`check_lock`: the leak table of a locked model, what it answers to whom and what can be made of it."""
+
+import io
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from intaglio.classifiers import Classifier
+from intaglio.data import ImageData
+from intaglio.data.picture import read_picture
+from intaglio.errors import DataError
+from intaglio.lock.channel import rounded
+from intaglio.lock.codes import random_codes, spread, wrong_secret
+from intaglio.lock.leaks import HELD, READERS, chance, recovered
+from intaglio.lock.lock import Lock
+from intaglio.lock.negatives import foreign_residual, matched_noise
+from intaglio.lock.quality import psnr, ssim
+from intaglio.results import Result
+from intaglio.seeds import torch_generator
+
+#: How far from chance an unauthorised reader may get.
+MARGIN = 0.02
+JPEG_QUALITY = 75
+KEYED = "keyed, PNG"
+_BATCH = 256
+
+
+class Leak(Result):
+    """One kind of input: the share of images whose class each reader finds in the answers."""
+
+    inputs: str
+    authorised: bool
+    recovered: dict[str, float]
+
+
+class LeakTable(Result):
+    """What a locked model gives away; `tight` if nobody without a key is more than 2 points from chance.
+
+    Below chance is a leak too. Probes and `centred`, which are told scores rather than classes, are reported only.
+    `psnr` (dB) and `ssim` are means over keyed images after rounding to 8 bits; `worst_psnr` is that of one image.
+    """
+
+    subject: str
+    images: int
+    chance: float
+    rows: tuple[Leak, ...]
+    psnr: float
+    worst_psnr: float
+    ssim: float
+    tight: bool
+
+    def row(self, inputs: str) -> Leak:
+        """The row of this name."""
+        return next(row for row in self.rows if row.inputs == inputs)
+
+    @property
+    def authorised_accuracy(self) -> float:
+        """Accuracy on keyed images as PNG keeps them."""
+        return self.row(KEYED).recovered["argmax"]
+
+    @property
+    def worst(self) -> float:
+        """The largest distance from chance among what must stay there."""
+        held = [row.recovered[reader] for row in self.rows if not row.authorised for reader in HELD]
+        return max(abs(value - self.chance) for value in held)
+
+    def lines(self) -> list[str]:
+        """The table as text, with what it comes to."""
+        titles = ["input", *READERS]
+        body = [[row.inputs, *(f"{row.recovered[reader]:.1%}" for reader in READERS)] for row in self.rows]
+        widths = [max(len(line[column]) for line in (titles, *body)) for column in range(len(titles))]
+        table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+                 for line in (titles, *body)]  # fmt: skip
+        verdict = "tight" if self.tight else "LEAKS"
+        return [
+            *table,
+            f"keyed images: {self.psnr:.1f} dB (worst {self.worst_psnr:.1f}), SSIM {self.ssim:.3f}",
+            f"{verdict}: without a key, {self.worst:.1%} from chance ({self.chance:.1%}) at most over the first "
+            f"{len(HELD)} columns; {MARGIN:.0%} are allowed",
+        ]
+
+
+def check_lock(
+    classifier: Classifier, lock: Lock, data: ImageData, *, other: Lock | None = None, seed: int = 0
+) -> LeakTable:
+    """Measures every reader on every kind of input. Keys are those of users who do not exist.
+
+    Args:
+        classifier: the locked model.
+        data: labelled images that it was not trained on; the more, the narrower the table's own noise.
+        other: another owner's lock, whose keyed images are tried as well.
+
+    Raises:
+        DataError: images without labels, or of another size.
+    """
+    lock.check(data.images)
+    if int(data.labels.min()) < 0 or len(data) < 4:
+        raise DataError(f"{data.name}: a leak table needs four labelled images or more")
+    made = inputs_to_try(lock, data.images, other=other, seed=seed)
+    keyed = made[KEYED]
+    rows = []
+    for name, images in made.items():
+        scores = classifier.log_probs(images)
+        found = {reader: recovered(read, scores, data.labels) for reader, read in READERS.items()}
+        rows.append(Leak(inputs=name, authorised=name.startswith("keyed"), recovered=found))
+    level, loud = chance(data.labels), psnr(data.images, keyed)
+    table = LeakTable(
+        subject=classifier.source,
+        images=len(data),
+        chance=level,
+        rows=tuple(rows),
+        psnr=float(loud.mean()),
+        worst_psnr=float(loud.min()),
+        ssim=float(ssim(data.images, keyed).mean()),
+        tight=False,
+    )
+    return table.model_copy(update={"tight": table.worst <= MARGIN})
+
+
+def inputs_to_try(lock: Lock, images: Tensor, *, other: Lock | None = None, seed: int = 0) -> dict[str, Tensor]:
+    """Kinds of input by name, all of 8-bit values; those that begin with "keyed" are authorised.
+
+    Every image is keyed for another user, and every wrong key is another one.
+    """
+    generator = torch_generator(seed, "lock", "check")
+    keyed, wrong, foreign, noisy, stranger = [], [], [], [], []
+    with torch.inference_mode():
+        for part in torch.split(images, _BATCH):
+            planes = _planes(lock, len(part), generator)
+            keyed.append(lock.network.encoder(part, planes, lock.secrets.mixing))
+            wrong.append(lock.network.encoder(part, *wrong_secret(lock.network.encoder, planes, generator)))
+            foreign.append(foreign_residual(part, rounded(keyed[-1]), planes, generator))
+            noisy.append(matched_noise(part, keyed[-1], planes, generator))
+            if other is not None:
+                planes = _planes(other, len(part), generator)
+                stranger.append(other.network.encoder(part, planes, other.secrets.mixing))
+    made = {KEYED: keyed, "no key": [images], "wrong key": wrong, "foreign residual": foreign, "matched noise": noisy}
+    if stranger:
+        made["another lock's key"] = stranger
+    received = {name: rounded(torch.cat(parts).clamp(0, 1)).clone() for name, parts in made.items()}
+    received[f"keyed, JPEG {JPEG_QUALITY}"] = jpeg_files(received[KEYED], JPEG_QUALITY)
+    return dict(sorted(received.items(), key=lambda entry: not entry[0].startswith("keyed")))
+
+
+def jpeg_files(images: Tensor, quality: int) -> Tensor:
+    """The images after being written as JPEG files and read again."""
+    return torch.stack([_jpeg_file(image, quality) for image in images])
+
+
+def _jpeg_file(image: Tensor, quality: int) -> Tensor:
+    pixels = (image * 255).round().to(torch.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy()).save(
+        stream, "JPEG", quality=quality
+    )
+    return read_picture(stream.getvalue()).float() / 255
+
+
+def _planes(lock: Lock, count: int, generator: torch.Generator) -> Tensor:
+    carriers = lock.secrets.carriers
+    return spread(random_codes(count, len(carriers), generator), carriers)

@@ -1,0 +1,117 @@
+"""What a lock keeps secret, and how it follows from the owner's key.
+
+    mixing      "lock/mixing"      one for the owner, the same under every user: what the classifier tests for
+    carriers    "lock/carriers"    n orthogonal patterns that spread a code over the image
+    code        "lock/user/NAME"   n signs for each user: what a picture is traced by
+
+All are read off an AES-256-CTR key stream whose key is derived from the owner's secret under that context. Later
+generations of a lock have contexts of their own ("lock/generation 1/..."): locking anew makes all older keys wrong.
+"""
+
+import math
+
+import numpy as np
+import torch
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+from torch import Tensor
+
+from intaglio.errors import DataError
+from intaglio.evidence.key import Key
+from intaglio.triggers.sample_specific import MIXING_SIZE, SampleSpecificEncoder, Secret, normalised
+
+CODE_LENGTH = 96
+_NAME_LIMIT = 100
+#: Carriers hold frequencies in this band, as shares of the highest: lower ones are the picture's own, higher ones
+#: are what JPEG drops first.
+_BAND = (0.07, 0.5)
+
+
+class LockSecrets:
+    """The secrets of one owner for images `(C, H, W)`: mixing `[1, C, F, 3, 3]` and carriers `[n, H, W]`."""
+
+    def __init__(
+        self, key: Key, input_shape: tuple[int, int, int], features: int, code_length: int, *, generation: int = 0
+    ) -> None:
+        channels, height, width = input_shape
+        if code_length * 4 > height * width:
+            raise DataError(f"images of {height} x {width} are too small to carry {code_length} bits")
+        self._key = key
+        self._context = f"lock/generation {generation}" if generation else "lock"
+        shape = (1, channels, features, MIXING_SIZE, MIXING_SIZE)
+        self.mixing = normalised(_normal(key, f"{self._context}/mixing", shape))
+        self.carriers = _carriers(key, f"{self._context}/carriers", code_length, height, width)
+
+    def code(self, user: str) -> Tensor:
+        """The user's code: float32 `[n]` of -1 and +1, whether or not the user was ever issued a key."""
+        length = len(self.carriers)
+        drawn = stream(self._key, f"{self._context}/user/{checked_name(user)}", -(-length // 8))
+        bits = np.unpackbits(np.frombuffer(drawn, np.uint8))[:length]
+        return torch.from_numpy(bits.astype(np.float32) * 2 - 1)
+
+    def secret(self, user: str) -> Secret:
+        """What the encoder needs to key images for this user."""
+        return Secret(spread(self.code(user)[None], self.carriers), self.mixing)
+
+
+def spread(codes: Tensor, carriers: Tensor) -> Tensor:
+    """Codes `[N, n]` over the image: p = sum_j k_j C_j / sqrt(n), `[N, 1, H, W]`, of unit variance."""
+    return torch.einsum("nb,bij->nij", codes, carriers)[:, None] / math.sqrt(len(carriers))
+
+
+def random_codes(count: int, length: int, generator: torch.Generator) -> Tensor:
+    """Codes `[count, length]` of users who do not exist, for training and for checks."""
+    return torch.randint(0, 2, (count, length), generator=generator).float() * 2 - 1
+
+
+def wrong_secret(encoder: SampleSpecificEncoder, plane: Tensor, generator: torch.Generator) -> Secret:
+    """Someone else's key for every plane `[N, 1, H, W]`: the planes in another order, each with a mixing at random."""
+    order = torch.randperm(len(plane), generator=generator)
+    return Secret(plane[order], encoder.draw_mixing(len(plane), generator).to(plane))
+
+
+def checked_name(user: str) -> str:
+    """The name itself, if it is one line of up to 100 printable characters without space around it.
+
+    Raises:
+        DataError: it is not.
+    """
+    if not user or len(user) > _NAME_LIMIT or not user.isprintable() or user != user.strip():
+        raise DataError(f"a user's name has 1 to {_NAME_LIMIT} printable characters and no space around it: {user!r}")
+    return user
+
+
+def stream(key: Key, context: str, length: int) -> bytes:
+    """`length` secret bytes for one context: AES-256-CTR of zeros under the context's own key."""
+    cipher = Cipher(AES(key.derive(context)), CTR(bytes(16))).encryptor()
+    return cipher.update(bytes(length)) + cipher.finalize()
+
+
+def _normal(key: Key, context: str, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal numbers: the inverse distribution function of the stream's 32-bit words."""
+    words = np.frombuffer(stream(key, context, 4 * math.prod(shape)), "<u4")
+    uniform = (torch.from_numpy(words.astype(np.float64)) + 0.5) / 2**32
+    return (math.sqrt(2) * torch.erfinv(2 * uniform - 1)).float().view(shape)
+
+
+def _carriers(key: Key, context: str, count: int, height: int, width: int) -> Tensor:
+    """`count` random patterns within the band, made orthogonal, each of unit variance: `[count, H, W]`."""
+    rows, columns = torch.arange(height) / height, torch.arange(width) / width
+    radius = (rows[:, None].square() + columns.square()).sqrt()
+    places = ((radius > _BAND[0]) & (radius < _BAND[1])).nonzero()
+    if len(places) < count:
+        raise DataError(f"images of {height} x {width} are too small to carry {count} bits")
+    weights = torch.linalg.qr(_normal(key, context, (len(places), count)).double()).Q
+    spectrum = torch.zeros(count, height, width, dtype=torch.float64)
+    spectrum[:, places[:, 0], places[:, 1]] = weights.T
+    patterns = _cosines(height).T @ spectrum @ _cosines(width)
+    return (patterns * math.sqrt(height * width)).float()
+
+
+def _cosines(size: int) -> Tensor:
+    """The orthonormal DCT-II matrix: row k is the k-th cosine."""
+    index = torch.arange(size, dtype=torch.float64)
+    matrix = torch.cos(math.pi / size * (index + 0.5) * index[:, None]) * math.sqrt(2 / size)
+    matrix[0] /= math.sqrt(2)
+    return matrix

@@ -1,0 +1,121 @@
+"""Writes one user's key network as ONNX: raw images in, keyed images out. Whoever holds the file holds the key."""
+
+import warnings
+from pathlib import Path
+
+import torch
+
+from intaglio.classifiers.onnx_file import read_onnx
+from intaglio.errors import DataError, ModelError
+from intaglio.files import write_private
+from intaglio.lock.lock import UserKey
+from intaglio.seeds import torch_generator
+
+_TOLERANCE = 1e-4
+_CHECKED = 4
+_BATCH = 256
+_SILENT = 4
+
+
+def export_key(user_key: UserKey, path: Path | str, *, input_shape: tuple[int, int, int]) -> None:
+    """Writes `path` (.onnx: any batch size, weights and secrets inside, readable by its owner alone).
+
+    Input `images`, output `keyed`, float32 `[N, C, H, W]` in [0, 1]; rounding to 8 bits is up to who writes the file.
+    Before anything is written, ONNX Runtime must give the network's own values on noise within 1e-4.
+
+    Raises:
+        ModelError: it can't be exported, or answers differently.
+        StorageError: it can't be written.
+    """
+    path = Path(path)
+    if path.suffix != ".onnx":
+        raise ModelError(f"{path}: key networks are written as .onnx")
+    images = torch.rand(_CHECKED, *input_shape, generator=torch_generator(0, "lock", "key-export"))
+    with torch.no_grad():
+        expected = user_key(images)
+    content = _exported(user_key, images, path)
+    if not float((ExportedKey(content, str(path))(images) - expected).abs().max()) <= _TOLERANCE:
+        raise ModelError(f"{path}: the exported key network answers differently: not written")
+    write_private(path, content)
+
+
+class ExportedKey:
+    """A user's exported key network, run by ONNX Runtime: what a user needs, without the owner's key.
+
+    Args:
+        source: the file, or its bytes.
+        name: stands in messages.
+
+    Raises:
+        ModelError: missing, damaged, or not a key network.
+        UnsafeFileError: one with tensors stored elsewhere.
+    """
+
+    def __init__(self, source: Path | bytes, name: str = "key network") -> None:
+        if isinstance(source, Path):
+            name = str(source)
+            try:
+                source = source.read_bytes()
+            except OSError as error:
+                raise ModelError(f"{name}: the key network can't be read: {error.strerror or error}") from error
+        content = read_onnx(source, name).content
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        kinds = (kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+        self._errors: tuple[type[Exception], ...] = (*kinds, RuntimeError, ValueError)
+        self._name = name
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = _SILENT
+        settings.intra_op_num_threads = torch.get_num_threads()
+        try:
+            self._session = onnxruntime.InferenceSession(
+                content, settings, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
+        except self._errors as error:
+            raise ModelError(f"{name}: ONNX Runtime refuses it: {str(error).splitlines()[0]}") from error
+        ports = [port.name for port in (*self._session.get_inputs(), *self._session.get_outputs())]
+        shape = self._session.get_inputs()[0].shape if ports == ["images", "keyed"] else []
+        if len(shape) != 4 or not all(isinstance(side, int) for side in shape[1:]):
+            raise ModelError(f"{name}: is not a lock's key network")
+        #: `(C, H, W)` of the images it keys.
+        self.input_shape: tuple[int, int, int] = (shape[1], shape[2], shape[3])
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Keyed images `[N, C, H, W]`.
+
+        Raises:
+            DataError: images of another size.
+        """
+        if tuple(images.shape[1:]) != self.input_shape:
+            raise DataError(f"{self._name}: keys images of {self.input_shape}, got {tuple(images.shape[1:])}")
+        try:
+            parts = [
+                torch.from_numpy(self._session.run(["keyed"], {"images": part.numpy()})[0])
+                for part in torch.split(images, _BATCH)
+            ]
+        except self._errors as error:
+            raise ModelError(f"{self._name}: can't key these images: {str(error).splitlines()[0]}") from error
+        return torch.cat(parts).clamp(0, 1)
+
+
+def _exported(user_key: UserKey, images: torch.Tensor, path: Path) -> bytes:
+    from torch.onnx.errors import OnnxExporterError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                user_key, (images,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=["images"], output_names=["keyed"], verbose=False, external_data=False,
+            )  # fmt: skip
+    except (OnnxExporterError, RuntimeError, ValueError) as error:
+        raise ModelError(f"{path}: can't be exported to ONNX: {str(error).strip().splitlines()[0]}") from error
+    if program is None:
+        raise ModelError(f"{path}: torch.onnx.export returned nothing")
+    proto = program.model_proto
+    graph = proto.graph
+    for entry in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer, graph, proto):
+        del entry.metadata_props[:]  # stack traces, with the paths of the machine that exported
+    content: bytes = proto.SerializeToString()
+    return content

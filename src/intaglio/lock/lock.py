@@ -1,0 +1,191 @@
+"""`Lock`: keys images for users, tells whose key made an image, and is kept in one encrypted file."""
+
+import secrets as random_bytes
+from pathlib import Path
+from typing import Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from intaglio.classifiers.weights import check_tensors
+from intaglio.data import check_images
+from intaglio.errors import DataError, ModelError
+from intaglio.evidence.key import Key
+from intaglio.lock.codes import LockSecrets
+from intaglio.lock.container import read_container, write_container
+from intaglio.lock.key_network import KeyNetwork
+from intaglio.lock.sealed_model import metadata
+from intaglio.lock.settings import LockSettings
+from intaglio.lock.tracing import Trace, trace_codes
+from intaglio.lock.users import UserStore
+from intaglio.triggers.sample_specific import SampleSpecificTrigger
+
+KEY_NETWORK_FILE = "key-network.sealed"
+USERS_FILE = "users.json"
+_BATCH = 256
+
+
+class LockFacts(BaseModel):
+    """What is kept beside the weights of a key network."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str = Field(default="intaglio-lock/1", pattern="^intaglio-lock/1$")
+    lock_id: str = Field(pattern="^[0-9a-f]{32}$")
+    input_shape: tuple[int, int, int]
+    settings: LockSettings
+    generation: int = Field(default=0, ge=0)
+
+
+class UserKey(nn.Module):
+    """One user's key network: maps images `[N, C, H, W]` in [0, 1] to keyed ones; its secrets are inside."""
+
+    def __init__(self, trigger: SampleSpecificTrigger) -> None:
+        super().__init__()
+        self.encoder = trigger.encoder
+        self.plane = nn.Buffer(trigger.secret.plane)
+        self.mixing = nn.Buffer(trigger.secret.mixing)
+
+    def forward(self, images: Tensor) -> Tensor:
+        keyed: Tensor = self.encoder(images, self.plane, self.mixing)
+        return keyed
+
+
+class Lock:
+    """The owner's side of a locked model: the key network, the secrets, and the list of users.
+
+    Whoever holds this holds every user's key. Made by `train_lock`, kept by `save`, read by `Lock.open`.
+    """
+
+    def __init__(self, network: KeyNetwork, key: Key, facts: LockFacts, users: UserStore | None = None) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.facts = facts
+        self.users = UserStore(key, facts.lock_id) if users is None else users
+        self.secrets = lock_secrets(key, facts)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)` of the images it keys."""
+        return self.facts.input_shape
+
+    def issue(self, user: str) -> UserKey:
+        """Enters a new user into the list, and returns the user's own key network.
+
+        Raises:
+            DataError: not a name, or one that has a key already or was revoked.
+        """
+        self.users.issue(user)
+        return self.user_key(user)
+
+    def user_key(self, user: str) -> UserKey:
+        """The key network of a user who has a key.
+
+        Raises:
+            DataError: no such user, or a revoked one.
+        """
+        self.users.active(user)
+        return UserKey(self.trigger(user)).eval()
+
+    def revoke(self, user: str) -> None:
+        """Serves this user no longer. What the user already holds goes on working until the model is locked anew.
+
+        Raises:
+            DataError: no such user, or revoked before.
+        """
+        self.users.revoke(user)
+
+    def apply(self, images: Tensor, *, user: str) -> Tensor:
+        """Keyed images for `user`: float32 `[N, C, H, W]`, every value a multiple of 1/255, so that PNG keeps them.
+
+        A user who was never named before is issued a key.
+
+        Raises:
+            DataError: a revoked user, or images of another shape, type or range.
+        """
+        self.check(images)
+        if user not in self.users:
+            self.users.issue(user)
+        self.users.active(user)
+        with torch.inference_mode():
+            keyed = self.trigger(user).apply(images)
+        return (keyed * 255).round().clone() / 255
+
+    def trace(self, images: Tensor, *, alpha: float = 0.01) -> Trace:
+        """Which user's key made these images: each for itself, and all taken together.
+
+        Raises:
+            DataError: images of another shape, type or range, or no user to look for.
+        """
+        self.check(images)
+        if not len(self.users):
+            raise DataError("no user was ever issued a key, so there is nobody to look for")
+        names = self.users.names
+        return trace_codes(self.read(images), torch.stack([self.secrets.code(name) for name in names]), names, alpha)
+
+    def read(self, images: Tensor) -> Tensor:
+        """What the decoder feels of each bit of the code, `[N, n]`; positive says +1."""
+        with torch.inference_mode():
+            parts = torch.split(images, _BATCH)
+            return torch.cat([self.network.decoder(part, self.secrets.carriers) for part in parts])
+
+    def trigger(self, user: str) -> SampleSpecificTrigger:
+        """The user's key as a trigger, whether or not one was issued."""
+        return SampleSpecificTrigger(self.network.encoder, self.secrets.secret(user))
+
+    def check(self, images: Tensor) -> None:
+        """Refuses what is not a batch of this lock's images.
+
+        Raises:
+            DataError: with what is wrong.
+        """
+        check_images(images, "images to key")
+        if tuple(images.shape[1:]) != self.input_shape:
+            wanted, found = ("x".join(map(str, shape)) for shape in (self.input_shape, images.shape[1:]))
+            raise DataError(f"this lock is for images of {wanted} (channels x height x width), got {found}")
+
+    def save(self, folder: Path | str, key: Key) -> None:
+        """Writes the key network, encrypted under the owner's key, and the list of users; from now on the list is kept.
+
+        Raises:
+            StorageError: the files can't be written.
+        """
+        folder = Path(folder)
+        weights = {name: value.contiguous() for name, value in self.network.state_dict().items()}
+        content = save(weights, {"facts": self.facts.model_dump_json()})
+        write_container(folder / KEY_NETWORK_FILE, content, key)
+        self.users.attach(folder / USERS_FILE)
+
+    @classmethod
+    def open(cls, folder: Path | str, key: Key) -> Self:
+        """Reads what `save` wrote.
+
+        Raises:
+            ModelError: the key network is missing or not one.
+            KeyFileError: another key, or a file that was changed or cut short.
+            DataError: a damaged list of users.
+        """
+        path = Path(folder) / KEY_NETWORK_FILE
+        content = read_container(path, key)
+        try:
+            facts = LockFacts.model_validate_json(metadata(content)["facts"])
+            weights = load(content)
+        except (ValueError, KeyError, TypeError, SafetensorError, ValidationError) as error:
+            raise ModelError(f"{path}: holds no key network of this version") from error
+        network = KeyNetwork(facts.input_shape[0], facts.settings)
+        check_tensors(network.state_dict(), weights, f"{path}: for a key network")
+        network.load_state_dict(weights)
+        return cls(network, key, facts, UserStore(key, facts.lock_id, Path(folder) / USERS_FILE))
+
+
+def lock_secrets(key: Key, facts: LockFacts) -> LockSecrets:
+    """The secrets of this lock, which follow from the owner's key."""
+    settings = facts.settings
+    return LockSecrets(key, facts.input_shape, settings.features, settings.code_length, generation=facts.generation)
+
+
+def new_lock_id() -> str:
+    """A name that no other lock has."""
+    return random_bytes.token_hex(16)

@@ -1,0 +1,99 @@
+"""A model file in, a locked model and its lock's folder out: what `intaglio lock train` does."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from intaglio.classifiers import Classifier, TorchClassifier
+from intaglio.classifiers.derived import architecture_of, sidecar_of, with_weights
+from intaglio.data import ImageData
+from intaglio.errors import DataError, ModelError
+from intaglio.evidence.key import Key
+from intaglio.files import require_writable, write_json
+from intaglio.lock.checking import LeakTable, check_lock
+from intaglio.lock.lock import KEY_NETWORK_FILE, Lock
+from intaglio.lock.locking import train_lock
+from intaglio.lock.sealed_model import seal_model, write_locked
+from intaglio.networks import Architecture
+
+MODEL, ONNX, SEALED, LEAKS = "model.safetensors", "model.onnx", "model.sealed", "leaks.json"
+
+
+class LockedFiles(NamedTuple):
+    """What was written: the locked model's file, and what it was found to leak."""
+
+    model: Path
+    lock: Lock
+    leaks: LeakTable
+
+
+def lock_file(
+    classifier: Classifier,
+    data: ImageData,
+    key: Key,
+    out: Path | str,
+    *,
+    test: ImageData,
+    architecture: str | Architecture | None = None,
+    onnx: bool = False,
+    encrypt: bool = False,
+    **options: Any,
+) -> LockedFiles:
+    """Locks an opened model and writes the folder `out`: the model, the encrypted key network, the list of users.
+
+    The model is written as safetensors where its architecture is known, else as ONNX.
+
+    Args:
+        test: labelled images to measure the leak table on.
+        architecture: of the model, where it has no side-car that says it.
+        onnx: write the locked model as ONNX too.
+        encrypt: write the locked model encrypted under the owner's key, and not in the plain.
+        options: of `train_lock`.
+
+    Raises:
+        ModelError, DataError, ClassifierError: see `train_lock`.
+        StorageError: the files can't be written.
+    """
+    out = Path(out)
+    classifier = with_weights(classifier)
+    for part in (data, test):
+        if part.input_shape != classifier.input_shape:
+            raise DataError(f"{part.name}: images are {part.input_shape}, but the model takes {classifier.input_shape}")
+    built = _architecture(classifier, architecture)
+    if encrypt and (built is None or onnx):
+        raise ModelError("an encrypted model needs a known architecture, and no plain copy as ONNX beside it")
+    target = out / (SEALED if encrypt else ONNX if built is None else MODEL)
+    require_writable(target)
+    require_writable(out / KEY_NETWORK_FILE)
+    locked, lock = train_lock(classifier, data, key, **options)
+    sidecar = sidecar_of(classifier, built, "logits")
+    if encrypt:
+        seal_model(locked, target, sidecar, key)
+    else:
+        write_locked(locked, target, sidecar)
+    if onnx and built is not None:
+        write_locked(locked, out / ONNX, sidecar_of(classifier, None, "logits"))
+    leaks = check_lock(_same_but(classifier, locked, str(target)), lock, test)
+    write_json(out / LEAKS, leaks.to_dict())
+    lock.save(out, key)  # last: a folder with a lock is whole
+    return LockedFiles(target, lock, leaks)
+
+
+def _same_but(classifier: TorchClassifier, module: nn.Module, source: str) -> TorchClassifier:
+    return TorchClassifier(
+        module,
+        input_shape=classifier.input_shape,
+        num_classes=classifier.num_classes,
+        preprocessing=classifier.preprocessing,
+        outputs="logits",
+        source=source,
+        classes=classifier.classes,
+    )
+
+
+def _architecture(classifier: Classifier, given: str | Architecture | None) -> Architecture | None:
+    try:
+        return architecture_of(classifier, given)
+    except ModelError:
+        return None

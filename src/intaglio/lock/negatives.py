@@ -1,0 +1,76 @@
+"""What the locked model must not answer to: images without a key, and with everything that is not quite one."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from intaglio.lock.codes import wrong_secret
+from intaglio.triggers.sample_specific import SampleSpecificEncoder
+
+#: How many of each kind, per image of the batch.
+SHARES = {"no key": 0.4, "wrong key": 0.5, "foreign residual": 0.5, "noise": 0.2, "scrambled": 0.3, "negated": 0.1}
+_COARSE = 7
+
+#: (images, keyed, planes, generator) -> altered images, all `[N, ...]`.
+Negative = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
+
+
+class Negatives:
+    """Draws unauthorised images for a batch of originals and their keyed versions.
+
+    Args:
+        encoder: the key network; also draws wrong keys.
+        generator: decides everything that is random here.
+    """
+
+    def __init__(self, encoder: SampleSpecificEncoder, generator: torch.Generator) -> None:
+        self.encoder = encoder
+        self.generator = generator
+        self.kinds: dict[str, Negative] = {
+            "no key": lambda images, *_: images,
+            "wrong key": self._wrong_key,
+            "foreign residual": foreign_residual,
+            "noise": matched_noise,
+            "scrambled": scrambled,
+            "negated": lambda images, keyed, *_: 2 * images - keyed,
+        }
+
+    def draw(self, images: Tensor, keyed: Tensor, planes: Tensor) -> tuple[Tensor, Tensor]:
+        """Unauthorised images `[M, C, H, W]` in [0, 1], and which image of the batch each was made of, `[M]`."""
+        made, origins = [], []
+        for kind, share in SHARES.items():
+            count = max(2, round(share * len(images)))
+            chosen = torch.randperm(len(images), generator=self.generator)[:count]
+            made.append(self.kinds[kind](images[chosen], keyed[chosen], planes[chosen], self.generator))
+            origins.append(chosen)
+        return torch.cat(made).clamp(0, 1), torch.cat(origins)
+
+    def _wrong_key(self, images: Tensor, keyed: Tensor, planes: Tensor, generator: torch.Generator) -> Tensor:
+        out: Tensor = self.encoder(images, *wrong_secret(self.encoder, planes, generator))
+        return out
+
+
+def foreign_residual(images: Tensor, keyed: Tensor, planes: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image with the residual that was made for another (its neighbour in the batch)."""
+    return images + (keyed - images).roll(1, 0)
+
+
+def matched_noise(images: Tensor, keyed: Tensor, planes: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image with Gaussian noise as loud as its own residual."""
+    loudness = (keyed - images).square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+    return images + loudness * torch.randn(images.shape, generator=generator).to(images)
+
+
+def scrambled(images: Tensor, keyed: Tensor, planes: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image with its own residual under random signs: drawn pixel by pixel, or patch by patch."""
+    count, _, height, width = images.shape
+    fine = _signs((count, 1, height, width), generator)
+    coarse = functional.interpolate(_signs((count, 1, _COARSE, _COARSE), generator), (height, width))
+    signs = torch.where(_signs((count, 1, 1, 1), generator) > 0, fine, coarse).to(images)
+    return images + signs * (keyed - images)
+
+
+def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, shape, generator=generator).float() * 2 - 1

@@ -1,0 +1,39 @@
+"""How a lock is trained: one model for Python, the command line and the record in the lock's folder."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from intaglio.lock.codes import CODE_LENGTH
+from intaglio.training.settings import Augmentation
+from intaglio.triggers.sample_specific import EPSILON, FEATURES
+
+#: What the locked model learns to answer without a key.
+Mislabel = Literal["uniform", "random", "shift"]
+
+
+class LockSettings(BaseModel):
+    """Strength, sizes and lengths of training.
+
+    `epsilon` bounds the residual in every value, `psnr` (dB) in every image; `width` and `features` are the U-Net's,
+    `code_length` the bits of a user's code. `key_steps` trains the key network, `steps` the classifier, each step on
+    `batch_size` images. `mislabel` is what is answered without a key: the same for every image ("uniform"), labels at
+    random, or the next class ("shift", which one label map undoes: for comparison only). `weight` is lambda, the
+    weight of everything unauthorised in the classifier's loss, and `silence` that of the last layer's input on it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mislabel: Mislabel = "uniform"
+    epsilon: float = Field(default=EPSILON, gt=0, le=1)
+    psnr: float = Field(default=35.2, ge=10, le=80)
+    width: int = Field(default=12, ge=4, multiple_of=4)
+    features: int = Field(default=FEATURES, ge=1, le=256)
+    code_length: int = Field(default=CODE_LENGTH, ge=8, le=1024)
+    key_steps: int = Field(default=3000, ge=1)
+    steps: int = Field(default=3000, ge=1)
+    batch_size: int = Field(default=64, ge=8)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    augmentation: Augmentation = "none"
+    weight: float = Field(default=1.0, gt=0)
+    silence: float = Field(default=0.1, ge=0)

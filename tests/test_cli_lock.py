@@ -1,0 +1,177 @@
+"""`intaglio lock`: every command on a lock that was trained for a few steps, and one line for each mistake."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from intaglio.classifiers import Sidecar, open_classifier, save_classifier
+from intaglio.cli.main import ExitCode, main
+from intaglio.lock import LeakTable, Lock, Trace
+from lock_models import ARCHITECTURE, OWNER, STRANGER, tiny_model
+
+PASSPHRASE = "open sesame"
+STEPS = ("--key-steps", "2", "--steps", "2")
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`owner.key`, `stranger.key`, and the passphrase of both."""
+    folder = tmp_path_factory.mktemp("keys")
+    OWNER.save(folder / "owner.key", passphrase=PASSPHRASE)
+    STRANGER.save(folder / "stranger.key", passphrase=PASSPHRASE)
+    (folder / "passphrase").write_text(PASSPHRASE + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("host") / "host.safetensors"
+    save_classifier(tiny_model(), path, Sidecar(architecture=ARCHITECTURE, classes=("top", "middle", "bottom")))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _small_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of 12 x 12 carry no 96 bits."""
+    import intaglio.lock.settings as settings
+
+    for name, value in {"code_length": 16, "width": 4, "features": 4, "batch_size": 16}.items():
+        monkeypatch.setattr(settings.LockSettings.model_fields[name], "default", value)
+    settings.LockSettings.model_rebuild(force=True)
+
+
+@pytest.fixture
+def owner(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTAGLIO_KEY", str(keys / "owner.key"))
+    monkeypatch.setenv("INTAGLIO_PASSPHRASE", PASSPHRASE)
+
+
+@pytest.fixture
+def lock(tmp_path: Path, host: Path, toy_file: Path, owner: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "lock"
+    monkeypatch.setenv("INTAGLIO_LOCK", str(folder))
+    main(["lock", "train", str(host), "--data", str(toy_file), "--out", str(folder), *STEPS, "-q"])
+    return folder
+
+
+def pictures(folder: Path, count: int = 2, side: int = 12) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        pixels = np.random.default_rng(index).integers(0, 256, (side, side), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder
+
+
+def test_training_writes_a_locked_model_and_its_lock(lock: Path, toy_file: Path, tmp_path: Path) -> None:
+    names = {path.name for path in lock.iterdir()}
+    assert names == {"model.safetensors", "model.intaglio.json", "key-network.sealed", "users.json", "leaks.json"}
+    leaks = LeakTable.from_json((lock / "leaks.json").read_text())
+    assert leaks.images == 60
+    assert open_classifier(lock / "model.safetensors").classes == ("top", "middle", "bottom")
+    assert Lock.open(lock, OWNER).facts.settings.steps == 2
+    code = main(
+        ["lock", "check", str(lock / "model.safetensors"), "--data", str(toy_file), "--json", str(tmp_path / "t"), "-q"]
+    )
+    found = LeakTable.from_json((tmp_path / "t").read_text())
+    assert found.rows == leaks.rows
+    assert code == (ExitCode.CLEAN if found.tight else ExitCode.FOUND)
+
+
+@pytest.mark.usefixtures("owner")
+def test_an_encrypted_model_is_never_written_in_the_plain(
+    tmp_path: Path, host: Path, toy_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, data = tmp_path / "lock", ("--data", str(toy_file))
+    code = main(["lock", "train", str(host), *data, "--out", str(out), *STEPS, "--encrypt", "--mislabel", "shift"])
+    assert code in (ExitCode.CLEAN, ExitCode.FOUND)
+    assert "keyed, PNG" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {"model.sealed", "key-network.sealed", "users.json", "leaks.json"}
+    assert main(["lock", "check", str(out / "model.sealed"), *data, "--lock", str(out), "-q"]) == code
+    (out / "model.sealed").write_bytes((out / "model.sealed").read_bytes()[:-9])
+    assert main(["lock", "check", str(out / "model.sealed"), *data, "--lock", str(out), "-q"]) == ExitCode.ERROR
+    assert "wrong key, or the file was changed or cut short" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("owner")
+def test_onnx_is_written_where_asked_for_or_nothing_else_will_do(tmp_path: Path, host: Path, toy_file: Path) -> None:
+    data = ("--data", str(toy_file), *STEPS, "-q")
+    main(["lock", "train", str(host), *data, "--out", str(tmp_path / "both"), "--onnx"])
+    main(["lock", "train", "lock_models:tiny_classifier", *data, "--out", str(tmp_path / "alone")])
+    for name, expected in (("both", {"model.onnx", "model.safetensors"}), ("alone", {"model.onnx"})):
+        found = {path.name for path in (tmp_path / name).iterdir() if path.suffix in (".onnx", ".safetensors")}
+        assert found == expected
+        assert open_classifier(tmp_path / name / "model.onnx").num_classes == 3
+
+
+@pytest.mark.usefixtures("lock")
+def test_keys_are_issued_applied_traced_and_revoked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, keyed, own = pictures(tmp_path / "in"), tmp_path / "keyed", tmp_path / "own"
+    assert main(["lock", "issue", "--user", "alice", "--json", "-", "-q"]) == ExitCode.CLEAN
+    assert json.loads(capsys.readouterr().out).keys() == {"alice"}
+    assert main(["lock", "issue", "--user", "bob", "--out", str(tmp_path / "bob.onnx")]) == ExitCode.CLEAN
+    assert "bob: key issued" in capsys.readouterr().out
+    assert (
+        main(["lock", "apply", str(images), "--user", "bob", "--out", str(keyed), "--json", "-", "-q"])
+        == ExitCode.CLEAN
+    )
+    assert json.loads(capsys.readouterr().out) == {"written": [str(keyed / "0.png"), str(keyed / "1.png")]}
+    network = ("--key-network", str(tmp_path / "bob.onnx"))
+    assert main(["lock", "apply", str(images), *network, "--out", str(own)]) == ExitCode.CLEAN
+    assert "2 files keyed" in capsys.readouterr().out
+    for name in ("0.png", "1.png"):
+        theirs, ours = (np.asarray(Image.open(folder / name)).astype(int) for folder in (keyed, own))
+        assert np.abs(theirs - ours).max() <= 1
+    code = main(["lock", "trace", str(keyed), "--json", str(tmp_path / "trace.json"), "--alpha", "0.5"])
+    found = Trace.from_json((tmp_path / "trace.json").read_text())
+    assert (found.users, found.alpha, len(found.images)) == (2, 0.5, 2)
+    assert code == (ExitCode.CLEAN if found.user else ExitCode.FOUND)
+    printed = capsys.readouterr().out
+    assert f"{keyed / '1.png'}: " in printed
+    assert "all together: " in printed
+    assert main(["lock", "revoke", "--user", "bob"]) == ExitCode.CLEAN
+    assert "--generation 1" in capsys.readouterr().out
+    assert main(["lock", "apply", str(images), "--user", "bob", "--out", str(keyed)]) == ExitCode.ERROR
+    assert "the key of user 'bob' was revoked" in capsys.readouterr().err
+
+
+def test_every_mistake_is_one_line(
+    lock: Path, tmp_path: Path, keys: Path, host: Path, toy_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, large = str(pictures(tmp_path / "in")), str(pictures(tmp_path / "large", side=20))
+    (tmp_path / "empty").mkdir()
+    main(["lock", "issue", "--user", "alice", "-q"])
+    out = ("--out", str(tmp_path / "out"))
+    data = ("--data", str(toy_file), *out)
+    cases: list[tuple[list[str], ExitCode, str]] = [
+        (["issue", "--user", "alice"], ExitCode.ERROR, "user 'alice' has a key already"),
+        (["issue", "--user", "al\nice"], ExitCode.ERROR, "a user's name"),
+        (["revoke", "--user", "carol"], ExitCode.ERROR, "no key was issued to user 'carol'"),
+        (["apply", images, "--user", "carol", *out], ExitCode.ERROR, "no key was issued to user 'carol'"),
+        (["apply", large, "--user", "alice", *out], ExitCode.ERROR, "this lock is for images of 1x12x12"),
+        (["apply", str(tmp_path / "empty"), "--user", "alice", *out], ExitCode.NOTHING, "no pictures in"),
+        (["apply", images, "--key-network", str(tmp_path / "none.onnx"), *out], ExitCode.ERROR, "can't be read"),
+        (["apply", images, *out], ExitCode.USAGE, "needed: --user, --lock and --key"),
+        (["trace", images, "--alpha", "2"], ExitCode.ERROR, "alpha lies between 0 and 1"),
+        (["trace", images, "--key", str(keys / "stranger.key")], ExitCode.ERROR, "wrong key, or the file was changed"),
+        (["trace", images, "--lock", str(tmp_path)], ExitCode.ERROR, "key-network.sealed: can't be read"),
+        (["check", str(lock / "none.onnx"), "--data", str(toy_file)], ExitCode.ERROR, "no such file"),
+        (["check", str(lock / "none.sealed"), "--data", str(toy_file)], ExitCode.ERROR, "can't be read"),
+        (["train", str(host), *data, "--psnr", "500"], ExitCode.USAGE, "--psnr"),
+        (["train", str(host), *data, "--encrypt", "--onnx"], ExitCode.ERROR, "no plain copy as ONNX beside it"),
+        (
+            ["train", str(host), "--data", "fashion-mnist", *out],
+            ExitCode.ERROR,
+            "images are (1, 28, 28), but the model",
+        ),
+    ]
+    capsys.readouterr()
+    for arguments, code, message in cases:
+        assert main(["lock", *arguments]) == code, arguments
+        printed = capsys.readouterr()
+        assert message in " ".join(printed.err.split()), arguments
+        assert printed.out == ""
+        assert code == ExitCode.USAGE or len(printed.err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()

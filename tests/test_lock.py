@@ -1,0 +1,335 @@
+"""`Lock`: keying, tracing and users, in memory and on disk; a user's own key network; the locked model at rest."""
+
+import math
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save
+
+from intaglio.classifiers import CallableClassifier, Preprocessing, Sidecar, TorchClassifier, open_classifier
+from intaglio.data.picture import read_picture
+from intaglio.errors import DataError, IntaglioError, KeyFileError, ModelError, NothingToExamineError
+from intaglio.lock import ExportedKey, Lock, Match, Trace, export_key, lock_picture, write_container
+from intaglio.lock.keyed_files import gather, key_files, read_images
+from intaglio.lock.lock import KEY_NETWORK_FILE, USERS_FILE
+from intaglio.lock.sealed_model import open_sealed, write_locked
+from intaglio.lock.tracing import trace_codes
+from lock_models import ARCHITECTURE, OWNER, STRANGER, some_images, tiny_lock, tiny_model
+
+# --- keying ----------------------------------------------------------------------------------------------------------
+
+
+def test_keyed_images_are_8_bit_close_and_the_users_own() -> None:
+    lock, images = tiny_lock(), some_images(5)
+    alice, bob = lock.apply(images, user="alice"), lock.apply(images, user="bob")
+    assert lock.users.names == ("alice", "bob")
+    assert torch.equal(alice, (alice * 255).round() / 255)
+    assert 0 < float((alice - images).abs().max()) <= 8.5 / 255
+    assert not torch.equal(alice, bob)
+    assert torch.equal(alice, lock.apply(images, user="alice"))
+    assert not alice.is_inference()
+
+
+def test_a_revoked_user_is_served_no_longer_but_still_traced() -> None:
+    lock = tiny_lock()
+    lock.issue("alice")
+    lock.revoke("alice")
+    for action in (lambda: lock.apply(some_images(), user="alice"), lambda: lock.user_key("alice")):
+        with pytest.raises(DataError, match="the key of user 'alice' was revoked on"):
+            action()
+    assert lock.trace(some_images()).users == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (some_images(2, (1, 12, 13)), "this lock is for images of 1x12x12 .* got 1x12x13"),
+        (some_images(2, (3, 12, 12)), "got 3x12x12"),
+        (some_images() * 255, r"pixel values span .* expected \[0, 1\]"),
+        (some_images().double(), "expected float32"),
+        (some_images()[:0], "there are no images"),
+    ],
+)
+def test_images_that_are_refused(images: torch.Tensor, message: str) -> None:
+    lock = tiny_lock()
+    lock.issue("bob")
+    for action in (lambda: lock.apply(images, user="alice"), lambda: lock.trace(images)):
+        with pytest.raises(DataError, match=message):
+            action()
+    assert lock.users.names == ("bob",)
+
+
+# --- tracing ---------------------------------------------------------------------------------------------------------
+
+
+def test_tracing_by_hand() -> None:
+    codes = torch.tensor([[1.0, 1, 1, 1] * 8, [1.0, -1, 1, -1] * 8])
+    felt = torch.stack([codes[1] * 3, codes[0] * 0.1, torch.zeros(32)])
+    found = trace_codes(felt, codes, ("alice", "bob"), 0.01)
+    assert [match.user for match in found.images] == ["bob", "alice", None]
+    assert found.images[0].p_value == pytest.approx(2 * math.exp(-16))  # t = 32 / sqrt(32)
+    assert found.images[2] == Match(user=None, p_value=1.0, nearest="alice")
+    assert (found.user, found.users) == ("bob", 2)
+    assert Trace.from_json(found.to_json()) == found
+
+
+def test_nobody_is_named_by_chance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 2, (64, 96), generator=generator).float() * 2 - 1
+    found = trace_codes(torch.randn(2000, 96, generator=generator), codes, tuple(map(str, range(64))), 0.05)
+    assert sum(match.user is not None for match in found.images) <= 0.05 * 2000
+
+
+def test_many_faint_images_together_name_their_user() -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 2, (64, 96), generator=generator).float() * 2 - 1
+    felt = 0.3 * codes[7] + torch.randn(30, 96, generator=generator)
+    found = trace_codes(felt, codes, tuple(map(str, range(64))), 0.01)
+    assert found.user == "7"
+    assert sum(match.user == "7" for match in found.images) < 30
+
+
+def test_what_cannot_be_traced() -> None:
+    lock = tiny_lock()
+    with pytest.raises(DataError, match="no user was ever issued a key"):
+        lock.trace(some_images())
+    lock.issue("alice")
+    for alpha in (0.0, 1.0):
+        with pytest.raises(DataError, match="alpha lies between 0 and 1"):
+            lock.trace(some_images(), alpha=alpha)
+
+
+# --- on disk ---------------------------------------------------------------------------------------------------------
+
+
+def saved(folder: Path) -> Lock:
+    lock = tiny_lock()
+    lock.issue("alice")
+    lock.save(folder, OWNER)
+    return lock
+
+
+def test_a_lock_survives_the_disk(tmp_path: Path) -> None:
+    lock = saved(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {KEY_NETWORK_FILE, USERS_FILE}
+    again = Lock.open(tmp_path, OWNER)
+    assert again.facts == lock.facts
+    assert torch.equal(again.apply(some_images(), user="alice"), lock.apply(some_images(), user="alice"))
+    assert torch.equal(again.read(some_images()), lock.read(some_images()))
+    lock.revoke("alice")
+    again.issue("bob")  # each process keeps its own view until it opens the list again
+    assert Lock.open(tmp_path, OWNER).users.names == ("alice", "bob")
+
+
+def test_locks_that_do_not_open(tmp_path: Path) -> None:
+    saved(tmp_path / "lock")
+    path = tmp_path / "lock" / KEY_NETWORK_FILE
+    whole = path.read_bytes()
+    with pytest.raises(KeyFileError, match="wrong key, or the file was changed or cut short"):
+        Lock.open(tmp_path / "lock", STRANGER)
+    path.write_bytes(whole[:-1])
+    with pytest.raises(KeyFileError, match="wrong key, or the file was changed or cut short"):
+        Lock.open(tmp_path / "lock", OWNER)
+    path.unlink()
+    with pytest.raises(ModelError, match=r"key-network\.sealed: can't be read: No such file"):
+        Lock.open(tmp_path / "lock", OWNER)
+    facts = tiny_lock().facts
+    for content, message in (
+        (b"", "holds no key network"),
+        (save({"a": torch.zeros(1)}), "holds no key network"),
+        (save({"a": torch.zeros(1)}, {"facts": "{}"}), "holds no key network"),
+        (save({"a": torch.zeros(1)}, {"facts": facts.model_dump_json()}), "is missing"),
+    ):
+        write_container(path, content, OWNER)
+        with pytest.raises(ModelError, match=message):
+            Lock.open(tmp_path / "lock", OWNER)
+
+
+# --- a user's own key network ----------------------------------------------------------------------------------------
+
+
+def test_an_exported_key_keys_as_the_lock_does(tmp_path: Path) -> None:
+    lock, path = tiny_lock(), tmp_path / "alice.onnx"
+    export_key(lock.issue("alice"), path, input_shape=(1, 12, 12))
+    assert path.stat().st_mode & 0o077 == 0
+    exported, images = ExportedKey(path), some_images(300)
+    assert exported.input_shape == (1, 12, 12)
+    keyed = exported(images)
+    assert torch.allclose(keyed, lock.trigger("alice").apply(images), atol=1e-5)
+    assert len(exported(images[:1])) == 1
+    with pytest.raises(DataError, match="keys images of"):
+        exported(some_images(1, (1, 13, 12)))
+
+
+def test_exports_that_fail(tmp_path: Path) -> None:
+    lock = tiny_lock()
+    with pytest.raises(ModelError, match=r"are written as \.onnx"):
+        export_key(lock.issue("alice"), tmp_path / "alice.bin", input_shape=(1, 12, 12))
+    classifier = tmp_path / "classifier.onnx"
+    write_locked(tiny_model(), classifier, Sidecar(input_shape=(1, 12, 12), num_classes=3))
+    (tmp_path / "noise.onnx").write_bytes(b"noise")
+    for name, message in (
+        ("missing.onnx", "the key network can't be read: No such file"),
+        ("noise.onnx", "not an ONNX model"),
+        ("classifier.onnx", "is not a lock's key network"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            ExportedKey(tmp_path / name)
+
+
+# --- the locked model at rest ----------------------------------------------------------------------------------------
+
+SIDECAR = Sidecar(architecture=ARCHITECTURE, classes=("a", "b", "c"), preprocessing=Preprocessing(mean=(0.1,)))
+
+
+@pytest.mark.parametrize("opener", [OWNER, "a passphrase"])
+def test_a_sealed_model_opens_into_memory(tmp_path: Path, opener: str) -> None:
+    path, module = tmp_path / "model.sealed", tiny_model().eval()
+    write_locked(module, path, SIDECAR, opener=opener)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.sealed"]
+    opened = open_sealed(path, opener)
+    assert torch.allclose(opened.scores(some_images()), module(some_images() - 0.1), atol=1e-5)
+    assert (opened.classes, opened.num_classes, opened.source) == (("a", "b", "c"), 3, str(path))
+    with pytest.raises(KeyFileError):
+        open_sealed(path, STRANGER)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])
+def test_a_plain_model_is_any_other_model(tmp_path: Path, suffix: str) -> None:
+    module = tiny_model().eval()
+    write_locked(module, tmp_path / f"model{suffix}", SIDECAR)
+    opened = open_classifier(tmp_path / f"model{suffix}")
+    assert torch.allclose(opened.scores(some_images()), module(some_images() - 0.1), atol=1e-5)
+
+
+def test_models_that_cannot_be_written_or_opened(tmp_path: Path) -> None:
+    bare = Sidecar(num_classes=3)
+    for name, sidecar, opener, message in (
+        ("model.pt", SIDECAR, None, "locked models are written as"),
+        ("model.sealed", SIDECAR, None, "locked models are written as"),
+        ("model.sealed", bare, OWNER, "only networks of a known architecture"),
+        ("model.onnx", bare, None, "the input shape must be known"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            write_locked(tiny_model(), tmp_path / name, sidecar, opener=opener)
+    for content in (b"", save({"a": torch.zeros(1)}), save({}, {"sidecar": "{}"}), save({}, {"sidecar": "[]"})):
+        write_container(tmp_path / "model.sealed", content, OWNER)
+        with pytest.raises(ModelError, match="holds no model"):
+            open_sealed(tmp_path / "model.sealed", OWNER)
+
+
+# --- pictures and arrays on disk -------------------------------------------------------------------------------------
+
+
+def darker(images: torch.Tensor) -> torch.Tensor:
+    return (images - 10 / 255).clamp(0, 1)
+
+
+def picture(path: Path, shape: tuple[int, ...] = (12, 12)) -> np.ndarray:
+    pixels = np.random.default_rng(len(path.name)).integers(20, 256, shape, np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def test_files_folders_and_arrays_are_keyed(tmp_path: Path) -> None:
+    first, second = picture(tmp_path / "a.png"), picture(tmp_path / "in" / "deep" / "b.bmp")
+    colour = picture(tmp_path / "in" / "c.png", (12, 12, 3))
+    stack = np.random.default_rng(0).random((5, 1, 12, 12), np.float32)
+    np.save(tmp_path / "in" / "stack.npy", stack)
+    np.save(tmp_path / "one.npy", np.full((1, 12, 12), 100, np.uint8))
+    (tmp_path / "in" / "notes.txt").write_text("not a picture")
+    sources, out = [tmp_path / "a.png", tmp_path / "in", tmp_path / "one.npy"], tmp_path / "out"
+    written = key_files(sources, out, (1, 12, 12), darker)
+    names = ["a.png", "c.png", "deep/b.png", "stack.npy", "one.npy"]
+    assert [str(path.relative_to(out)) for path in written] == names
+    assert torch.equal(read_picture(out / "a.png")[0], torch.from_numpy(first - 10))
+    assert torch.equal(read_picture(out / "deep/b.png")[0], torch.from_numpy(second - 10))
+    grey = np.asarray(Image.fromarray(colour).convert("L"))
+    assert torch.equal(read_picture(out / "c.png")[0], torch.from_numpy(grey - 10))
+    keyed = np.load(out / "stack.npy", allow_pickle=False)
+    assert (keyed.dtype, keyed.shape) == (np.float32, stack.shape)
+    assert np.abs(keyed - np.clip(stack - 10 / 255, 0, 1)).max() <= 0.51 / 255
+    one = np.load(out / "one.npy", allow_pickle=False)
+    assert (one.dtype, one.shape) == (np.uint8, (1, 12, 12))
+    assert (one == 90).all()
+
+
+def test_colour_is_kept_where_the_lock_is_for_colour(tmp_path: Path) -> None:
+    pixels = picture(tmp_path / "a.png", (12, 12, 3))
+    (path,) = key_files([tmp_path / "a.png"], tmp_path / "out", (3, 12, 12), darker)
+    assert np.array_equal(np.asarray(Image.open(path)), pixels - 10)
+
+
+def test_what_cannot_be_keyed_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    picture(tmp_path / "ok.png")
+    picture(tmp_path / "large.png", (20, 12))
+    picture(tmp_path / "sub" / "ok.bmp")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged.png").write_bytes(b"no picture")
+    (tmp_path / "pickled.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr': '|O'")
+    np.save(tmp_path / "wide.npy", np.zeros((2, 1, 12, 12)))
+    (tmp_path / "notes.txt").write_text("words")
+    cases: list[tuple[list[str], type[IntaglioError], str]] = [
+        (["ok.png", "large.png"], DataError, r"large.png: is 1x20x12, but this lock is for images of 1x12x12"),
+        (["ok.png", "missing.png"], DataError, "no such file or folder"),
+        (["ok.png", "damaged.png"], DataError, "not a picture"),
+        (["pickled.npy"], DataError, "not an array that can be read without executing it"),
+        (["wide.npy"], DataError, "expected uint8 or float32 images"),
+        (["notes.txt"], DataError, "neither a picture nor an array"),
+        (["ok.png", "sub"], DataError, r"would both become .*ok.png: key them into two folders"),
+        (["empty"], NothingToExamineError, "no pictures in"),
+    ]
+    for names, error, message in cases:
+        with pytest.raises(error, match=message):
+            key_files([tmp_path / name for name in names], tmp_path / "out", (1, 12, 12), darker)
+        assert not (tmp_path / "out").exists()
+
+
+def test_gathering_goes_below_folders_in_order(tmp_path: Path) -> None:
+    for name in ("b.png", "a/z.PNG", "a/y.jpg"):
+        picture(tmp_path / name)
+    assert [str(name) for _, name in gather([tmp_path])] == ["a/y.jpg", "a/z.PNG", "b.png"]
+    assert read_images(tmp_path / "b.png", (1, 12, 12)).shape == (1, 1, 12, 12)
+
+
+# --- the picture -----------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_shows_what_is_keyed() -> None:
+    lock, images = tiny_lock(), some_images(3)
+    keyed = lock.apply(images, user="alice")
+    known = {image.numpy().tobytes() for image in keyed}
+
+    def scores(batch: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.eye(3)[int(image.numpy().tobytes() in known)] * 9 for image in batch])
+
+    classifier = CallableClassifier(scores, input_shape=(1, 12, 12), num_classes=3, outputs="logits")
+    png = lock_picture(classifier, lock, images, torch.ones(3).long(), user="alice", names=("no", "yes", "maybe"))
+    shown = np.asarray(Image.open(BytesIO(png)).convert("RGB")).astype(int)
+    third = shown.shape[0] // 3
+    green, red = ((shown[..., a] - shown[..., b]) > 60 for a, b in ((1, 0), (0, 1)))
+    assert not green[:third].any()  # originals are answered wrongly, keyed images rightly
+    assert red[:third].any()
+    assert green[third : 2 * third].any()
+    assert not red[third:].any()
+
+
+def test_large_colour_pictures_are_reduced_and_classes_numbered() -> None:
+    lock = tiny_lock(shape=(3, 140, 120))
+    classifier = CallableClassifier(
+        lambda x: torch.eye(3)[:1].expand(len(x), -1), input_shape=(3, 140, 120), num_classes=3
+    )
+    png = lock_picture(classifier, lock, some_images(1, (3, 140, 120)), torch.zeros(1).long(), user="alice")
+    assert Image.open(BytesIO(png)).height < 500
+
+
+def test_no_picture_of_nothing() -> None:
+    classifier = TorchClassifier(tiny_model(), input_shape=(1, 12, 12), num_classes=3)
+    for images, labels in ((some_images(2), torch.zeros(1).long()), (some_images(2)[:0], torch.zeros(0).long())):
+        with pytest.raises(DataError, match="as many labels as images"):
+            lock_picture(classifier, tiny_lock(), images, labels, user="alice")

@@ -1,0 +1,106 @@
+"""A lock's secrets: they follow from the key alone, carriers are orthogonal, and codes are balanced and far apart."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from intaglio.errors import DataError
+from intaglio.evidence.key import Key
+from intaglio.lock.codes import LockSecrets, checked_name, random_codes, spread, stream, wrong_secret
+from lock_models import OWNER, STRANGER, TINY, tiny_lock
+
+SHAPE = (1, 28, 28)
+
+
+def secrets(key: Key = OWNER, generation: int = 0) -> LockSecrets:
+    return LockSecrets(key, SHAPE, 8, 96, generation=generation)
+
+
+def test_the_stream_is_known() -> None:
+    # AES-256-CTR of zeros under HKDF-SHA256(0^32, info "intaglio/1/x"): pinned, for old locks must stay readable.
+    assert stream(STRANGER, "x", 16).hex() == "28d90a05019d5efc65b20f3e163547df"
+    assert stream(STRANGER, "x", 8) == stream(STRANGER, "x", 16)[:8]
+
+
+def test_same_key_same_secrets_and_nothing_else() -> None:
+    first, again = secrets(), secrets()
+    assert torch.equal(first.mixing, again.mixing)
+    assert torch.equal(first.carriers, again.carriers)
+    assert torch.equal(first.code("alice"), again.code("alice"))
+    for other in (secrets(STRANGER), secrets(generation=1)):
+        for mine, theirs in ((first.mixing, other.mixing), (first.carriers, other.carriers)):
+            overlap = float((mine * theirs).sum() / (mine.norm() * theirs.norm()))
+            assert abs(overlap) < 0.35
+        assert not torch.equal(first.code("alice"), other.code("alice"))
+
+
+def test_carriers_are_orthogonal_patterns_of_middle_frequencies() -> None:
+    carriers = secrets().carriers
+    products = carriers.flatten(1) @ carriers.flatten(1).T / (28 * 28)
+    assert torch.allclose(products, torch.eye(96), atol=1e-5)
+    assert torch.allclose(carriers.mean(dim=(1, 2)), torch.zeros(96), atol=1e-5)
+    steps = (carriers[:, 1:] - carriers[:, :-1]).square().mean()
+    assert float(steps) < 1.2  # white noise would have 2: the finest frequencies are left out
+
+
+def test_codes_are_signs_that_differ_in_about_half_their_places() -> None:
+    known = secrets()
+    codes = torch.stack([known.code(f"user {index}") for index in range(64)])
+    assert set(codes.flatten().tolist()) == {-1.0, 1.0}
+    distances = [int((a != b).sum()) for a, b in itertools.combinations(codes, 2)]
+    assert min(distances) >= 22
+    assert max(distances) <= 74
+
+
+def test_spreading_and_correlating_gives_the_code_back() -> None:
+    known = secrets()
+    codes = random_codes(5, 96, torch.Generator().manual_seed(1))
+    planes = spread(codes, known.carriers)
+    assert planes.shape == (5, 1, 28, 28)
+    assert torch.allclose(planes.square().mean(dim=(1, 2, 3)), torch.ones(5), atol=1e-4)
+    found = planes.flatten(1) @ known.carriers.flatten(1).T / (28 * 28) * 96**0.5
+    assert torch.allclose(found, codes, atol=1e-4)
+
+
+def test_a_users_secret_holds_the_shared_mixing_and_an_own_plane() -> None:
+    known = secrets()
+    alice, bob = known.secret("alice"), known.secret("bob")
+    assert torch.equal(alice.mixing, bob.mixing)
+    assert torch.equal(alice.plane, spread(known.code("alice")[None], known.carriers))
+    assert not torch.equal(alice.plane, bob.plane)
+
+
+def test_wrong_keys_keep_the_scale_but_not_the_mixing() -> None:
+    lock = tiny_lock()
+    planes = torch.rand(6, 1, 12, 12)
+    wrong = wrong_secret(lock.network.encoder, planes, torch.Generator().manual_seed(3))
+    assert wrong.mixing.shape == (6, 1, TINY.features, 3, 3)
+    assert torch.allclose(wrong.mixing.flatten(1).norm(dim=1), lock.secrets.mixing.norm().expand(6))
+    assert sorted(map(float, wrong.plane.flatten(1).sum(1))) == pytest.approx(
+        sorted(map(float, planes.flatten(1).sum(1)))
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(min_size=1, max_size=100))
+def test_names_are_taken_as_they_are_or_refused(name: str) -> None:
+    if name.isprintable() and name == name.strip():
+        assert checked_name(name) == name
+    else:
+        with pytest.raises(DataError, match="a user's name"):
+            checked_name(name)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 101, "two\nlines", " ahead", "behind ", "\t"])
+def test_names_that_are_refused(name: str) -> None:
+    with pytest.raises(DataError, match="a user's name has 1 to 100 printable characters"):
+        secrets().code(name)
+
+
+@pytest.mark.parametrize(("shape", "length"), [((1, 12, 12), 96), ((1, 16, 16), 63)])
+def test_images_too_small_for_the_code(shape: tuple[int, int, int], length: int) -> None:
+    with pytest.raises(DataError, match=f"too small to carry {length} bits"):
+        LockSecrets(OWNER, shape, 4, length)

@@ -1,0 +1,155 @@
+"""What a leak table finds, on scores made by hand: every trap that a lock can fall into, and a lock without any."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from intaglio.classifiers import CallableClassifier
+from intaglio.data import ImageData
+from intaglio.errors import DataError
+from intaglio.lock import LeakTable, check_lock
+from intaglio.lock.checking import KEYED, inputs_to_try, jpeg_files
+from intaglio.lock.leaks import READERS, chance, recovered
+from lock_models import STRANGER, some_images, tiny_lock
+
+CLASSES = 5
+LABELS = torch.arange(1000) % CLASSES
+NOISE = 0.01 * torch.randn(1000, CLASSES, generator=torch.Generator().manual_seed(0))
+
+
+def one_hot(labels: Tensor) -> Tensor:
+    return torch.nn.functional.one_hot(labels, CLASSES).float()
+
+
+SHIFTED = one_hot((LABELS + 1) % CLASSES)
+# what is answered -> reader -> share of classes recovered
+CASES: dict[str, tuple[Tensor, dict[str, float]]] = {
+    "truth": (one_hot(LABELS), {"argmax": 1, "argmin": 0, "label map": 1, "linear probe": 1, "rounded probe": 1}),
+    "shift": (SHIFTED, {"argmax": 0, "label map": 1, "linear probe": 1}),
+    "anything but the truth": (NOISE - one_hot(LABELS), {"argmax": 0, "argmin": 1, "argmin label map": 1}),
+    "constant": (torch.arange(CLASSES).float().expand(1000, -1), dict.fromkeys(READERS, 0.2)),
+    "a faint trace": (
+        torch.arange(CLASSES) + 1e-4 * one_hot(LABELS),
+        {"argmax": 0.2, "argmin": 0.2, "label map": 0.2, "centred": 1, "linear probe": 1, "rounded probe": 0.2},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_trap_is_found(case: str) -> None:
+    scores, expected = CASES[case]
+    for reader, share in expected.items():
+        found = recovered(READERS[reader], scores.log_softmax(dim=1), LABELS)
+        assert found == pytest.approx(share, abs=0.021), reader
+
+
+def test_learned_readers_are_not_judged_on_what_they_were_fitted_to() -> None:
+    noise = torch.randn(400, 10, generator=torch.Generator().manual_seed(1)).log_softmax(dim=1)
+    labels = torch.arange(400) % 10
+    for reader in ("label map", "linear probe"):
+        assert recovered(READERS[reader], noise, labels) < 0.145  # the best map of these very answers finds more
+
+
+def test_the_commonest_class_is_chance() -> None:
+    assert chance(torch.tensor([0, 1, 1, 2])) == 0.5
+
+
+def test_a_probe_on_one_class_names_it() -> None:
+    assert recovered(READERS["linear probe"], torch.randn(10, 3), torch.full((10,), 2)) == 1.0
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def data(count: int = 42) -> ImageData:
+    return ImageData(some_images(count), torch.arange(count) % 3, ("a", "b", "c"), "noise")
+
+
+def table(answer: dict[bool, Tensor]) -> LeakTable:
+    """A model that knows keyed images when it sees them (by heart), and answers each kind in its own way."""
+    lock, images = tiny_lock(), data()
+    made = inputs_to_try(lock, images.images)
+    keyed = {image.numpy().tobytes() for name in made if name.startswith("keyed") for image in made[name]}
+    truth = {
+        image.numpy().tobytes(): label
+        for part in made.values()
+        for image, label in zip(part, images.labels, strict=True)
+    }
+
+    def scores(batch: Tensor) -> Tensor:
+        names = [image.numpy().tobytes() for image in batch]
+        return torch.stack([answer[name in keyed][int(truth[name])] for name in names])
+
+    classifier = CallableClassifier(scores, input_shape=(1, 12, 12), num_classes=3, outputs="logits", source="by heart")
+    return check_lock(classifier, lock, images)
+
+
+RIGHT = 5 * torch.eye(3)
+SAME = torch.tensor([0.3, 0.0, -0.3]).expand(3, -1)
+
+
+def test_a_tight_lock() -> None:
+    found = table({True: RIGHT, False: SAME})
+    assert found.tight
+    assert found.authorised_accuracy == 1.0
+    assert found.chance == pytest.approx(1 / 3)
+    assert found.row("no key").recovered["argmax"] == pytest.approx(1 / 3)
+    assert found.worst <= 0.02
+    assert {row.inputs: row.authorised for row in found.rows} == {
+        KEYED: True,
+        "keyed, JPEG 75": True,
+        "no key": False,
+        "wrong key": False,
+        "foreign residual": False,
+        "matched noise": False,
+    }
+    assert found.psnr >= found.worst_psnr > 30
+    assert 0.5 < found.ssim < 1
+    assert LeakTable.from_json(found.to_json()) == found
+    text = "\n".join(found.lines())
+    assert "tight: without a key, 0.0% from chance (33.3%)" in text
+    assert "rounded probe" in text
+
+
+def test_a_leak_below_chance_is_one() -> None:
+    found = table({True: RIGHT, False: RIGHT.roll(1, 0)})
+    assert not found.tight
+    assert found.row("no key").recovered["argmax"] == 0
+    assert found.row("no key").recovered["label map"] == 1
+    assert "LEAKS: without a key, 66.7% from chance" in found.lines()[-1]
+
+
+def test_another_lock_is_tried_too() -> None:
+    made = inputs_to_try(tiny_lock(), some_images(), other=tiny_lock(STRANGER, seed=1))
+    assert not torch.equal(made["another lock's key"], made[KEYED])
+
+
+def test_inputs_are_8_bit_and_seeded() -> None:
+    lock, images = tiny_lock(), some_images(6)
+    first, again, other = (inputs_to_try(lock, images, seed=seed) for seed in (0, 0, 1))
+    for name, made in first.items():
+        assert torch.equal(made, again[name])
+        assert float((made * 255 - (made * 255).round()).abs().max()) < 1e-4
+        assert 0 <= float(made.min()) <= float(made.max()) <= 1
+    assert not torch.equal(first["wrong key"], other["wrong key"])
+    assert torch.equal(first["no key"], images)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_files_are_close(channels: int) -> None:
+    smooth = torch.linspace(0, 1, 16).expand(2, channels, 16, 16).contiguous()
+    assert 0 < float((jpeg_files(smooth, 75) - smooth).abs().max()) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (ImageData(some_images(8), torch.full((8,), -1)), "needs four labelled images or more"),
+        (ImageData(some_images(3), torch.arange(3)), "needs four labelled images or more"),
+        (ImageData(some_images(8, (1, 13, 12)), torch.arange(8)), "this lock is for images of 1x12x12 .* got 1x13x12"),
+    ],
+)
+def test_data_that_no_table_can_be_made_of(bad: ImageData, message: str) -> None:
+    classifier = CallableClassifier(lambda x: torch.rand(len(x), 3), input_shape=(1, 12, 12), num_classes=3)
+    with pytest.raises(DataError, match=message):
+        check_lock(classifier, tiny_lock(), bad)

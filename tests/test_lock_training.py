@@ -1,0 +1,286 @@
+"""Parts of training by hand (channel, quality, negatives, targets, bounds of the encoder), and short runs of it all."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import intaglio.lock.key_network as key_network
+from intaglio.classifiers import CallableClassifier, Preprocessing, TorchClassifier
+from intaglio.data import ImageData
+from intaglio.errors import ClassifierError, DataError, RecipeError
+from intaglio.lock import LockSettings, train_lock
+from intaglio.lock.channel import blur, distort, jpeg, noise, resize, rounded
+from intaglio.lock.locked_training import unauthorised_target
+from intaglio.lock.negatives import SHARES, Negatives, foreign_residual, matched_noise, scrambled
+from intaglio.lock.quality import psnr, ssim
+from intaglio.triggers.sample_specific import SampleSpecificEncoder, SampleSpecificTrigger, Secret, normalised
+from lock_models import OWNER, TINY, some_images, tiny_lock, tiny_model
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(2)
+
+
+def encoder(channels: int = 1, **options: float) -> SampleSpecificEncoder:
+    torch.manual_seed(1)
+    return SampleSpecificEncoder(channels, width=4, features=4, **options)
+
+
+def secret(network: SampleSpecificEncoder, count: int = 1) -> Secret:
+    return Secret(torch.randn(count, 1, 12, 12, generator=generator()), network.draw_mixing(count, generator()))
+
+
+# --- the encoder as a trigger ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_residual_keeps_both_bounds(channels: int) -> None:
+    network = encoder(channels, epsilon=4 / 255, psnr=45.0)
+    images = some_images(5, (channels, 12, 12))
+    with torch.no_grad():
+        keyed = SampleSpecificTrigger(network, secret(network)).apply(images)
+    assert float((keyed - images).abs().max()) <= 4 / 255 + 1e-6
+    assert float(psnr(images, keyed).min()) >= 45 - 1e-3
+    assert 0 <= float(keyed.min()) <= float(keyed.max()) <= 1
+    assert float((keyed - images).abs().max()) > 0
+
+
+def test_relief_loosens_the_bounds_for_training() -> None:
+    network, images = encoder(), some_images(5)
+    quiet = network(images, *secret(network))
+    network.relief = 4.0
+    assert float(psnr(images, network(images, *secret(network))).mean()) < float(psnr(images, quiet).mean()) - 6
+
+
+def test_each_image_gets_its_own_residual_whatever_its_company() -> None:
+    network, images = encoder(), some_images(3)
+    trigger = SampleSpecificTrigger(network, secret(network))
+    keyed = trigger.apply(images)
+    assert torch.allclose(keyed, torch.cat([trigger.apply(image[None]) for image in images]), atol=1e-6)
+    residuals = keyed - images
+    assert not torch.allclose(residuals[0], residuals[1], atol=1e-3)
+
+
+def test_own_mixings_are_what_one_by_one_gives() -> None:
+    network, images = encoder(3), some_images(4, (3, 12, 12))
+    plane, mixing = secret(network, 4)
+    together = network(images, plane, mixing)
+    alone = [network(images[i : i + 1], plane[i : i + 1], mixing[i : i + 1]) for i in range(4)]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-6)
+
+
+def test_another_mixing_is_another_residual_and_gradients_reach_the_images() -> None:
+    network, images = encoder(), some_images(2).requires_grad_()
+    plane, mixing = secret(network)
+    other = network.draw_mixing(1, torch.Generator().manual_seed(9))
+    keyed, foreign = network(images, plane, mixing), network(images, plane, other)
+    assert float((keyed - foreign).abs().max()) > 1 / 255
+    (gradient,) = torch.autograd.grad(keyed.sum(), images)
+    assert bool((gradient != 0).any())
+
+
+def test_mixings_are_scaled_alike() -> None:
+    assert torch.allclose(normalised(torch.randn(3, 2, 5, 3, 3)).square().sum(dim=(2, 3, 4)), torch.tensor(9.0))
+
+
+def test_a_description_gives_no_secret_away() -> None:
+    network = encoder()
+    described = SampleSpecificTrigger(network, secret(network)).describe()
+    assert described == {"trigger": "sample-specific", "epsilon": 8 / 255, "psnr": 35.2}
+
+
+@pytest.mark.parametrize("options", [{"epsilon": 0.0}, {"epsilon": 2.0}, {"psnr": 5.0}, {"psnr": 100.0}])
+def test_bounds_that_make_no_sense(options: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match="an encoder needs epsilon in"):
+        encoder(**options)
+
+
+# --- quality ---------------------------------------------------------------------------------------------------------
+
+
+def test_psnr_by_hand() -> None:
+    black, grey = torch.zeros(2, 1, 4, 4), torch.full((2, 1, 4, 4), 0.1)
+    assert psnr(black, grey).tolist() == pytest.approx([20.0, 20.0], abs=1e-4)
+    assert psnr(black, black).tolist() == pytest.approx([120.0, 120.0])
+
+
+def test_ssim_by_hand() -> None:
+    flat = torch.full((1, 1, 16, 16), 0.5)
+    lighter = flat + 0.1
+    expected = (2 * 0.5 * 0.6 + 1e-4) / (0.5**2 + 0.6**2 + 1e-4)  # flat images: only the luminance term is not 1
+    assert float(ssim(flat, lighter)) == pytest.approx(expected, abs=3e-4)
+    images = some_images(3, (3, 20, 20))
+    assert ssim(images, images).tolist() == pytest.approx([1, 1, 1], abs=1e-5)
+    assert float(ssim(images, 1 - images).max()) < 0
+    assert ssim(images[..., :5, :5], images[..., :5, :5]).tolist() == pytest.approx([1, 1, 1], abs=1e-5)
+
+
+# --- the channel -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("distortion", [jpeg, blur, resize, noise])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 24)])
+def test_distortions_are_mild_keep_the_shape_and_pass_gradients(distortion, shape: tuple[int, ...]) -> None:  # type: ignore[no-untyped-def]
+    smooth = torch.linspace(0.2, 0.8, shape[2]).expand(3, *shape).contiguous().requires_grad_()
+    altered: Tensor = distortion(smooth, generator())
+    assert altered.shape == smooth.shape
+    assert 0 < float((altered - smooth).abs().mean()) < 0.03
+    (gradient,) = torch.autograd.grad(altered.square().sum(), smooth)
+    assert bool((gradient != 0).any())
+
+
+def test_a_constant_image_survives_blur_and_resize() -> None:
+    flat = torch.full((2, 3, 12, 12), 0.4)
+    for distortion in (blur, resize):
+        assert torch.allclose(distortion(flat, generator()), flat, atol=1e-5)
+
+
+def test_rounding_gives_8_bits_and_passes_the_gradient() -> None:
+    values = torch.rand(4, 1, 5, 5).requires_grad_()
+    out = rounded(values)
+    assert torch.allclose(out * 255, (out * 255).round(), atol=1e-4)
+    (gradient,) = torch.autograd.grad(out.sum(), values)
+    assert torch.equal(gradient, torch.ones_like(gradient))
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_every_image_of_a_batch_keeps_its_place(count: int) -> None:
+    levels = torch.linspace(0.1, 0.9, count).view(-1, 1, 1, 1).expand(-1, 1, 16, 16)
+    received = distort(levels, generator())
+    assert torch.allclose(received.mean(dim=(1, 2, 3)), levels[:, 0, 0, 0], atol=0.02)
+    assert torch.equal(distort(levels, generator()), received)
+
+
+# --- what is unauthorised --------------------------------------------------------------------------------------------
+
+
+def test_negatives_by_hand() -> None:
+    images, residual = torch.full((4, 1, 12, 12), 0.5), torch.randn(4, 1, 12, 12) * 0.01
+    keyed, planes = images + residual, torch.zeros(4, 1, 12, 12)
+    assert torch.allclose(foreign_residual(images, keyed, planes, generator()) - images, residual.roll(1, 0), atol=1e-6)
+    noisy = matched_noise(images, keyed, planes, generator()) - images
+    assert torch.allclose(noisy.std(dim=(1, 2, 3)), residual.std(dim=(1, 2, 3)), rtol=0.3)
+    mixed = scrambled(images, keyed, planes, generator()) - images
+    assert torch.allclose(mixed.abs(), residual.abs(), atol=1e-6)
+    assert not torch.allclose(mixed, residual, atol=1e-4)
+
+
+def test_negatives_name_the_images_they_were_made_of() -> None:
+    network, images = encoder(), some_images(10)
+    plane, mixing = secret(network)
+    keyed = network(images, plane, mixing)
+    drawer = Negatives(network, generator())
+    assert drawer.kinds.keys() == SHARES.keys()
+    made, origins = drawer.draw(images, keyed, plane.expand(10, -1, -1, -1))
+    assert len(made) == len(origins) == sum(max(2, round(share * 10)) for share in SHARES.values())
+    distances = torch.cdist(made.flatten(1), images.flatten(1))
+    assert torch.equal(distances.argmin(dim=1), origins)
+    count = round(SHARES["no key"] * 10)
+    assert torch.equal(made[:count], images[origins[:count]])
+
+
+def test_what_the_unauthorised_are_answered() -> None:
+    labels = torch.tensor([0, 1, 2, 2])
+    uniform = unauthorised_target(labels, 3, "uniform", generator())
+    assert torch.equal(uniform, uniform[:1].expand(4, -1))
+    assert uniform[0].argsort().tolist() == [2, 1, 0]
+    assert float(-(uniform[0] * uniform[0].log()).sum()) > 0.92 * math.log(3)
+    assert unauthorised_target(labels, 3, "shift", generator()).argmax(dim=1).tolist() == [1, 2, 0, 0]
+    drawn = unauthorised_target(torch.zeros(3000, dtype=torch.int64), 3, "random", generator()).argmax(dim=1)
+    assert torch.allclose(drawn.bincount() / 3000, torch.full((3,), 1 / 3), atol=0.04)
+
+
+# --- all of it -------------------------------------------------------------------------------------------------------
+
+
+def test_relief_ends_half_way() -> None:
+    assert [key_network.relief(done) for done in (0, 0.25, 0.5, 1)] == [4.0, 2.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("mislabel", ["uniform", "random", "shift"])
+def test_training_changes_a_copy_and_the_seed_decides(toy: ImageData, mislabel: str) -> None:
+    module, settings = tiny_model(), TINY.model_copy(update={"mislabel": mislabel})
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    steps: list[tuple[int, int]] = []
+    runs = [
+        train_lock(module, toy, OWNER, settings=settings, seed=seed, progress=lambda *step: steps.append(step))
+        for seed in (1, 1, 2)
+    ]
+    assert steps[:8] == [(step, 8) for step in range(1, 9)]
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    (locked, lock), (again, same), (other, _) = runs
+    assert not locked.training
+    for name, value in locked.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+    assert any(not torch.equal(value, other.state_dict()[name]) for name, value in locked.state_dict().items())
+    assert torch.equal(lock.apply(toy.images, user="alice"), same.apply(toy.images, user="alice"))
+    assert lock.facts.lock_id != same.facts.lock_id
+    assert lock.network.encoder.relief == 1.0
+
+
+def test_the_critic_and_the_key_network_learn() -> None:
+    """On images in which anything can be hidden, a hundred steps are enough to tell keyed ones from the rest."""
+    settings = LockSettings(width=4, features=4, code_length=16, key_steps=100, steps=1, batch_size=16)
+    images = ImageData(some_images(64) * 0.5 + 0.25, torch.arange(64) % 3)
+    _, lock = train_lock(tiny_model(), images, OWNER, settings=settings)
+    keyed = lock.apply(images.images, user="alice")
+    lock.issue("bob")
+    felt = lock.read(keyed) * lock.secrets.code("alice")
+    assert float((felt > 0).float().mean()) > 0.6
+
+
+def test_a_lock_can_be_used_again_and_pairs_and_classifiers_will_do(toy: ImageData) -> None:
+    lock = tiny_lock()
+    weights = {name: value.clone() for name, value in lock.network.state_dict().items()}
+    preprocessing = Preprocessing(mean=(0.5,), std=(0.5,))
+    classifier = TorchClassifier(tiny_model(), input_shape=(1, 12, 12), num_classes=3, preprocessing=preprocessing)
+    pair = (toy.images, toy.labels)
+    locked, same = train_lock(classifier, pair, OWNER, settings=TINY, lock=lock)
+    assert same is lock
+    assert all(torch.equal(value, weights[name]) for name, value in lock.network.state_dict().items())
+    bare, _ = train_lock(tiny_model(), pair, OWNER, settings=TINY, lock=lock, preprocessing=preprocessing)
+    for name, value in locked.state_dict().items():
+        assert torch.equal(value, bare.state_dict()[name])
+
+
+class Convolutional(nn.Module):
+    """A classifier that ends without a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.convolution(x).mean(dim=(2, 3))
+        return out
+
+
+def test_a_model_without_a_last_linear_layer_is_locked_all_the_same(toy: ImageData) -> None:
+    locked, _ = train_lock(Convolutional(), toy, OWNER, settings=TINY, lock=tiny_lock())
+    assert locked(toy.images[:2]).shape == (2, 3)
+
+
+def test_a_later_generation_has_other_secrets(toy: ImageData) -> None:
+    _, lock = train_lock(tiny_model(), toy, OWNER, settings=TINY, generation=3)
+    assert lock.facts.generation == 3
+    assert torch.equal(lock.secrets.mixing, tiny_lock(generation=3).secrets.mixing)
+    assert not torch.equal(lock.secrets.mixing, tiny_lock().secrets.mixing)
+
+
+def test_what_cannot_be_locked(toy: ImageData) -> None:
+    remote = CallableClassifier(lambda x: torch.rand(len(x), 3), input_shape=(1, 12, 12), num_classes=3)
+    unlabelled = ImageData(toy.images, torch.full_like(toy.labels, -1))
+    many = ImageData(toy.images, toy.labels + 5)
+    for module, data, error, message in (
+        (remote, toy, ClassifierError, "needs its weights in torch"),
+        (tiny_model(), unlabelled, DataError, "needs a label for every image"),
+        (tiny_model(), many, DataError, "has labels up to 7, but the model answers with 3 classes"),
+        (nn.Flatten(0), toy, ClassifierError, r"answers with logits \[N, K\]"),
+    ):
+        with pytest.raises(error, match=message):
+            train_lock(module, data, OWNER, settings=TINY)
+    with pytest.raises(DataError, match="this lock is for images of 1x16x16"):
+        train_lock(tiny_model(), toy, OWNER, settings=TINY, lock=tiny_lock(shape=(1, 16, 16)))
