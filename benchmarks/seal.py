@@ -224,8 +224,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar10", type=Path, help="CIFAR-10 as .npz (plain arrays, or JPEG bytes and offsets)")
     parser.add_argument("--part", action="append", choices=list(PARTS), help="only this; may be repeated")
+    parser.add_argument("--host", action="append", choices=list(HOSTS), help="only this; may be repeated")
     options = parser.parse_args()
     Sources.cifar10 = options.cifar10
+    Sources.hosts = options.host
     torch.set_num_threads(1)
     for part in options.part or PARTS:
         write_json(FOLDER / "figures" / f"{part}.json", PARTS[part]())

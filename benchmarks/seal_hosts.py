@@ -44,6 +44,8 @@ class Sources:
     """Where the data of each task are; CIFAR-10 is packaged nowhere and must be given."""
 
     cifar10: Path | None = None
+    #: Only these hosts, where the user names some.
+    hosts: list[str] | None = None
 
 
 @cache
@@ -62,8 +64,10 @@ def split(task: str, part: str) -> ImageData:
 
 
 def available() -> list[str]:
-    """Hosts whose data are there."""
-    return [name for name, host in HOSTS.items() if host.task != "cifar10" or Sources.cifar10 is not None]
+    """Hosts whose data are there, or those of them that are asked for."""
+    wanted = Sources.hosts or list(HOSTS)
+    there = [name for name, host in HOSTS.items() if host.task != "cifar10" or Sources.cifar10 is not None]
+    return [name for name in there if name in wanted]
 
 
 def slug(name: str) -> str:

@@ -66,7 +66,7 @@ def runtimes(name: str) -> Iterator[tuple[str, Scores, Callable[[], AbstractCont
 
 def onnx_scores(name: str, classifier: TorchClassifier, level: str) -> Scores:
     """The host in ONNX Runtime at a level of graph optimisation, with as many threads as torch has at the time."""
-    path = FOLDER / "hosts" / f"{slug(name)}.onnx"
+    path = FOLDER / "onnx" / f"{slug(name)}.onnx"  # elsewhere: beside the host it would replace its side-car
     if not path.exists():
         export_onnx(classifier.module, path, input_shape=classifier.input_shape)
     sessions: dict[int, Any] = {}

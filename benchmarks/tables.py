@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import mark_tables
+from benchmarks import mark_tables, seal_tables
 from benchmarks.markdown import load, percent, ranged, render, table
 
 ROOT = Path(__file__).parents[1]
@@ -134,6 +134,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "mark honesty": mark_tables.honesty,
     "mark scan": mark_tables.scanned,
     "mark cost": mark_tables.cost,
+    "seal hosts": seal_tables.hosts,
+    "seal tampering": seal_tables.tampering,
 }
 
 
