@@ -28,7 +28,7 @@ class DeepFidelity(Scheme):
         ftal, fixll            CE(B and T)                      all layers / all but the last
         ftll                   CE(B and T)                      the last layer alone
         ftal-twl, fixll-twl    CE(B and T) + 0.01 TWL
-        fixll-pfl              CE(T) + PFL(B)
+        fixll-pfl              CE(T) + 60 PFL(B) / V, V the total variance of the host's features
         fixll-spl              CE(T) + 1000 SPL(B)
         scratch, scratch-fixll CE(B and T), from new weights    all layers / all but the host's last
 
@@ -44,7 +44,9 @@ class DeepFidelity(Scheme):
         twl_weight, pfl_weight, spl_weight: of the terms above.
 
     The paper has 50 epochs at a rate of 1e-4 (1e-3 from scratch), 4 triggers beside 32 images and a weight of 0.01 on
-    PFL; ten times the rate for an eighth of the time, with PFL weighted 1, keeps the host's answers better.
+    PFL itself. Ten times the rate for an eighth of the time keeps the host's answers better with a weight that is
+    larger, and free of the features' scale: with one of 1 on PFL itself a LeNet, whose features vary 7 times as much as
+    a VGG's, learned 57 of 100 triggers, the VGG all.
 
     Source: Hua & Teoh 2022 (2208.00563) and its published code.
     """
@@ -60,7 +62,7 @@ class DeepFidelity(Scheme):
         triggers_per_batch: int = 8,
         learning_rate: float = 1e-3,
         twl_weight: float = 0.01,
-        pfl_weight: float = 1.0,
+        pfl_weight: float = 60.0,
         spl_weight: float = 1000.0,
     ) -> None:
         if mode not in MODES:
@@ -124,6 +126,7 @@ class DeepFidelity(Scheme):
         draw = torch_generator(seed, "mark", "triggers")
         host_logits, host_features = (part.to(host.device) for part in host.answers(host.module, data.images))
         clean_labels, all_trigger_labels = data.labels.to(host.device), triggers.labels.to(host.device)
+        pfl_weight = self.pfl_weight / float(host_features.var(dim=0).sum().clamp_min(1e-12))
         host_weights = [parameter.detach().clone() for parameter in host.module.parameters()]
 
         def loss(_model: nn.Module, images: Tensor, places: Tensor) -> Tensor:
@@ -132,7 +135,7 @@ class DeepFidelity(Scheme):
             clean = len(images)
             logits, features = host.answer(module, torch.cat([images, trigger_images]))
             if self.mode == "fixll-pfl":
-                value = self.pfl_weight * prototype_feature_loss(features[:clean], host_features[places])
+                value = pfl_weight * prototype_feature_loss(features[:clean], host_features[places])
                 value = value + cross_entropy(logits[clean:], trigger_labels)
             elif self.mode == "fixll-spl":
                 value = self.spl_weight * soft_prediction_loss(logits[:clean], host_logits[places])
