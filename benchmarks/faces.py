@@ -42,7 +42,7 @@ def faces(split: str) -> ImageData:
                         small = face.convert("L").resize(SIZE[::-1], Image.Resampling.BILINEAR)
                     kind = "train" if picture < TRAINING else "test"
                     arrays[f"x_{kind}"].append(np.asarray(small))
-                    arrays[f"y_{kind}"].append(np.int64(person))
+                    arrays[f"y_{kind}"].append(np.array(person))
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, allow_pickle=False, **{key: np.stack(values) for key, values in arrays.items()})
     return open_data(path, split)
