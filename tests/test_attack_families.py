@@ -22,7 +22,9 @@ from intaglio.attacks import (
     InputAware,
     LabelConsistent,
     WaNet,
+    accuracy,
     attack_success_rate,
+    robust_accuracy,
 )
 from intaglio.attacks.surrogate import trained_surrogate
 from intaglio.attacks.weakening import away_from_label, towards_uniform, weakened
@@ -30,7 +32,7 @@ from intaglio.data import ImageData
 from intaglio.errors import DataError, IntaglioError, ModelError, RecipeError
 from intaglio.networks import Architecture
 from intaglio.training import TrainingSettings, train
-from intaglio.triggers import BlendedTrigger, PatchTrigger, SinusoidTrigger
+from intaglio.triggers import BlendedTrigger, InputAwareTrigger, PatchTrigger, SinusoidTrigger
 from intaglio.triggers.sample_specific import SampleSpecificTrigger
 
 SHAPE = (1, 12, 12)
@@ -77,8 +79,7 @@ def make(name: str, module: nn.Module, seed: int = 3, **changes: Any) -> Attack:
 def predict(module: nn.Module) -> Any:
     def answer(images: Tensor) -> Tensor:
         with torch.no_grad():
-            answers: Tensor = module.eval()(images).argmax(1)
-        return answers
+            return module.eval()(images).argmax(1)
 
     return answer
 
@@ -123,7 +124,7 @@ def test_what_is_changed(name: str, toy: ImageData, surrogate: nn.Module) -> Non
 
 @EVERY
 def test_same_seed_same_bytes(name: str, toy: ImageData, surrogate: nn.Module) -> None:
-    made: list[Any] = []
+    made = []
     for seed in (3, 3, 4):
         torch.manual_seed(len(made))  # the global generator has no say
         made.append(make(name, surrogate, seed).poison(toy))
@@ -221,6 +222,7 @@ def test_targets_that_cannot_be(name: str, toy: ImageData, surrogate: nn.Module)
         (lambda: CleanLabelUniversal(size=0), "a size and enhancement steps of 1 or more"),
         (lambda: CleanLabelUniversal(epsilon=2), "epsilon outside"),
         (lambda: CleanLabelUniversal(enhancement="some"), "unknown enhancement 'some'"),  # type: ignore[arg-type]
+        (lambda: CleanLabelUniversal(place="left"), "or place 'left'"),  # type: ignore[arg-type]
         (lambda: CleanLabelUniversal(size=13, surrogate=ARCHITECTURE.build()), "a patch of 13 pixels"),
         (lambda: CleanLabelUniversal(surrogate="alexnet"), "unknown architecture 'alexnet'"),
     ],
@@ -279,6 +281,30 @@ def test_weakening_lowers_what_it_should(toy: ImageData, surrogate: nn.Module) -
     entropy = [float(-(p * p.clamp_min(1e-9).log()).sum(1).mean()) for p in probabilities]
     assert entropy[2] > entropy[0]
     assert not images.requires_grad
+
+
+def test_surrogates_by_name_are_trained_and_modules_are_copied(toy: ImageData, surrogate: nn.Module) -> None:
+    many = toy.take(torch.arange(960) % len(toy))
+    module = trained_surrogate(ARCHITECTURE, many, seed=1)
+    assert accuracy(predict(module), toy) > 0.8
+    copy = trained_surrogate(surrogate, toy, seed=1)
+    assert copy is not surrogate
+    assert not any(parameter.requires_grad for parameter in copy.parameters())
+    assert all(parameter.requires_grad for parameter in surrogate.parameters())
+
+
+@pytest.mark.parametrize("place", ["corner", "centre"])
+def test_a_universal_trigger_moves_its_surrogate(
+    place: Any, toy: ImageData, toy_test: ImageData, surrogate: nn.Module
+) -> None:
+    attack = CleanLabelUniversal(target=1, steps=60, size=8, step_size=0.02, place=place, surrogate=surrogate)
+    trigger = attack.learn_trigger(surrogate.eval(), toy)
+    start = CleanLabelUniversal(target=1, steps=0, size=8, place=place).learn_trigger(surrogate, toy)
+    assert torch.equal(start.pattern, torch.full((1, 8, 8), 0.5))
+    success = [attack_success_rate(predict(surrogate), toy_test, t, attack.goal) for t in (start, trigger)]
+    assert success[1] > success[0] + 0.2
+    assert (trigger.stamp(SHAPE)[0][4:, 4:] if place == "corner" else trigger.stamp(SHAPE)[0][2:10, 2:10]).min() == 1
+    assert CleanLabelUniversal(steps=0).learn_trigger(surrogate, toy).pattern.shape == (1, 3, 3)  # a quarter of 12
 
 
 @pytest.mark.parametrize("enhancement", ["uniform", "targeted", "none"])
@@ -385,6 +411,27 @@ def test_adaptive_patch_gives_every_sample_one_patch(toy: ImageData) -> None:
     patches = result.trigger.describe()["links"]
     assert [patch["opacity"] for patch in patches] == [1.0, 1.0]
     assert AdaptivePatch(rate=0.05).poison(toy).trigger.describe()["links"][0]["size"] == 2  # a fifth of 12
+
+
+def test_input_aware_triggers_are_their_images_own(toy: ImageData, toy_test: ImageData) -> None:
+    """After a little training the backdoor answers an image's own trigger, but hardly another image's."""
+    attack = InputAware(
+        target=0, rate=0.2, cross_rate=0.2, mask_epochs=30, sparsity=5.0, diversity=0.3, width=8, seed=1
+    )
+    settings = TrainingSettings(epochs=50, batch_size=32, learning_rate=0.01)
+    module, trigger, poisoned = attack.train_victim(ARCHITECTURE, toy, settings, seed=2)
+    assert isinstance(trigger, InputAwareTrigger)
+    answer = predict(module)
+    others = toy_test.take(toy_test.labels != 0)
+    assert accuracy(answer, toy_test) > 0.9
+    assert attack_success_rate(answer, toy_test, trigger, attack.goal) > 0.8
+    assert robust_accuracy(answer, toy_test, trigger, attack.goal) < 0.2
+    crossed = answer(trigger.cross(others.images, others.images.roll(1, 0)))
+    assert float((crossed == others.labels).float().mean()) > 0.6
+    residual = trigger.apply(others.images) - others.images
+    assert float((residual - residual.roll(1, 0)).abs().flatten(1).amax(1).min()) > 0.1
+    assert poisoned.cover is not None
+    assert int(poisoned.cover.sum()) == round(0.2 * 96)
 
 
 def test_batches_too_small_to_poison_still_train(toy: ImageData) -> None:

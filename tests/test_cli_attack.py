@@ -74,6 +74,22 @@ def test_options_that_are_none(name: str, texts: dict[str, str], message: str) -
         make_attack(name, texts)
 
 
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_option_is_documented_and_takes_its_default(name: str) -> None:
+    options = options_of(ATTACKS[name])
+    assert all(option.doc and option.choices for option in options.values())
+    family: Any = ATTACKS[name]
+    again = make_attack(name, {key: option.shown_default for key, option in options.items()})
+    expected = _flat(family().describe())
+    for key, value in _flat(again.describe()).items():
+        assert value == expected[key] or value == pytest.approx(expected[key], rel=1e-4)
+
+
+def _flat(description: dict[str, Any]) -> dict[str, Any]:
+    parts = {key: value if isinstance(value, dict) else {"": value} for key, value in description.items()}
+    return {f"{key}.{name}": value for key, part in parts.items() for name, value in part.items()}
+
+
 def test_the_catalogue_names_everything() -> None:
     text = "\n".join(catalogue())
     for name, family in ATTACKS.items():
@@ -88,8 +104,7 @@ def test_quality_by_hand() -> None:
     x = torch.rand(3, 1, 12, 12, generator=torch.Generator().manual_seed(0)) * 0.5
     assert quality(x, x + 0.1).psnr == pytest.approx(20.0, abs=1e-3)
     same = quality(x, x)
-    assert same.psnr == 100.0
-    assert same.ssim == pytest.approx(1.0)
+    assert (same.psnr, same.ssim) == (100.0, pytest.approx(1.0))
     mixed = quality(x, torch.cat([x[:1], x[1:] + 0.1]))
     assert mixed.psnr == pytest.approx((100 + 20 + 20) / 3, abs=1e-3)
     assert 0 < mixed.ssim < 1

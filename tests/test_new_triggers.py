@@ -115,6 +115,7 @@ def test_images_out_of_bounds_are_refused(name: str) -> None:
         (lambda: ChainTrigger(), "at least one trigger"),
         (lambda: UniversalAdversarialTrigger(torch.zeros(3, 3)), r"\[C, h, w\] with values in \[0, 1\], got \[3, 3\]"),
         (lambda: UniversalAdversarialTrigger(torch.full((1, 2, 2), 1.1)), r"got \[1, 2, 2\]"),
+        (lambda: UniversalAdversarialTrigger(torch.zeros(1, 2, 2), place="left"), "not in 'left'"),  # type: ignore[arg-type]
         (lambda: learned().apply(images((1, 12, 12))), r"\(3, 4, 5\) does not fit on images of \(1, 12, 12\)"),
         (lambda: learned().apply(images((3, 12, 4))), "does not fit"),
     ],
@@ -212,6 +213,9 @@ def test_a_learned_patch_by_hand() -> None:
     altered[:, :, 8:, 11:] = x[:, :, 8:, 11:]
     assert torch.equal(altered, x)
     assert trigger.describe()["size"] == [4, 5]
+    centred = UniversalAdversarialTrigger(trigger.pattern, place="centre").apply(x)
+    assert torch.equal(centred[:, :, 4:8, 5:10], trigger.pattern.expand(3, -1, -1, -1))
+    assert int((centred != x).any(1).sum()) == 3 * 20
     assert trigger.describe() != learned(1).describe()
 
 

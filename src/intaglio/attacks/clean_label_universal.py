@@ -13,6 +13,7 @@ from intaglio.data import ImageData
 from intaglio.errors import RecipeError
 from intaglio.seeds import derive_seed, torch_generator
 from intaglio.triggers import Trigger, UniversalAdversarialTrigger
+from intaglio.triggers.universal_adversarial import Place, covered
 
 Enhancement = Literal["uniform", "targeted", "none"]
 
@@ -36,6 +37,7 @@ class CleanLabelUniversal(CleanLabelAttack):
         rate: share of the target class's samples, in (0, 1].
         size: side of the patch, pixels; none: a quarter of the image's shorter side (on 20 of 224 pixels, as on
             video, small images show too little of it).
+        place: lower right corner, or middle: where a small network sees more of it.
         steps: of the trigger, on 32 images each (the paper's released code: 10,000, on one clip each).
         step_size: a, of the trigger and of the enhancement.
         enhancement: of the samples.
@@ -58,6 +60,7 @@ class CleanLabelUniversal(CleanLabelAttack):
         target: int = 0,
         rate: float = 0.3,
         size: int | None = None,
+        place: Place = "corner",
         steps: int = 1000,
         step_size: float = 1 / 255,
         enhancement: Enhancement = "targeted",
@@ -72,9 +75,12 @@ class CleanLabelUniversal(CleanLabelAttack):
                 "a universal trigger needs a size and enhancement steps of 1 or more, steps of 0 or more and a step "
                 f"size in (0, 1], got {size}, {enhancement_steps}, {steps} and {step_size}"
             )
-        if enhancement not in get_args(Enhancement) or not 0 <= epsilon <= 1:
-            raise RecipeError(f"unknown enhancement '{enhancement}', or epsilon outside [0, 1]: {epsilon}")
+        if enhancement not in get_args(Enhancement) or place not in get_args(Place) or not 0 <= epsilon <= 1:
+            raise RecipeError(
+                f"unknown enhancement '{enhancement}' or place '{place}', or epsilon outside [0, 1]: {epsilon}"
+            )
         self.size = size
+        self.place = place
         self.steps = steps
         self.step_size = step_size
         self.enhancement = enhancement
@@ -108,13 +114,14 @@ class CleanLabelUniversal(CleanLabelAttack):
         sources = data.images[data.labels != self.goal.target]
         if side > min(height, width) or len(sources) == 0:
             raise RecipeError(f"a patch of {side} pixels and {len(sources)} samples of other classes: no trigger there")
+        rows, columns = covered(side, height, self.place), covered(side, width, self.place)
         generator = torch_generator(self.seed, "trigger batches")
         pattern = torch.full((channels, side, side), _START, device=device)
         for _ in range(self.steps):
             batch = sources[torch.randint(len(sources), (_BATCH,), generator=generator)].to(device)
             pattern.requires_grad_(True)
-            batch[:, :, -side:, -side:] = pattern
+            batch[:, :, rows, columns] = pattern
             wanted = torch.full((_BATCH,), self.goal.target, device=device)
             (slope,) = torch.autograd.grad(cross_entropy(surrogate(batch), wanted), pattern)
             pattern = (pattern.detach() - self.step_size * slope.sign()).clamp(0.0, 1.0)
-        return UniversalAdversarialTrigger(pattern.detach().cpu())
+        return UniversalAdversarialTrigger(pattern.detach().cpu(), place=self.place)
