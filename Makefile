@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := out/demo
 OWNED = --key $(DEMO)/owner.key --passphrase-file $(DEMO)/passphrase --registry $(DEMO)/registry.sqlite
+SEALED = --key $(DEMO)/owner.key --passphrase-file $(DEMO)/passphrase
 SOURCES := pyproject.toml constraints.txt
 
 .PHONY: demo test lint clean server
@@ -21,6 +22,12 @@ demo: $(VENV)/.demo-installed
 	$(BIN)/intaglio mark verify examples/models/backdoored.onnx --batch 0 --commitment $(DEMO)/marked/commitment.json \
 		--key $(DEMO)/owner.key --passphrase-file $(DEMO)/passphrase --registry $(DEMO)/stranger.sqlite; test $$? -eq 1
 	$(BIN)/intaglio evidence verify $(DEMO)/claim.json --suspect $(DEMO)/marked/model.onnx
+	@# Sealed: its ONNX copy is the same model, and after one SGD step at a learning rate of 1e-5 it isn't (exit code 1).
+	$(BIN)/intaglio seal make examples/models/clean.safetensors $(SEALED) --pairs 16 --out $(DEMO)/model.seal
+	$(BIN)/intaglio seal check examples/models/clean.onnx --seal $(DEMO)/model.seal $(SEALED) --json $(DEMO)/intact.json
+	$(BIN)/intaglio tamper fine-tune examples/models/clean.safetensors --data fashion-mnist --option optimizer=sgd \
+		--option steps=1 --option learning_rate=1e-5 --out $(DEMO)/tuned.safetensors
+	$(BIN)/intaglio seal check $(DEMO)/tuned.safetensors --seal $(DEMO)/model.seal $(SEALED) --json $(DEMO)/tampered.json; test $$? -eq 1
 
 test: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term

@@ -4,7 +4,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from intaglio.classifiers import (
     Classifier,
     Conduct,
     HttpClassifier,
+    HttpMapping,
     OnnxClassifier,
     TorchClassifier,
     export_onnx,
@@ -549,3 +550,33 @@ def test_a_network_failure_is_never_a_verdict(failure: Any, problem: str) -> Non
             check_seal(suspect, seal, KEY)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, IntaglioError)
+
+
+@pytest.mark.parametrize("gives", ["labels", "scores"])
+def test_the_best_few_classes_are_enough_to_check_by_their_first(gives: Literal["labels", "scores"]) -> None:
+    """An API that names only its likeliest classes is checked by the first; as scores they are incomplete."""
+    model, seal = remote()
+
+    def api(asked: Asked) -> Any:
+        scores = model.scores(torch.tensor([asked.json["x"]]))[0]
+        best = scores.topk(2)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return {"top": [{"class": label, "score": score} for label, score in pairs]} if gives == "labels" else {
+            "top": {str(label): score for label, score in pairs}
+        }  # fmt: skip
+
+    answer = "top.0.class" if gives == "labels" else "top"
+    names = ["0", "1", "2"] if gives == "scores" else None
+    mapping = HttpMapping(
+        request={"x": "{image}"}, encoding="floats", answer=answer, gives=gives, labels=names, conduct=HASTY
+    )
+    with serving(api) as server:
+        suspect = HttpClassifier(
+            server.url, mapping=mapping, input_shape=model.input_shape, num_classes=model.num_classes
+        )
+        if gives == "labels":
+            assert check_seal(suspect, seal, KEY).intact
+        else:
+            with pytest.raises(RemoteError, match="answers with 2 classes, but 3 were expected") as caught:
+                check_seal(suspect, seal, KEY)
+            assert "\n" not in str(caught.value)
