@@ -3,6 +3,7 @@
 from intaglio.scan.detector import Detector, Finding, Request
 from intaglio.scan.one_pixel import OnePixelSignature
 from intaglio.scan.scanning import DETECTORS, clean_images, scan, scan_all
+from intaglio.scan.score_detector import Measured, ScoreDetector
 from intaglio.scan.signature import one_pixel_responses, one_pixel_signature, signature_maps
 from intaglio.scan.verdict import Verdict
 
@@ -10,8 +11,10 @@ __all__ = [
     "DETECTORS",
     "Detector",
     "Finding",
+    "Measured",
     "OnePixelSignature",
     "Request",
+    "ScoreDetector",
     "Verdict",
     "clean_images",
     "one_pixel_responses",

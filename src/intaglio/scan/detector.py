@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from intaglio.classifiers import Access, Classifier
+from intaglio.data import ImageData
 from intaglio.errors import RecipeError
 from intaglio.results import package_versions
 from intaglio.scan.verdict import CalibrationSummary, ClassEvidence, EncodedMaps, Subject, Verdict
@@ -21,12 +22,18 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What a detector is given beside the classifier: clean images `[N, C, H, W]` if any, and the task's name."""
+    """What a detector is given beside the classifier.
+
+    Clean images `[N, C, H, W]` of the model's kind and the task's name, if known; for filters also the labelled images
+    that the model was trained on, or images that it was asked about, any of which may carry a trigger.
+    """
 
     clean: Tensor | None = None
     task: str | None = None
     seed: int = 0
     progress: Progress | None = None
+    training: ImageData | None = None
+    inputs: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,8 @@ class Detector(ABC):
         alpha: float = 0.05,
         seed: int = 0,
         progress: Progress | None = None,
+        training: ImageData | None = None,
+        inputs: Tensor | None = None,
     ) -> Verdict:
         """Examines `classifier`: checks access, seeds, times, counts queries, and decides at level `alpha`.
 
@@ -79,7 +88,7 @@ class Detector(ABC):
         started, asked = time.perf_counter(), classifier.queries
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, self.name))
-            finding = self.run(classifier, Request(clean, task, seed, progress))
+            finding = self.run(classifier, Request(clean, task, seed, progress, training, inputs))
         flagged = finding.p_value <= alpha
         subject = _subject(classifier)
         return Verdict(
@@ -120,8 +129,9 @@ def _subject(classifier: Classifier) -> Subject:
 
 def _statement(finding: Finding, flagged: bool, alpha: float, subject: Subject) -> str:
     """The verdict in words, for the terminal and the report."""
-    ranked = f"p = {finding.p_value:.3g} against {finding.calibration.clean_models} clean models"
-    if not finding.calibrated:
+    count = finding.calibration.clean_models
+    ranked = f"p = {finding.p_value:.3g}" + (f" against {count} clean models" if count else " without any clean models")
+    if not finding.calibrated and count:
         ranked += " of other tasks"
     if flagged:
         target = subject.class_name(finding.evidence[0].index)

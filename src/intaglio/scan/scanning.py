@@ -1,6 +1,6 @@
 """`scan`: one call from a model to its verdict."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -13,7 +13,8 @@ from intaglio.scan.detector import Detector, Progress
 from intaglio.scan.one_pixel import OnePixelSignature
 from intaglio.scan.verdict import Verdict
 
-DETECTORS: dict[str, type[OnePixelSignature]] = {OnePixelSignature.name: OnePixelSignature}
+#: By name; each is made with `calibration=`, a folder of one's own or None.
+DETECTORS: dict[str, Callable[..., Detector]] = {OnePixelSignature.name: OnePixelSignature}
 AUTO = "auto"
 
 
@@ -26,6 +27,8 @@ def scan(
     *,
     detector: str | Detector = AUTO,
     calibration: Path | None = None,
+    training: ImageData | None = None,
+    inputs: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
     """Examines a model for a backdoor.
@@ -37,6 +40,8 @@ def scan(
         alpha: accepted share of false alarms.
         detector: its name, or a `Detector`; "auto" takes the best that the access allows.
         calibration: folder of a calibration of your own.
+        training: the labelled images that the model was trained on, for detectors that look for poison in them.
+        inputs: images that the model was asked about, for detectors that look for triggers in them.
 
     Raises:
         IntaglioError: the model can't be opened or asked, or task and model do not fit.
@@ -48,7 +53,14 @@ def scan(
         check_images(images, "clean images")
     chosen = detector if isinstance(detector, Detector) else make_detector(detector, calibration)
     return chosen.inspect(
-        classifier, clean=images, task=task or classifier.task, alpha=alpha, seed=seed, progress=progress
+        classifier,
+        clean=images,
+        task=task or classifier.task,
+        alpha=alpha,
+        seed=seed,
+        progress=progress,
+        training=training,
+        inputs=inputs,
     )
 
 
@@ -61,11 +73,24 @@ def scan_all(
     alpha: float = 0.05,
     seed: int = 0,
     calibration: Path | None = None,
+    training: ImageData | None = None,
+    inputs: Tensor | None = None,
     progress: Progress | None = None,
 ) -> list[Verdict]:
     """One verdict per detector named."""
     return [
-        scan(classifier, clean, task, alpha, seed, detector=name, calibration=calibration, progress=progress)
+        scan(
+            classifier,
+            clean,
+            task,
+            alpha,
+            seed,
+            detector=name,
+            calibration=calibration,
+            training=training,
+            inputs=inputs,
+            progress=progress,
+        )
         for name in dict.fromkeys(detectors)
     ]
 

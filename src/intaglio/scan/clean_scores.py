@@ -1,0 +1,147 @@
+"""Scores of clean models, by detector and task: what a score is ranked against. JSON; nothing in it is executed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, JsonValue
+
+from intaglio.errors import DataError, RecipeError
+from intaglio.evidence.statistics import conformal_p_value, proportion
+from intaglio.files import write_json
+from intaglio.results import Result
+from intaglio.scan.verdict import CalibrationSummary, ErrorRate
+
+#: Inside a folder of one's own; the shipped ones lie in `clean_scores/` by detector.
+FILE = "clean-scores.json"
+_MAX_BYTES = 16 * 2**20
+_ALPHA = 0.05
+
+
+class TaskScores(Result):
+    """Scores of clean models of one task; `tested` are clean models never ranked against, to count false alarms on."""
+
+    task: str
+    input_shape: tuple[int, ...]
+    num_classes: int
+    scores: tuple[float, ...] = Field(min_length=1)
+    tested: tuple[float, ...] = ()
+
+
+class CleanModelScores(Result):
+    """What the file holds: one detector with its settings, and scores by task."""
+
+    kind: str = "intaglio.clean-scores/1"
+    detector: str
+    settings: dict[str, JsonValue]
+    tasks: tuple[TaskScores, ...] = Field(min_length=1)
+
+    def save(self, folder: Path) -> None:
+        """Writes `clean-scores.json` into the folder."""
+        write_json(folder / FILE, self.to_dict())
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Clean scores chosen for one model: those of its own task, or of all others."""
+
+    detector: str
+    tasks: Sequence[TaskScores]
+    same_task: bool
+
+    def p_value(self, score: float) -> float:
+        """Conformal rank; over several other tasks the largest, so that only who stands out from all is accused."""
+        return max(conformal_p_value(score, task.scores) for task in self.tasks)
+
+    def summary(self) -> CalibrationSummary:
+        """What a verdict says of it."""
+        scores = tuple(score for task in self.tasks for score in task.scores)
+        tested = [(score, task) for task in self.tasks for score in task.tested] if self.same_task else []
+        alarms = sum(conformal_p_value(score, task.scores) <= _ALPHA for score, task in tested)
+        measured = proportion(alarms, len(tested)) if tested else None
+        names = ", ".join(task.task for task in self.tasks)
+        rate = None if measured is None else ErrorRate(
+            events=alarms, trials=len(tested), rate=measured.value, low=measured.low, high=measured.high
+        )  # fmt: skip
+        return CalibrationSummary(
+            name=names if self.same_task else "other tasks",
+            tasks=tuple(task.task for task in self.tasks),
+            clean_models=len(scores),
+            backdoored_models=0,
+            clean_scores=scores,
+            false_alarms=rate,
+            statement=f"Ranked against {len(scores)} clean models of {names}." if self.same_task else _elsewhere(names),
+        )
+
+
+def _elsewhere(names: str) -> str:
+    return (
+        f"No clean models of this task are known; ranked against those of {names}: false alarms are likely, and only "
+        "clean models of its own task could confirm an alarm."
+    )
+
+
+def load_clean_scores(folder: Path) -> CleanModelScores:
+    """Reads a folder's clean scores.
+
+    Raises:
+        DataError: missing, too large, damaged, or with a score that is no number.
+    """
+    path = folder / FILE
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise DataError(f"{path}: over {_MAX_BYTES} bytes, not clean scores")
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror or error})") from error
+    try:
+        return CleanModelScores.from_json(content)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def shipped_clean_scores(detector: str) -> CleanModelScores | None:
+    """Those of the package for a detector, if there are any."""
+    entry = files("intaglio.scan") / "calibrations" / "_scores" / detector
+    if not entry.is_dir():
+        return None
+    with as_file(entry) as folder:
+        return load_clean_scores(folder)
+
+
+def choose_reference(
+    detector: str,
+    settings: dict[str, Any],
+    task: str | None,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    own: Path | None = None,
+) -> Reference | None:
+    """The user's own clean scores, else the shipped ones of this task, else those of all other tasks, else None.
+
+    Raises:
+        DataError: the user's own can't be read.
+        RecipeError: they are of another detector, of other settings, or of models with other inputs or classes.
+    """
+    found = load_clean_scores(own) if own is not None else shipped_clean_scores(detector)
+    if found is None:
+        return None
+    if found.detector != detector or found.settings != settings:
+        if own is None:
+            return None
+        raise RecipeError(f"{own}: clean scores of {found.detector} with {found.settings}, not {detector}, {settings}")
+    if own is not None:
+        fitting = [entry for entry in found.tasks if _fits(entry, input_shape, num_classes)]
+        if not fitting:
+            shapes = ", ".join(f"{entry.input_shape} -> {entry.num_classes}" for entry in found.tasks)
+            raise RecipeError(f"{own}: clean scores of models {shapes}; this one is {input_shape} -> {num_classes}")
+        return Reference(detector, fitting, same_task=True)
+    same = [entry for entry in found.tasks if entry.task == task and _fits(entry, input_shape, num_classes)]
+    return Reference(detector, same or found.tasks, same_task=bool(same))
+
+
+def _fits(entry: TaskScores, input_shape: tuple[int, ...], num_classes: int) -> bool:
+    return entry.input_shape == tuple(input_shape) and entry.num_classes == num_classes
