@@ -21,6 +21,7 @@ from intaglio.attacks import (
     DirtyLabelAttack,
     InputAware,
     LabelConsistent,
+    PoisonedDataset,
     WaNet,
     accuracy,
     attack_success_rate,
@@ -79,7 +80,8 @@ def make(name: str, module: nn.Module, seed: int = 3, **changes: Any) -> Attack:
 def predict(module: nn.Module) -> Any:
     def answer(images: Tensor) -> Tensor:
         with torch.no_grad():
-            return module.eval()(images).argmax(1)
+            answers: Tensor = module.eval()(images).argmax(1)
+        return answers
 
     return answer
 
@@ -124,7 +126,7 @@ def test_what_is_changed(name: str, toy: ImageData, surrogate: nn.Module) -> Non
 
 @EVERY
 def test_same_seed_same_bytes(name: str, toy: ImageData, surrogate: nn.Module) -> None:
-    made = []
+    made: list[PoisonedDataset] = []
     for seed in (3, 3, 4):
         torch.manual_seed(len(made))  # the global generator has no say
         made.append(make(name, surrogate, seed).poison(toy))

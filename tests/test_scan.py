@@ -223,7 +223,7 @@ def test_scan_all_gives_one_verdict_per_detector() -> None:
     verdicts = scan_all(planted_model(), detectors=["auto", "one-pixel-signature", "auto"], seed=2)
     assert [verdict.detector for verdict in verdicts] == ["one-pixel-signature"] * 2
     assert without_costs(verdicts[0]) == without_costs(verdicts[1])
-    assert all(detector.name == name for name, detector in DETECTORS.items())
+    assert all(detector().name == name for name, detector in DETECTORS.items())
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
