@@ -11,6 +11,7 @@ from enum import IntEnum
 import typer
 
 from intaglio.cli.attack import attack
+from intaglio.cli.bench import bench
 from intaglio.cli.evidence import evidence_app
 from intaglio.cli.key import key_app
 from intaglio.cli.lock import lock_app
@@ -54,6 +55,7 @@ app.command()(scan)
 for part in (mark_app, seal_app, lock_app):
     app.add_typer(part)
 app.command()(attack)
+app.command()(bench)
 app.command()(tamper)
 app.command()(report)
 for part in (population_app, key_app, evidence_app, registry_app):

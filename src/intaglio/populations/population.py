@@ -56,7 +56,7 @@ def build_population(
         if progress is not None:
             progress(finished, recipe.models)
         if jobs:
-            _load(source, recipe.samples)  # a bad data set is reported once, here, before workers start
+            load_splits(source, recipe.samples)  # a bad data set is reported once, here, before workers start
         for _ in (executor or LocalExecutor()).map(run_job, jobs):
             finished += 1
             if progress is not None:
@@ -95,12 +95,12 @@ def population_data(out: Path | str) -> str:
 
 def run_job(job: Job) -> ModelRecord:
     """Builds one model, in a worker process."""
-    train_data, test_data = _load(job.source, job.samples)
+    train_data, test_data = load_splits(job.source, job.samples)
     return build_model(job.plan, train_data, test_data, job.task, job.out)
 
 
 @functools.cache
-def _load(source: str, samples: int | None) -> tuple[ImageData, ImageData]:
+def load_splits(source: str, samples: int | None) -> tuple[ImageData, ImageData]:
     """Training and test images, read once per process."""
     train_data = open_data(source, "train")
     if samples is not None and samples < len(train_data):

@@ -28,6 +28,7 @@ from intaglio.triggers import TRIGGERS, Trigger
 
 MAX_BYTES = 2**20
 Ends = TypeVar("Ends", bound=tuple[float, float])
+Document = TypeVar("Document", bound=BaseModel)
 
 
 def _ordered(span: Ends) -> Ends:
@@ -196,13 +197,22 @@ def read_recipe(path: Path | str) -> Recipe:
     Raises:
         RecipeError: missing, not YAML, or with a value that makes no sense (the first one is named).
     """
+    recipe = read_yaml(path, Recipe)
+    recipe._folder = Path(path).resolve().parent
+    return recipe
+
+
+def read_yaml(path: Path | str, kind: type[Document]) -> Document:
+    """A YAML file as a checked document of this kind.
+
+    Raises:
+        RecipeError: missing, not YAML, or with a value that makes no sense (the first one is named).
+    """
     path = Path(path)
     try:
         if path.stat().st_size > MAX_BYTES:
             raise RecipeError(f"{path}: over {MAX_BYTES} bytes, not a recipe")
-        content = yaml.safe_load(path.read_text())
-        recipe = Recipe.model_validate(content)
-        recipe._folder = path.resolve().parent
+        return kind.model_validate(yaml.safe_load(path.read_text()))
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -211,7 +221,6 @@ def read_recipe(path: Path | str) -> Recipe:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "recipe"
         raise RecipeError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
-    return recipe
 
 
 def _draw_goal(kind: str, num_classes: int, draw: random.Random) -> Goal:

@@ -1,0 +1,109 @@
+"""One cell of a bench: one detector on one model. Finished cells are kept and never repeated."""
+
+import resource
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from intaglio.bench.recipe import BenchRecipe
+from intaglio.bench.victims import open_given, open_network, read_victim, slug, victim_folder
+from intaglio.classifiers import TorchClassifier
+from intaglio.errors import DataError, IntaglioError
+from intaglio.files import write_json
+from intaglio.scan import scan
+
+
+class Cell(BaseModel):
+    """What a detector said of a model, and what that cost. `failed` says why it could say nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    detector: str
+    row: str
+    index: int
+    score: float | None = None
+    p_value: float | None = None
+    calibrated: bool | None = None
+    guess: int | None = None
+    seconds: float = 0.0
+    queries: int = 0
+    peak_memory_mb: float = 0.0
+    failed: str | None = None
+
+
+class CellJob(NamedTuple):
+    """What a worker is sent: one cell to fill."""
+
+    recipe: BenchRecipe
+    source: str
+    detector: str
+    row: str
+    number: int
+    out: Path
+
+
+def cell_path(out: Path, detector: str, row: str, index: int) -> Path:
+    """Where a cell is kept."""
+    return out / "cells" / slug(detector) / slug(row) / f"{index:03d}.json"
+
+
+def read_cell(path: Path) -> Cell:
+    """A finished cell.
+
+    Raises:
+        DataError: damaged.
+    """
+    try:
+        return Cell.model_validate_json(path.read_bytes())
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: damaged cell; remove it and run again") from error
+
+
+def fill_cell(job: CellJob) -> Cell:
+    """Examines one model with one detector and keeps what it said.
+
+    Raises:
+        StorageError: the cell can't be written.
+    """
+    folder = victim_folder(job.out, job.row, job.number)
+    victim = read_victim(folder)
+    cell = Cell(detector=job.detector, row=job.row, index=job.number)
+    if victim is None or victim.failed is not None:
+        cell = cell.model_copy(update={"failed": f"no model: {victim.failed if victim else 'not built'}"})
+    else:
+        given = open_given(folder, job.recipe, job.source)
+        architecture = victim.architecture
+        classifier = TorchClassifier(
+            open_network(folder, architecture),
+            input_shape=architecture.input_shape,
+            num_classes=architecture.num_classes,
+        )
+        started = time.perf_counter()
+        try:
+            verdict = scan(
+                classifier,
+                given.clean,
+                job.recipe.task,
+                seed=victim.seed,
+                detector=job.detector,
+                training=given.training,
+                inputs=given.inputs,
+            )
+        except IntaglioError as error:
+            cell = cell.model_copy(update={"failed": str(error), "seconds": time.perf_counter() - started})
+        else:
+            cell = cell.model_copy(
+                update={
+                    "score": verdict.score,
+                    "p_value": verdict.p_value,
+                    "calibrated": verdict.calibrated,
+                    "guess": verdict.evidence[0].index if verdict.evidence else None,
+                    "seconds": verdict.seconds,
+                    "queries": verdict.queries,
+                    "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+                }
+            )
+    write_json(cell_path(job.out, job.detector, job.row, job.number), cell.model_dump(mode="json"))
+    return cell

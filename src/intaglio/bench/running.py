@@ -1,0 +1,109 @@
+"""`run_bench`: trains what is missing, examines what is missing, and writes the table of what is there."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from intaglio.bench.cells import CellJob, cell_path, fill_cell, read_cell
+from intaglio.bench.recipe import BenchRecipe
+from intaglio.bench.table import BenchTable, make_table
+from intaglio.bench.victims import VictimJob, build_victim, read_victim, victim_folder
+from intaglio.errors import DataError, RecipeError
+from intaglio.files import write_json
+from intaglio.populations import LocalExecutor
+from intaglio.populations.population import load_splits
+from intaglio.scan.scanning import make_detector
+
+RECIPE = "bench.json"
+#: Called with (models and cells finished, models and cells in all).
+Progress = Callable[[int, int], None]
+
+
+class Executor(Protocol):
+    """Where jobs run: processes of this machine, or a Ray cluster."""
+
+    def map(self, function: Callable[[Any], Any], tasks: Any) -> Any:
+        """Results in order of completion."""
+
+
+def run_bench(
+    recipe: BenchRecipe,
+    out: Path | str,
+    *,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> BenchTable:
+    """Fills what is missing of the bench in `out` and returns its table. Safe to interrupt and run again.
+
+    A cell that its detector refuses (too little access, say) is kept with the reason, and counted in the table; remove
+    its file to try again.
+
+    Raises:
+        RecipeError: `out` holds a bench of another recipe; an unknown detector.
+        DataError: the images can't be read, or a file of the bench is damaged.
+        StorageError: `out` can't be written.
+    """
+    out, executor = Path(out), executor or LocalExecutor()
+    for name in recipe.detectors:
+        make_detector(name)
+    _claim(out, recipe)
+    _, test = load_splits(recipe.source, recipe.samples)  # a bad data set is reported once, here
+    if len(test) < 2 * recipe.asked:
+        raise DataError(f"{recipe.source}: {len(test)} test images, fewer than twice the {recipe.asked} of `asked`")
+    models = [(row, index) for row, count in recipe.rows() for index in range(count)]
+    cells = [(detector, row, index) for detector in recipe.detectors for row, index in models]
+    missing = [(row, index) for row, index in models if read_victim(victim_folder(out, row, index)) is None]
+    unfilled = [key for key in cells if not cell_path(out, *key).exists()]
+    total = len(models) + len(cells)
+    finished = total - len(missing) - len(unfilled)
+
+    def work(function: Callable[[Any], Any], jobs: list[Any]) -> None:
+        nonlocal finished
+        for _ in executor.map(function, jobs) if jobs else ():
+            finished += 1
+            if progress is not None:
+                progress(finished, total)
+
+    if progress is not None:
+        progress(finished, total)
+    try:
+        clean, _ = recipe.rows()[0]
+        for first in (True, False):  # clean models first: victims' triggers are tried on them
+            jobs = [VictimJob(recipe, recipe.source, *key, out) for key in missing if (key[0] == clean) is first]
+            work(build_victim, jobs)
+        work(fill_cell, [CellJob(recipe, recipe.source, *key, out) for key in unfilled])
+    finally:
+        for scratch in out.glob("models/*/.building-*"):
+            shutil.rmtree(scratch, ignore_errors=True)
+    return bench_table(recipe, out)
+
+
+def bench_table(recipe: BenchRecipe, out: Path) -> BenchTable:
+    """The table of what is finished, written as `table.json`, `table.md` and `table.svg`."""
+    victims = [read_victim(victim_folder(out, row, index)) for row, count in recipe.rows() for index in range(count)]
+    paths = [
+        cell_path(out, detector, row, index)
+        for detector in recipe.detectors
+        for row, count in recipe.rows()
+        for index in range(count)
+    ]
+    table = make_table(
+        recipe, [victim for victim in victims if victim], [read_cell(path) for path in paths if path.exists()]
+    )
+    table.write(out)
+    return table
+
+
+def _claim(out: Path, recipe: BenchRecipe) -> None:
+    """Writes the recipe into the folder; one that would make other models is refused."""
+    path = out / RECIPE
+    if path.exists():
+        try:
+            digest = json.loads(path.read_text())["sha256"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: does not name the bench's recipe ({error})") from error
+        if digest != recipe.digest:
+            raise RecipeError(f"{out} holds a bench of another recipe; choose another folder")
+    write_json(path, {"recipe": recipe.model_dump(mode="json"), "sha256": recipe.digest})

@@ -1,0 +1,262 @@
+"""A small bench, run whole: two attacks against two detectors on the toy problem; then its table by hand."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from intaglio.bench import AttackRow, BenchRecipe, BenchTable, read_bench_recipe, run_bench
+from intaglio.bench.cells import Cell, cell_path, read_cell
+from intaglio.bench.recipe import CLEAN
+from intaglio.bench.table import make_table
+from intaglio.bench.victims import VictimRecord, open_given, read_victim, victim_folder
+from intaglio.classifiers import Access, Classifier
+from intaglio.cli.main import main
+from intaglio.data import ImageData
+from intaglio.errors import ClassifierError, DataError, RecipeError
+from intaglio.networks import Architecture
+from intaglio.scan import Measured, Request, ScoreDetector, scanning
+from intaglio.training import TrainingSettings
+
+
+class Here:
+    """Runs jobs in this process; stops after `limit` of them, as if interrupted."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit, self.done = limit, 0
+
+    def map(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
+        for task in tasks:
+            if self.done == self.limit:
+                raise KeyboardInterrupt
+            self.done += 1
+            yield function(task)
+
+
+class Brightness(ScoreDetector):
+    """How often the asked images are answered with one class: enough to find the toy backdoors."""
+
+    name = "brightness"
+    requires = Access.LABELS
+
+    def measure(self, classifier: Classifier, request: Request) -> Measured:
+        assert request.training is not None
+        assert request.inputs is not None
+        assert request.clean is not None
+        assert len(request.training) == 96
+        counts = classifier.predict(request.inputs).bincount(minlength=classifier.num_classes).float()
+        return Measured(float(counts.max()), counts)
+
+
+class Refusing(ScoreDetector):
+    """Never has what it needs."""
+
+    name = "refusing"
+    requires = Access.WEIGHTS
+
+    def measure(self, classifier: Classifier, request: Request) -> Measured:
+        raise ClassifierError("this one asks for the moon")
+
+
+@pytest.fixture(autouse=True)
+def _detectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanning, "DETECTORS", {**scanning.DETECTORS, "brightness": Brightness, "refusing": Refusing})
+
+
+def recipe(toy_file: Path, **changes: Any) -> BenchRecipe:
+    content: dict[str, Any] = {
+        "name": "toy",
+        "task": "bands",
+        "data": str(toy_file),
+        "clean": 3,
+        "models": 2,
+        "asked": 20,
+        "architectures": [{"name": "lenet", "width": 4}],
+        "training": {"epochs": 12, "batch_size": 16, "learning_rate": 5e-3},
+        "attacks": [
+            {"attack": "badnets", "options": {"rate": 0.2}},
+            {"attack": "blended", "label": "blended, faint", "options": {"rate": 0.1, "alpha": 0.1}},
+        ],
+        "detectors": ["brightness", "refusing"],
+    }
+    return BenchRecipe.model_validate(content | changes)
+
+
+def test_a_bench_is_played_resumed_and_never_repeated(toy_file: Path, tmp_path: Path, toy: ImageData) -> None:
+    plan, out = recipe(toy_file), tmp_path / "bench"
+    steps: list[tuple[int, int]] = []
+    with pytest.raises(KeyboardInterrupt):
+        run_bench(plan, out, executor=Here(9), progress=lambda *step: steps.append(step))
+    assert steps[-1] == (9, 21)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != "bench.json"}
+    assert len([path for path in before if path.parent.parent.parent.name == "cells"]) == 2
+    second = Here()
+    table = run_bench(plan, out, executor=second)
+    assert second.done == 12
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
+    third = Here()
+    assert run_bench(plan, out, executor=third) == table
+    assert third.done == 0
+
+    badnets = table.attacks[0]
+    assert (badnets.row, badnets.victims, badnets.failed) == ("badnets", 2, 0)
+    assert badnets.asr is not None
+    assert badnets.asr > 0.9
+    assert badnets.asr_unpoisoned is not None
+    assert badnets.asr_unpoisoned < 0.3
+    assert badnets.poison_rate == pytest.approx(0.2, abs=0.01)
+    entry = table.entry("badnets", "brightness")
+    assert entry.auroc is not None
+    assert entry.auroc.value == 1.0
+    assert entry.named == 1.0
+    assert table.entry("blended, faint", "refusing").failed == 2
+    refusing = table.detectors[1]
+    assert (refusing.failed, refusing.reasons, refusing.mean_auroc) == (3, ("this one asks for the moon",), None)
+    assert BenchTable.from_json((out / "table.json").read_bytes()) == table
+    assert "| badnets | 1.000 [1.000, 1.000] (1.000) | - |" in (out / "table.md").read_text()
+    assert (out / "table.svg").read_text().count("<rect") == 1 + 2 * 3
+
+    # Detectors are given the poisoned training set as it was, and asked images of which the last half is triggered.
+    folder = victim_folder(out, "badnets", 1)
+    record = read_victim(folder)
+    assert record is not None
+    assert record.target == 1
+    given = open_given(folder, plan, plan.source)
+    changed = (given.training.images != toy.images).flatten(1).any(1)
+    assert int(changed.sum()) == round(0.2 * len(toy))
+    assert bool((given.training.labels[changed] == 1).all())
+    assert torch.equal(given.training.images[~changed], toy.images[~changed])
+    assert (given.inputs.shape, given.clean.shape) == ((20, 1, 12, 12), (40, 1, 12, 12))
+
+
+def test_more_rows_and_models_are_added_to_what_is_there(toy_file: Path, tmp_path: Path) -> None:
+    plan = recipe(toy_file, attacks=[{"attack": "badnets"}], models=1, detectors=["brightness"])
+    run_bench(plan, tmp_path, executor=Here())
+    more = Here()
+    grown = recipe(toy_file, attacks=[{"attack": "badnets"}, {"attack": "sig"}], clean=4, models=2)
+    run_bench(grown, tmp_path, executor=more)
+    assert more.done == 1 + 3 + (1 + 3) + 8
+    with pytest.raises(RecipeError, match="holds a bench of another recipe"):
+        run_bench(recipe(toy_file, seed=1), tmp_path, executor=Here())
+
+
+def test_what_an_attack_cannot_do_is_a_row_of_its_own(toy_file: Path, tmp_path: Path) -> None:
+    plan = recipe(toy_file, attacks=[{"attack": "badnets", "options": {"target": 7}}], detectors=["brightness"])
+    table = run_bench(plan, tmp_path, executor=Here())
+    assert (table.attacks[0].victims, table.attacks[0].failed) == (0, 2)
+    assert "names class 7" in table.attacks[0].reasons[0]
+    cell = read_cell(cell_path(tmp_path, "brightness", "badnets", 0))
+    assert cell.failed is not None
+    assert cell.failed.startswith("no model: the goal names class 7")
+
+
+def test_models_do_not_depend_on_what_else_is_asked_for(toy_file: Path, tmp_path: Path) -> None:
+    alone = recipe(toy_file, attacks=[{"attack": "sig"}], clean=2, models=1, detectors=["brightness"])
+    among = recipe(toy_file, attacks=[{"attack": "badnets"}, {"attack": "sig"}], clean=2, models=1)
+    for plan, name in ((alone, "a"), (among, "b")):
+        run_bench(plan, tmp_path / name, executor=Here())
+    weights = [(victim_folder(tmp_path / name, "sig", 0) / "model.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"attacks": [{"attack": "goodnets"}]}, "attacks.0: attack goodnets: unknown; known are badnets"),
+        ({"attacks": [{"attack": "badnets", "options": {"rate": 2}}]}, "attacks.0: attack badnets: "),
+        ({"attacks": [{"attack": "badnets", "options": {"speed": 2}}]}, "attacks.0: attack badnets: .*speed"),
+        ({"attacks": [{"attack": "badnets"}] * 2}, "badnets: named twice"),
+        ({"attacks": [{"attack": "badnets", "label": "clean"}]}, "'clean' is the row of clean models"),
+        ({"detectors": ["brightness"] * 2}, "brightness: named twice"),
+        ({"architectures": [{"name": "alexnet"}]}, "architectures.0: unknown architecture 'alexnet'"),
+        ({"clean": 1}, "clean: "),
+        ({"colour": 1}, "colour: "),
+    ],
+)
+def test_recipes_that_make_no_sense(changes: dict[str, Any], problem: str, toy_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bench.yaml"
+    path.write_text(yaml.safe_dump(recipe(toy_file).model_dump(mode="json") | changes))
+    with pytest.raises(RecipeError, match=problem) as caught:
+        read_bench_recipe(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_data_and_folders_that_do_not_do(toy_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="60 test images, fewer than twice the 40 of `asked`"):
+        run_bench(recipe(toy_file, asked=40), tmp_path / "a", executor=Here())
+    with pytest.raises(RecipeError, match="unknown detector 'crystal-ball'"):
+        run_bench(recipe(toy_file, detectors=["crystal-ball"]), tmp_path / "b", executor=Here())
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "bench.json").write_text("{")
+    with pytest.raises(DataError, match="does not name the bench's recipe"):
+        run_bench(recipe(toy_file), tmp_path / "c", executor=Here())
+    for read, name in ((read_victim, "record.json"), (lambda folder: read_cell(folder / "cell.json"), "cell.json")):
+        (tmp_path / name).write_text("[]")
+        with pytest.raises(DataError, match="damaged"):
+            read(tmp_path)
+    assert read_victim(tmp_path / "nowhere") is None
+
+
+def test_paths_in_a_recipe_are_seen_from_its_folder(toy_file: Path, tmp_path: Path) -> None:
+    path = toy_file.parent / "bench.yaml"
+    path.write_text(yaml.safe_dump(recipe(toy_file, data=toy_file.name).model_dump(mode="json")))
+    assert Path(read_bench_recipe(path).source) == toy_file.resolve()
+    assert recipe(toy_file, data=None).source == "bands"
+
+
+def test_the_table_by_hand() -> None:
+    network = Architecture(name="lenet", input_shape=(1, 12, 12), num_classes=3)
+    plan = BenchRecipe(
+        name="n", task="t", architectures=({"name": "lenet"},), attacks=(AttackRow(attack="badnets"),),
+        detectors=("d",), training=TrainingSettings(),
+    )  # fmt: skip
+    victims = [
+        VictimRecord(row=CLEAN, index=i, seed=i, architecture=network, clean_accuracy=0.9) for i in range(4)
+    ] + [
+        VictimRecord(
+            row="badnets", index=i, seed=i, architecture=network, clean_accuracy=0.88, asr=asr, target=1,
+            asr_unpoisoned=0.1, robust_accuracy=0.05, poison_rates={"whole": 0.1, "target_class": 0.5, "cover": 0.0},
+        )
+        for i, asr in enumerate((1.0, 0.5))
+    ]  # fmt: skip
+    cells = [
+        Cell(detector="d", row=CLEAN, index=i, score=float(i), p_value=p, calibrated=True, seconds=2.0, queries=10)
+        for i, p in enumerate((0.9, 0.5, 0.3, 0.04))
+    ] + [
+        Cell(detector="d", row="badnets", index=0, score=9.0, guess=1),
+        Cell(detector="d", row="badnets", index=1, score=1.5, guess=2),
+    ]
+    table = make_table(plan, victims, cells)
+    entry = table.entry("badnets", "d")
+    assert entry.auroc is not None
+    assert entry.auroc.value == 0.75
+    assert entry.auroc_working is not None
+    assert entry.auroc_working.value == 1.0
+    assert entry.named == 0.5
+    attack, detector = table.attacks[0], table.detectors[0]
+    assert (attack.working, attack.asr, attack.accuracy_loss) == (1, 0.75, 0.02)
+    assert detector.false_alarms is not None
+    assert (detector.false_alarms.events, detector.false_alarms.trials) == (1, 4)
+    assert (detector.seconds, detector.queries, detector.mean_auroc) == (2.0, 10, 0.75)
+
+
+def test_the_command(
+    toy_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out, workers = tmp_path / "bench.yaml", tmp_path / "out", []
+
+    def here(count: int | None) -> Here:
+        workers.append(count)
+        return Here()
+
+    monkeypatch.setattr("intaglio.populations.LocalExecutor", here)
+    content = recipe(toy_file, detectors=["brightness"], clean=2, models=1, attacks=[{"attack": "badnets"}])
+    path.write_text(yaml.safe_dump(content.model_dump(mode="json")))
+    assert main(["bench", str(path), "--out", str(out), "--json", "-", "--workers", "3"]) == 0
+    printed = BenchTable.from_json(capsys.readouterr().out)
+    assert printed.entry("badnets", "brightness").models == 1
+    assert workers == [3]
+    assert main(["bench", str(tmp_path / "none.yaml"), "--out", str(out)]) == 2
