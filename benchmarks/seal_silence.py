@@ -31,7 +31,7 @@ from intaglio.seeds import torch_generator
 
 BATCHES = (2, 7, 16, 64)
 THREADS = (1, 2)
-REPEATS = 7
+REPEATS = 2
 #: Instruction sets of other processors, as far as the libraries let them be chosen.
 PROCESSORS: dict[str, dict[str, str]] = {
     "SSE4.1 (oneDNN)": {"ONEDNN_MAX_CPU_ISA": "SSE41"},

@@ -121,7 +121,7 @@ class BenchRecipe(_Part):
         """The seed that all of one model follows from."""
         return derive_seed(self.seed, "bench", self.name, title, index)
 
-    def network(self, index: int, input_shape: tuple[int, int, int], num_classes: int) -> Architecture:
+    def network(self, index: int, input_shape: tuple[int, ...], num_classes: int) -> Architecture:
         """The network of model `index`."""
         chosen = self.architectures[index % len(self.architectures)]
         return Architecture(name=chosen.name, input_shape=input_shape, num_classes=num_classes, width=chosen.width)

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from intaglio.bench.cells import CellJob, cell_path, fill_cell, read_cell
 from intaglio.bench.recipe import BenchRecipe
@@ -12,20 +12,13 @@ from intaglio.bench.table import BenchTable, make_table
 from intaglio.bench.victims import VictimJob, build_victim, read_victim, victim_folder
 from intaglio.errors import DataError, RecipeError
 from intaglio.files import write_json
-from intaglio.populations import LocalExecutor
+from intaglio.populations import Executor, LocalExecutor
 from intaglio.populations.population import load_splits
 from intaglio.scan.scanning import make_detector
 
 RECIPE = "bench.json"
 #: Called with (models and cells finished, models and cells in all).
 Progress = Callable[[int, int], None]
-
-
-class Executor(Protocol):
-    """Where jobs run: processes of this machine, or a Ray cluster."""
-
-    def map(self, function: Callable[[Any], Any], tasks: Any) -> Any:
-        """Results in order of completion."""
 
 
 def run_bench(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -15,6 +15,13 @@ from intaglio.errors import IntaglioError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+
+class Executor(Protocol):
+    """Where tasks run; the same tasks give the same results anywhere."""
+
+    def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        """Results in order of completion."""
 
 
 class LocalExecutor:
