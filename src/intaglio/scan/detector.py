@@ -14,7 +14,7 @@ from intaglio.classifiers import Access, Classifier
 from intaglio.data import ImageData
 from intaglio.errors import RecipeError
 from intaglio.results import package_versions
-from intaglio.scan.verdict import CalibrationSummary, ClassEvidence, EncodedMaps, Subject, Verdict
+from intaglio.scan.verdict import CalibrationSummary, ClassEvidence, EncodedMaps, Part, Subject, Verdict
 from intaglio.seeds import derive_seed
 
 Progress = Callable[[int, int], None]
@@ -47,6 +47,9 @@ class Finding:
     evidence: tuple[ClassEvidence, ...]
     maps: EncodedMaps
     grid: tuple[int, int] | None
+    parts: tuple[Part, ...] = ()
+    #: Who speaks, where one detector handed over to another.
+    detector: str | None = None
 
 
 class Detector(ABC):
@@ -58,6 +61,8 @@ class Detector(ABC):
     name: ClassVar[str]
     #: The least access that the method works with.
     requires: ClassVar[Access]
+    #: What of a `Request` it can't do without: "clean", "training", "inputs".
+    needs: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def run(self, classifier: Classifier, request: Request) -> Finding:
@@ -99,7 +104,7 @@ class Detector(ABC):
             score=finding.score,
             target_class=finding.evidence[0].index if flagged else None,
             calibrated=finding.calibrated,
-            detector=self.name,
+            detector=finding.detector or self.name,
             subject=subject,
             task=task,
             queries=classifier.queries - asked,
@@ -111,6 +116,7 @@ class Detector(ABC):
             calibration=finding.calibration,
             evidence=finding.evidence,
             maps=finding.maps,
+            parts=finding.parts,
         )
 
 

@@ -93,6 +93,16 @@ class EncodedMaps(Result):
         return np.frombuffer(base64.b64decode(self.data), "<f2").reshape(self.shape).astype(np.float32)
 
 
+class Part(Result):
+    """One detector of several that a verdict was made of: its own p-value, and what it weighs (in score per -log p)."""
+
+    detector: str
+    p_value: float
+    weight: float
+    target_class: int
+    seconds: float
+
+
 class Verdict(Result):
     """The answer to "does this model hide a backdoor?".
 
@@ -122,3 +132,4 @@ class Verdict(Result):
     calibration: CalibrationSummary
     evidence: tuple[ClassEvidence, ...] = Field(description="most suspicious class first")
     maps: EncodedMaps
+    parts: tuple[Part, ...] = Field(default=(), description="the detectors of a stack, heaviest evidence first")
