@@ -17,10 +17,13 @@ from classifier_models import (
     onnx_model,
 )
 from intaglio.classifiers import (
+    Sidecar,
     export_onnx,
     open_classifier,
+    save_classifier,
 )
 from intaglio.errors import ModelError, UnsafeFileError
+from intaglio.networks import Architecture
 
 torch.set_num_threads(1)
 
@@ -94,3 +97,19 @@ def test_exporting_what_cannot_be_exported_writes_nothing(tmp_path: Path) -> Non
     with pytest.raises(ModelError, match=r"written as \.onnx"):
         export_onnx(lenet(), tmp_path / "x.pb", input_shape=SHAPE)
     assert os.listdir(tmp_path) == []
+
+
+def test_an_onnx_copy_leaves_the_side_car_of_its_weights(tmp_path: Path) -> None:
+    architecture = Architecture(name="lenet", input_shape=(1, 12, 12), num_classes=3, width=2)
+    module, weights = architecture.build().eval(), tmp_path / "model.safetensors"
+    save_classifier(module, weights, Sidecar(architecture=architecture, task="bands"))
+    export_onnx(module, tmp_path / "model.onnx", input_shape=(1, 12, 12))
+    images = noise(3, (1, 12, 12))
+    copies = [open_classifier(tmp_path / f"model.{ending}") for ending in ("safetensors", "onnx")]
+    torch.testing.assert_close(copies[0].scores(images), copies[1].scores(images), atol=1e-4, rtol=1e-4)
+    assert [copy.task for copy in copies] == ["bands", "bands"]
+    other = Architecture(name="lenet", input_shape=(1, 12, 12), num_classes=4, width=2).build()
+    (tmp_path / "model.onnx").unlink()
+    with pytest.raises(ModelError, match=r"model\.intaglio\.json: belongs to another model"):
+        export_onnx(other, tmp_path / "model.onnx", input_shape=(1, 12, 12))
+    assert not (tmp_path / "model.onnx").exists()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from intaglio.classifiers.onnx_classifier import OnnxClassifier
-from intaglio.classifiers.sidecar import Sidecar, sidecar_path, write_sidecar
+from intaglio.classifiers.sidecar import Sidecar, read_sidecar, sidecar_path, write_sidecar
 from intaglio.errors import ModelError
 from intaglio.files import write_bytes
 from intaglio.seeds import torch_generator
@@ -25,12 +25,13 @@ def export_onnx(
 ) -> None:
     """Writes `path` (.onnx: any batch size, weights inside) and its side-car `<stem>.intaglio.json` beside it.
 
-    `input_shape` is what the module takes, after preprocessing. A copy in evaluation mode, on the CPU, is exported;
-    before anything is written it must give the module's scores on 8 noise images within 1e-4, relative to the largest
-    score.
+    `input_shape` is what the module takes, after preprocessing. Without a `sidecar` one that is there already stays,
+    for it may be that of the same model's weights, and names their architecture. A copy in evaluation mode, on the CPU,
+    is exported; before anything is written it must give the module's scores on 8 noise images within 1e-4, relative to
+    the largest score.
 
     Raises:
-        ModelError: a module that can't be exported, or a file that answers differently.
+        ModelError: a module that can't be exported, a file that answers differently, or a side-car of another model.
         StorageError: the files can't be written.
     """
     path = Path(path)
@@ -45,8 +46,14 @@ def export_onnx(
     difference = float((check.scores(images) - expected).abs().max()) / max(1.0, float(expected.abs().max()))
     if not difference <= _TOLERANCE:  # also true for NaN
         raise ModelError(f"{path}: the exported model's scores differ by {difference:.2g}: not written")
+    made = sidecar or Sidecar(input_shape=input_shape, num_classes=expected.shape[1])
+    present = sidecar_path(path)
+    keep = sidecar is None and present.is_file()
+    if keep and read_sidecar(present).takes_and_gives != made.takes_and_gives:
+        raise ModelError(f"{present}: belongs to another model; choose another name than {path.name}: not written")
     write_bytes(path, content)
-    write_sidecar(sidecar_path(path), sidecar or Sidecar(input_shape=input_shape, num_classes=expected.shape[1]))
+    if not keep:
+        write_sidecar(present, made)
 
 
 def _exported(module: nn.Module, images: torch.Tensor, path: Path) -> bytes:

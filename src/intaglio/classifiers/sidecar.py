@@ -35,6 +35,15 @@ class Sidecar(BaseModel):
     preprocessing: Preprocessing = Preprocessing()
     outputs: Outputs = "auto"
 
+    @property
+    def takes_and_gives(self) -> tuple[tuple[int, ...] | None, int | None]:
+        """Input shape and class count, its own or those of its architecture."""
+        built = self.architecture
+        return (
+            self.input_shape or (None if built is None else built.input_shape),
+            self.num_classes or (None if built is None else built.num_classes),
+        )
+
 
 def sidecar_path(model: Path) -> Path:
     """Where the side-car of exactly this model file is written: `<stem>.intaglio.json`."""
