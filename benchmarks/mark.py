@@ -63,6 +63,7 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "fixll-pfl": {},
     "adversarial-parametric": {"scheme": "adversarial-parametric"},
     "margin": {"scheme": "margin"},
+    "rehearsal": {"scheme": "rehearsal"},
 }
 #: How many hosts: the harder task is measured on fewer.
 ROBUST_SEEDS = {"fashion-mnist": (0, 1, 2), "cifar10": (0,)}

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from intaglio.classifiers import Preprocessing
 from intaglio.data import ImageData
 from intaglio.errors import ClassifierError, DataError, IntaglioError, ModelError, RecipeError
-from intaglio.mark import MODES, SCHEMES, AdversarialParametric, DeepFidelity, Host, Margin, Scheme
+from intaglio.mark import MODES, SCHEMES, AdversarialParametric, DeepFidelity, Host, Margin, Rehearsal, Scheme
 from intaglio.mark import deep_fidelity as deep_fidelity_module
 from intaglio.mark.fidelity import prototype_feature_loss, soft_prediction_loss, total_weight_loss
 from intaglio.seeds import derive_seed, torch_generator
@@ -33,7 +33,7 @@ def embedded(scheme: Scheme, module: nn.Module | None = None, triggers: ImageDat
 
 
 def test_the_table_names_every_scheme() -> None:
-    assert [*SCHEMES] == ["deep-fidelity", "adversarial-parametric", "margin"]
+    assert [*SCHEMES] == ["deep-fidelity", "adversarial-parametric", "margin", "rehearsal"]
     assert len(MODES) == 9
     for name, scheme in SCHEMES.items():
         assert scheme.name == name
@@ -147,7 +147,7 @@ def terms(scheme: DeepFidelity) -> tuple[Host, Tiny, Tensor, Tensor, float]:
 def test_plain_deep_fidelity_adds_nothing() -> None:
     scheme = DeepFidelity()
     frame, module, images, labels, _ = terms(scheme)
-    assert float(scheme.trigger_loss(frame, module, images, labels)) == 0
+    assert float(scheme.hardening(frame, module, DATA, 0)(images, labels)) == 0
 
 
 @pytest.mark.parametrize("radius", [0.02, 0.2])
@@ -157,7 +157,7 @@ def test_weights_are_moved_in_the_worst_direction_and_back(radius: float) -> Non
     frame, module, images, labels, plain = terms(scheme)
     module.fc.requires_grad_(False)
     before = weights(module)
-    found = scheme.trigger_loss(frame, module, images, labels)
+    found = scheme.hardening(frame, module, DATA, 0)(images, labels)
     assert weights(module) == before
     moved = copy.deepcopy(module)
     trained = [value for value in moved.parameters() if value.requires_grad]
@@ -172,7 +172,41 @@ def test_weights_are_moved_in_the_worst_direction_and_back(radius: float) -> Non
     assert module.fc.weight.grad is None
 
 
-@pytest.mark.parametrize("scheme", [AdversarialParametric(), Margin()])
+def test_marks_are_rehearsed_where_fine_tuning_leads() -> None:
+    """The loss at theta + u d, with d by a plain loop of Adam over the same images, and u drawn anew for every batch."""
+    scheme = Rehearsal(strength=0.5, every=2, steps=3, rate=0.01, reach=2.0)
+    frame, module, images, labels, plain = terms(scheme)
+    module.fc.requires_grad_(False)
+    before = weights(module)
+    loss = scheme.hardening(frame, module, DATA, 7)
+    found = [loss(images, labels) for _ in range(3)]
+    assert weights(module) == before
+    assert not module.training
+
+    draw = torch_generator(7, "mark", "rehearsal")
+    for number, value in enumerate(found):
+        if number % 2 == 0:
+            tuned = copy.deepcopy(module).requires_grad_(True).train()
+            optimizer = torch.optim.Adam(tuned.parameters(), 0.01)
+            for _ in range(3):
+                places = torch.randint(len(DATA), (32,), generator=draw)
+                optimizer.zero_grad()
+                cross_entropy(tuned(DATA.images[places]), DATA.labels[places]).backward()
+                optimizer.step()
+        far = 2.0 * float(torch.rand((), generator=draw))
+        moved = copy.deepcopy(module)
+        for mine, start, end in zip(
+            moved.state_dict().values(), module.state_dict().values(), tuned.state_dict().values(), strict=True
+        ):
+            if mine.is_floating_point():
+                mine.copy_(start + far * (end - start))
+        assert value.item() == pytest.approx(0.5 * cross_entropy(moved(images), labels).item(), rel=1e-4)
+    torch.autograd.backward(found[-1])
+    assert float(module.features[1].weight.grad.abs().sum()) > 0  # type: ignore[union-attr,operator]
+    assert module.fc.weight.grad is None
+
+
+@pytest.mark.parametrize("scheme", [AdversarialParametric(), Margin(), Rehearsal(rate=0.05)])
 def test_hardened_losses_are_larger_than_plain_ones(scheme: DeepFidelity, monkeypatch: pytest.MonkeyPatch) -> None:
     places = torch.arange(20)
     module, plain = loss_of(monkeypatch, DeepFidelity())
@@ -188,7 +222,7 @@ def test_adversarial_points_stay_in_the_ball_and_are_worse(radius: float, steps:
     frame, module, images, labels, plain = terms(scheme)
     asked: list[Tensor] = []
     module.register_forward_pre_hook(lambda _module, inputs: asked.append(inputs[0].detach().clone()))
-    found = scheme.trigger_loss(frame, module, images, labels)
+    found = scheme.hardening(frame, module, DATA, 0)(images, labels)
     assert len(asked) == steps + 1
     assert torch.equal(asked[0], images)
     for points in asked:
@@ -315,6 +349,11 @@ class BareParameter(nn.Module):
         ("margin", {"strength": float("nan")}, "a strength of 0 or more"),
         ("adversarial-parametric", {"radius": -0.1}, "an adversarial perturbation needs a radius above 0"),
         ("adversarial-parametric", {"strength": -1.0}, "a strength of 0 or more"),
+        ("rehearsal", {"every": 0}, "a rehearsal needs 1 step or more"),
+        ("rehearsal", {"steps": 0}, "a rehearsal needs 1 step or more"),
+        ("rehearsal", {"rate": 0.0}, "a rate and a reach above 0"),
+        ("rehearsal", {"reach": float("nan")}, "a rate and a reach above 0"),
+        ("rehearsal", {"strength": -1.0}, "a strength of 0 or more"),
     ],
 )
 def test_options_that_make_no_sense(scheme: str, options: dict[str, Any], message: str) -> None:

@@ -4,6 +4,7 @@ from intaglio.mark.adversarial_parametric import AdversarialParametric
 from intaglio.mark.deep_fidelity import MODES, DeepFidelity, Mode
 from intaglio.mark.margin import Margin
 from intaglio.mark.marking import SCHEMES, Marked, draw_triggers, mark, public_images, weights_sha256
+from intaglio.mark.rehearsal import Rehearsal
 from intaglio.mark.scheme import Host, Scheme
 from intaglio.mark.verification import OwnershipClaim, verify_mark
 
@@ -17,6 +18,7 @@ __all__ = [
     "Marked",
     "Mode",
     "OwnershipClaim",
+    "Rehearsal",
     "Scheme",
     "draw_triggers",
     "mark",

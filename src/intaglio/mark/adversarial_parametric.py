@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
+from intaglio.data import ImageData
 from intaglio.errors import RecipeError
-from intaglio.mark.deep_fidelity import DeepFidelity
+from intaglio.mark.deep_fidelity import DeepFidelity, Hardening
 from intaglio.mark.options import DeepFidelityOptions
-from intaglio.mark.scheme import Host
+from intaglio.mark.scheme import Host, Logits
 
 
 class AdversarialParametric(DeepFidelity):
@@ -34,26 +35,20 @@ class AdversarialParametric(DeepFidelity):
         self.strength = strength
         self.radius = radius
 
-    def trigger_loss(self, host: Host, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        model = _Logits(host, module)
-        trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        gradients = torch.autograd.grad(cross_entropy(model(images), labels), list(trained.values()), allow_unused=True)
-        moved = {
-            name: value + self.radius * value.detach().norm() * gradient / gradient.norm().clamp_min(1e-12)
-            for (name, value), gradient in zip(trained.items(), gradients, strict=True)
-            if gradient is not None  # a layer that has no say
-        }
-        answers: Tensor = functional_call(model, moved, (images,))
-        return self.strength * cross_entropy(answers, labels)
+    def hardening(self, host: Host, module: nn.Module, data: ImageData, seed: int) -> Hardening:
+        model = Logits(host, module)
 
+        def loss(images: Tensor, labels: Tensor) -> Tensor:
+            trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+            slopes = torch.autograd.grad(
+                cross_entropy(model(images), labels), list(trained.values()), allow_unused=True
+            )
+            moved = {
+                name: value + self.radius * value.detach().norm() * slope / slope.norm().clamp_min(1e-12)
+                for (name, value), slope in zip(trained.items(), slopes, strict=True)
+                if slope is not None  # a layer that has no say
+            }
+            answers: Tensor = functional_call(model, moved, (images,))
+            return self.strength * cross_entropy(answers, labels)
 
-class _Logits(nn.Module):
-    """The module from raw images to logits, before a softmax that may follow."""
-
-    def __init__(self, host: Host, module: nn.Module) -> None:
-        super().__init__()
-        self.host = host
-        self.module = module
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.host.answer(self.module, images)[0]
+        return loss

@@ -17,6 +17,8 @@ from intaglio.seeds import derive_seed, torch_generator
 from intaglio.training import TrainingSettings, train
 
 Mode = Literal["ftal", "ftll", "fixll", "ftal-twl", "fixll-twl", "fixll-pfl", "fixll-spl", "scratch", "scratch-fixll"]
+#: (triggers `[N, C, H, W]`, their labels `[N]`) -> a scalar.
+Hardening = Callable[[Tensor, Tensor], Tensor]
 MODES: tuple[Mode, ...] = get_args(Mode)
 #: Modes that copy the host's last layer and keep it: its rows are the prototypes of the classes.
 _FIXED = ("fixll", "fixll-twl", "fixll-pfl", "fixll-spl", "scratch-fixll")
@@ -80,9 +82,11 @@ class DeepFidelity(Scheme):
         self.pfl_weight = pfl_weight
         self.spl_weight = spl_weight
 
-    def trigger_loss(self, host: Host, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """What is added to the loss of the triggers; schemes that harden the mark override it. Here nothing."""
-        return torch.zeros(())
+    def hardening(self, host: Host, module: nn.Module, data: ImageData, seed: int) -> Hardening:
+        """What is added to the loss of a batch of triggers while `module` is marked; schemes that harden the mark
+        override it. Here nothing.
+        """
+        return lambda images, labels: torch.zeros(())
 
     def run(
         self, host: Host, data: ImageData, triggers: ImageData, *, seed: int, progress: Progress | None
@@ -128,6 +132,7 @@ class DeepFidelity(Scheme):
         clean_labels, all_trigger_labels = data.labels.to(host.device), triggers.labels.to(host.device)
         pfl_weight = self.pfl_weight / float(host_features.var(dim=0).sum().clamp_min(1e-12))
         host_weights = [parameter.detach().clone() for parameter in host.module.parameters()]
+        hardening = self.hardening(host, module, data, seed)
 
         def loss(_model: nn.Module, images: Tensor, places: Tensor) -> Tensor:
             chosen = torch.randint(len(triggers), (self.triggers_per_batch,), generator=draw)
@@ -144,7 +149,7 @@ class DeepFidelity(Scheme):
                 value = cross_entropy(logits, torch.cat([clean_labels[places], trigger_labels]))
             if self.mode.endswith("twl"):
                 value = value + self.twl_weight * total_weight_loss(module.parameters(), host_weights)
-            return value + self.trigger_loss(host, module, trigger_images, trigger_labels)
+            return value + hardening(trigger_images, trigger_labels)
 
         return loss
 

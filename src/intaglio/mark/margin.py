@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from intaglio.data import ImageData
 from intaglio.errors import RecipeError
-from intaglio.mark.deep_fidelity import DeepFidelity
+from intaglio.mark.deep_fidelity import DeepFidelity, Hardening
 from intaglio.mark.options import DeepFidelityOptions
 from intaglio.mark.scheme import Host
 
@@ -41,11 +42,16 @@ class Margin(DeepFidelity):
         self.radius = radius
         self.steps = steps
 
-    def trigger_loss(self, host: Host, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        offset = torch.zeros_like(images)
-        for _ in range(self.steps):
-            offset.requires_grad_(True)
-            loss = cross_entropy(host.answer(module, (images + offset).clamp(0, 1))[0], labels)
-            (gradient,) = torch.autograd.grad(loss, offset)
-            offset = (offset.detach() + 2 * self.radius / self.steps * gradient.sign()).clamp(-self.radius, self.radius)
-        return self.strength * cross_entropy(host.answer(module, (images + offset).clamp(0, 1))[0], labels)
+    def hardening(self, host: Host, module: nn.Module, data: ImageData, seed: int) -> Hardening:
+        def loss(images: Tensor, labels: Tensor) -> Tensor:
+            offset = torch.zeros_like(images)
+            for _ in range(self.steps):
+                offset.requires_grad_(True)
+                value = cross_entropy(host.answer(module, (images + offset).clamp(0, 1))[0], labels)
+                (slope,) = torch.autograd.grad(value, offset)
+                offset = (offset.detach() + 2 * self.radius / self.steps * slope.sign()).clamp(
+                    -self.radius, self.radius
+                )
+            return self.strength * cross_entropy(host.answer(module, (images + offset).clamp(0, 1))[0], labels)
+
+        return loss

@@ -18,11 +18,12 @@ from intaglio.evidence.key import Key
 from intaglio.mark.adversarial_parametric import AdversarialParametric
 from intaglio.mark.deep_fidelity import DeepFidelity, Mode
 from intaglio.mark.margin import Margin
+from intaglio.mark.rehearsal import Rehearsal
 from intaglio.mark.scheme import Host, Progress
 from intaglio.triggers.keyed import KEYED_TRIGGERS
 
 SCHEMES: dict[str, type[DeepFidelity]] = {
-    scheme.name: scheme for scheme in (DeepFidelity, AdversarialParametric, Margin)
+    scheme.name: scheme for scheme in (DeepFidelity, AdversarialParametric, Margin, Rehearsal)
 }
 #: Triggers in one disclosure batch: what one verification asks, and lays open.
 BATCH_SIZE = 100

@@ -66,6 +66,20 @@ class Host:
         return torch.cat(logits).cpu(), torch.cat(features).cpu()
 
 
+class Logits(nn.Module):
+    """A module of the host's kind from raw images to logits, before a softmax that may follow: one to call with other
+    weights.
+    """
+
+    def __init__(self, host: Host, module: nn.Module) -> None:
+        super().__init__()
+        self.host = host
+        self.module = module
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.host.answer(self.module, images)[0]
+
+
 class Scheme(ABC):
     """Embeds trigger images with their labels. Hyper-parameters go to `__init__`; a subclass writes `run` alone."""
 
