@@ -173,9 +173,9 @@ def test_weights_are_moved_in_the_worst_direction_and_back(radius: float) -> Non
 
 
 def test_marks_are_rehearsed_where_fine_tuning_leads() -> None:
-    """The loss at theta + u d, with d by a plain loop of Adam over the same images, and u drawn anew for every batch."""
+    """The loss at theta + u d, with d by a plain loop of Adam over the same images, and u drawn for every batch."""
     scheme = Rehearsal(strength=0.5, every=2, steps=3, rate=0.01, reach=2.0)
-    frame, module, images, labels, plain = terms(scheme)
+    frame, module, images, labels, _ = terms(scheme)
     module.fc.requires_grad_(False)
     before = weights(module)
     loss = scheme.hardening(frame, module, DATA, 7)
@@ -191,7 +191,7 @@ def test_marks_are_rehearsed_where_fine_tuning_leads() -> None:
             for _ in range(3):
                 places = torch.randint(len(DATA), (32,), generator=draw)
                 optimizer.zero_grad()
-                cross_entropy(tuned(DATA.images[places]), DATA.labels[places]).backward()
+                torch.autograd.backward(cross_entropy(tuned(DATA.images[places]), DATA.labels[places]))
                 optimizer.step()
         far = 2.0 * float(torch.rand((), generator=draw))
         moved = copy.deepcopy(module)

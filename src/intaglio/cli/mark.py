@@ -34,7 +34,9 @@ def embed(
     data: Annotated[str, typer.Option(help="Training images: a folder, .npz, IDX folder or task name.")],
     key: KeyFile,
     out: Annotated[Path, typer.Option(help="Folder for the marked model, its commitment and fidelity report.")],
-    scheme: Annotated[str, typer.Option(help="deep-fidelity, or hardened: rehearsal, adversarial-parametric, margin.")] = "deep-fidelity",
+    scheme: Annotated[
+        str, typer.Option(help="deep-fidelity, or hardened: rehearsal, adversarial-parametric, margin.")
+    ] = "deep-fidelity",
     mode: Annotated[
         str, typer.Option(help="What is trained and kept: fixll-pfl, ftal, ... (see the docs).")
     ] = "fixll-pfl",

@@ -21,10 +21,10 @@ _BATCH = 32
 class Rehearsal(DeepFidelity):
     """L = L_mode + a CE(T; theta + u d), u uniform in [0, reach], d where fine-tuning on clean data moves theta.
 
-    Every `every` steps a copy of the marked model is fine-tuned for `steps` steps of Adam on the owner's labelled images,
-    all layers and batch statistics included, as a thief would do; d is how far its parameters and buffers went. Worst-case
-    directions (`AdversarialParametric`) are not the ones that a thief takes: a larger radius there made marks weaker
-    against fine-tuning, this makes them survive it. Takes about four times as long as `DeepFidelity`.
+    Every `every` steps a copy of the marked model is fine-tuned for `steps` steps of Adam on the owner's labelled
+    images, all layers and batch statistics included, as a thief would do; d is how far its parameters and buffers went.
+    Worst-case directions (`AdversarialParametric`) are not the ones that a thief takes: a larger radius there made
+    marks weaker against fine-tuning, this makes them survive it. Takes about four times as long as `DeepFidelity`.
 
     Args:
         strength: a.
@@ -48,7 +48,7 @@ class Rehearsal(DeepFidelity):
         reach: float = 1.5,
         **options: Unpack[DeepFidelityOptions],
     ) -> None:
-        super().__init__(**({"triggers_per_batch": 16} | options))  # type: ignore[arg-type]
+        super().__init__(**({"triggers_per_batch": 16} | options))
         if not (min(every, steps) >= 1 and rate > 0 and reach > 0 and strength >= 0):  # also true for NaN
             raise RecipeError(
                 "a rehearsal needs 1 step or more, a rate and a reach above 0 and a strength of 0 or more"
@@ -86,7 +86,7 @@ class Rehearsal(DeepFidelity):
             places = torch.randint(len(data), (_BATCH,), generator=draw)
             answers = host.answer(tuned, data.images[places])[0]
             optimizer.zero_grad()
-            cross_entropy(answers, data.labels[places].to(answers.device)).backward()
+            torch.autograd.backward(cross_entropy(answers, data.labels[places].to(answers.device)))
             optimizer.step()
         before, after = Logits(host, module).state_dict(), Logits(host, tuned).state_dict()
         return {name: (after[name] - value).detach() for name, value in before.items() if value.is_floating_point()}
