@@ -7,6 +7,7 @@ Writes results/mark.json. Every cell is kept in the cache as soon as it is measu
 
 import argparse
 import copy
+import hashlib
 import json
 import sys
 import time
@@ -52,7 +53,7 @@ from intaglio.training import TrainingSettings, train
 from intaglio.triggers.keyed import keyed_batch
 
 SEEDS = (0, 1, 2)
-ARCHITECTURES = {"fashion-mnist": ("vgg", 12), "cifar10": ("vgg", 16)}
+ARCHITECTURES = {"fashion-mnist": ("vgg", 12), "cifar10": ("vgg", 12)}
 #: The owner's key is fixed, so that a run can be repeated; nobody's model is marked with it.
 KEY = Key(bytes(range(32)))
 #: Schemes of the robustness table: name -> arguments of `mark`.
@@ -199,7 +200,11 @@ def extraction(task: Task, owned: HostModel) -> dict[str, Any]:
 
 
 def honesty(task: Task, hosts: list[HostModel]) -> dict[str, Any]:
-    """Fresh keys against models that were made without them: clean ones of other architectures, and others' marks."""
+    """Fresh keys against models that were made without them: clean ones of other architectures, and others' marks.
+
+    Every model meets keys of its own: with the same keys for all, the p-values would hang together, and a test of their
+    distribution would count them as more than they are.
+    """
 
     def measure() -> dict[str, Any]:
         widths = {"vgg": (8, 12), "lenet": (8, 12), "mobilenet": (12,), "resnet8": (8,)}
@@ -207,20 +212,20 @@ def honesty(task: Task, hosts: list[HostModel]) -> dict[str, Any]:
         for number in range(INDEPENDENT - len(modules)):
             name = sorted(widths)[number % len(widths)]
             modules.append(host(task, name, widths[name][number // 4 % len(widths[name])], 100 + number).module)
-        keys = [Key(bytes([number]) * 32) for number in range(1, FRESH_KEYS + 1)]
         rng = np.random.default_rng(0)
         p_values, smooth = [], []
-        for key in keys:
-            plan = plan_triggers(
-                key,
-                trigger="noise-chain",
-                input_shape=task.owner.input_shape,
-                num_classes=10,
-                batches=1,
-                batch_size=100,
-            )
-            batch = draw_batch(key, plan, 0)
-            for module in modules:
+        for place, module in enumerate(modules):
+            for number in range(FRESH_KEYS):
+                key = Key(hashlib.sha256(f"{place} {number}".encode()).digest())
+                plan = plan_triggers(
+                    key,
+                    trigger="noise-blocks",
+                    input_shape=task.owner.input_shape,
+                    num_classes=10,
+                    batches=1,
+                    batch_size=100,
+                )
+                batch = draw_batch(key, plan, 0)
                 hits = int((classifier(module, task).predict(batch.images) == batch.labels).sum())
                 p_values.append(chance_p_value(hits, 100, 10))
                 # a discrete p-value is uniform after spreading each of its steps evenly
@@ -228,7 +233,7 @@ def honesty(task: Task, hosts: list[HostModel]) -> dict[str, Any]:
         claims = sum(p <= 1e-6 for p in p_values)
         return {
             "models": len(modules),
-            "keys": len(keys),
+            "keys": FRESH_KEYS,
             "claims_at_1e-6": interval(proportion(claims, len(p_values))) | {"events": claims},
             "smallest_p": min(p_values),
             "share_at_0.05": sum(p <= 0.05 for p in smooth) / len(smooth),

@@ -14,7 +14,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
         "errors",
-        "files seeds results",
+        "files seeds results plugins",
         "networks data",
         "classifiers",
         "training",
@@ -24,7 +24,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "populations",
         "evidence",
         "scan mark seal lock",
-        "bench",
+        "bench checks",
         "report",
         "cli web",
     )

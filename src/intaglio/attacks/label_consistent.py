@@ -73,7 +73,7 @@ class LabelConsistent(CleanLabelAttack):
         return trigger.apply(images), trigger
 
 
-def corner_patches(size: int, opacity: float, seed: int, shape: tuple[int, int, int]) -> list[PatchTrigger]:
+def corner_patches(size: int, opacity: float, seed: int, shape: tuple[int, ...]) -> list[PatchTrigger]:
     """The same patch of black and white pixels in each corner of images `(C, H, W)`.
 
     Raises:

@@ -5,13 +5,16 @@ from typing import Annotated
 
 import typer
 
+from intaglio.cli.executor import Address, ExecutorName, ExecutorOption, Workers, make_executor
 from intaglio.cli.options import Debug, JsonFile, Quiet
 
 
 def bench(
     recipe: Annotated[Path, typer.Argument(help="Attacks, detectors and models.", metavar="RECIPE.yaml")],
     out: Annotated[Path, typer.Option(help="Folder for the models, the cells and the table.")],
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one a core.")] = None,
+    executor: ExecutorOption = ExecutorName.LOCAL,
+    workers: Workers = None,
+    address: Address = None,
     json: JsonFile = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -19,11 +22,11 @@ def bench(
     """Play (or go on playing) every attack of RECIPE.yaml against every detector. Safe to interrupt and run again."""
     from intaglio.bench import read_bench_recipe, run_bench
     from intaglio.cli.console import deliver_json, progress_bar, say
-    from intaglio.populations import LocalExecutor
 
+    place = make_executor(executor, workers, address, out)
     plan = read_bench_recipe(recipe)
     with progress_bar(f"bench {plan.name}", quiet=quiet) as progress:
-        table = run_bench(plan, out, executor=LocalExecutor(workers), progress=progress)
+        table = run_bench(plan, out, executor=place, progress=progress)
     deliver_json(table.to_json(), json)
     say((out / "table.md").read_text(), quiet=quiet, json_to_stdout=json == "-")
     return 0

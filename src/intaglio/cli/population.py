@@ -1,11 +1,11 @@
 """`intaglio population`: build many models from a recipe, and fit a detector to them."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from intaglio.cli.executor import Address, ExecutorName, ExecutorOption, Workers, make_executor
 from intaglio.cli.options import Debug, JsonFile, Quiet, Seed
 
 population_app = typer.Typer(
@@ -13,30 +13,26 @@ population_app = typer.Typer(
 )
 
 
-class ExecutorName(StrEnum):
-    """Where models are built."""
-
-    LOCAL = "local"
-
-
 @population_app.command()
 def build(
     recipe: Annotated[Path, typer.Argument(help="The population's recipe.", metavar="RECIPE.yaml")],
     out: Annotated[Path, typer.Option(help="Folder for the models and their manifest.")],
     data: Annotated[str | None, typer.Option(help="Data set to use instead of the recipe's.")] = None,
-    executor: Annotated[ExecutorName, typer.Option(help="Where models are built.")] = ExecutorName.LOCAL,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one a core.")] = None,
+    executor: ExecutorOption = ExecutorName.LOCAL,
+    workers: Workers = None,
+    address: Address = None,
     json: JsonFile = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
     """Build (or go on building) the population of RECIPE.yaml in --out. Safe to interrupt and run again."""
     from intaglio.cli.console import deliver_json, progress_bar, say
-    from intaglio.populations import LocalExecutor, build_population, read_recipe
+    from intaglio.populations import build_population, read_recipe
 
+    place = make_executor(executor, workers, address, out)
     plan = read_recipe(recipe)
     with progress_bar(f"building {plan.name}", quiet=quiet) as progress:
-        records = build_population(plan, out, data=data, executor=LocalExecutor(workers), progress=progress)
+        records = build_population(plan, out, data=data, executor=place, progress=progress)
     deliver_json((out / "manifest.json").read_text(), json)
     backdoored = [record.asr for record in records if record.asr is not None]
     say(
@@ -63,15 +59,35 @@ def fit(
         typer.Option(help="Probe with images of the task, with synthetic clouds, or with the user's clean images."),
     ] = None,
     models: Annotated[int | None, typer.Option(min=1, help="Use only the first so many of each population.")] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(help="Score the clean models with this detector instead, for `scan --detector NAME`."),
+    ] = None,
     json: JsonFile = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Fit the one-pixel-signature detector to populations; `scan --calibration OUT` then uses it."""
+    """Fit a detector to populations; `scan --calibration OUT` then uses it.
+
+    The one-pixel signature learns from clean and backdoored models. Other detectors (--detector) learn nothing: their
+    scores of the clean models are what a suspect is ranked among.
+    """
     from intaglio.cli.console import deliver_json, progress_bar, say
     from intaglio.scan.fitting import fit_calibration
+    from intaglio.scan.fitting_scores import fit_clean_scores
 
+    if detector is not None:
+        if task_free or probes is not None:
+            raise typer.BadParameter(
+                "--task-free and --probes are for the one-pixel signature", param_hint="--detector"
+            )
+        with progress_bar(f"scoring clean models with {detector}", quiet=quiet) as progress:
+            scores = fit_clean_scores(detector, folders, out, test=test or [], models=models, progress=progress)
+        deliver_json(scores.to_json(), json)
+        counts = ", ".join(f"{len(task.scores)} clean models of {task.task}" for task in scores.tasks)
+        say(f"{out}: {detector} scores of {counts}", quiet=quiet, json_to_stdout=json == "-")
+        return 0
     with progress_bar("measuring signatures", quiet=quiet) as progress:
         calibration = fit_calibration(
             folders,

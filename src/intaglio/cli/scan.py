@@ -21,9 +21,20 @@ def scan(
         str | None,
         typer.Option(help="Clean images (folder, .npz, IDX folder or task name) to probe the model with."),
     ] = None,
+    training: Annotated[
+        str | None,
+        typer.Option(help="The labelled images that the model was trained on, for detectors that look for poison."),
+    ] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(help="Images that the model was asked about, for detectors that look for triggers."),
+    ] = None,
     task: Annotated[str | None, typer.Option(help="What the model was trained for, e.g. fashion-mnist.")] = None,
     detector: Annotated[list[str] | None, typer.Option(help="Which detector; may be repeated.")] = None,
     alpha: Annotated[float, typer.Option(help="Accepted share of false alarms.")] = 0.05,
+    budget: Annotated[
+        float | None, typer.Option(help="Seconds that auto may take, roughly; by default what it finds worth taking.")
+    ] = None,
     calibration: Annotated[
         Path | None, typer.Option(help="A calibration of your own, from `intaglio population fit`.")
     ] = None,
@@ -46,6 +57,7 @@ def scan(
     from intaglio.files import require_writable
     from intaglio.report import render_report
     from intaglio.scan import clean_images, scan_all
+    from intaglio.scan.scanning import fitting_data
 
     for output in (html, json if json != "-" else None):
         if output is not None:
@@ -54,6 +66,8 @@ def scan(
         model, arch, input_shape, classes, preprocess, device, outputs=outputs, task=task, mapping=mapping
     )
     images = clean_images(data, classifier) if data else None
+    labelled = fitting_data(training, classifier, "train") if training else None
+    suspected = clean_images(inputs, classifier) if inputs else None
     with progress_bar(f"scanning {classifier.source}", quiet=quiet) as progress:
         verdicts = scan_all(
             classifier,
@@ -61,7 +75,10 @@ def scan(
             task=task,
             detectors=detector or ["auto"],
             calibration=calibration,
+            training=labelled,
+            inputs=suspected,
             alpha=alpha,
+            budget=budget,
             seed=seed,
             progress=progress,
         )

@@ -11,7 +11,7 @@ from intaglio.data import ImageData, classes_in_turn, open_data
 from intaglio.errors import DataError, NothingToExamineError, RecipeError
 from intaglio.files import write_json
 from intaglio.populations.build import build_model
-from intaglio.populations.executor import LocalExecutor
+from intaglio.populations.executor import Executor, LocalExecutor
 from intaglio.populations.manifest import ModelRecord, read_records, write_manifest
 from intaglio.populations.recipe import Plan, Recipe
 
@@ -31,7 +31,7 @@ def build_population(
     out: Path | str,
     *,
     data: str | Path | None = None,
-    executor: LocalExecutor | None = None,
+    executor: Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[ModelRecord]:
     """Builds what is missing of the population in `out` and returns all its records.

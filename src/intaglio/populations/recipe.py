@@ -22,9 +22,10 @@ from pydantic import (
 from intaglio.attacks import AllToAll, AllToOne, DirtyLabelAttack, Goal, SourceSpecific
 from intaglio.errors import IntaglioError, RecipeError
 from intaglio.networks import NETWORKS, Architecture
+from intaglio.plugins import known_names
 from intaglio.seeds import derive_seed, python_random
 from intaglio.training.settings import Augmentation, OptimizerName, TrainingSettings
-from intaglio.triggers import TRIGGERS, Trigger
+from intaglio.triggers import TRIGGERS, Trigger, trigger_named
 
 MAX_BYTES = 2**20
 Ends = TypeVar("Ends", bound=tuple[float, float])
@@ -44,6 +45,15 @@ def _known(names: Iterable[str], kind: str) -> Callable[[str], str]:
         return name
 
     return check
+
+
+def _known_trigger(name: str) -> str:
+    _known(known_names("trigger", TRIGGERS), "trigger")(name)
+    try:
+        trigger_named(name)
+    except IntaglioError as error:
+        raise ValueError(str(error)) from error
+    return name
 
 
 Positive = Annotated[float, Field(gt=0)]
@@ -90,7 +100,7 @@ class AttackChoice(_Part):
     choice, anything else a fixed value.
     """
 
-    trigger: Annotated[str, AfterValidator(_known(TRIGGERS, "trigger"))]
+    trigger: Annotated[str, AfterValidator(_known_trigger)]
     goal: Literal["all-to-one", "all-to-all", "source-specific"] = "all-to-one"
     rate: ShareSpan = (0.03, 0.1)
     options: dict[str, Any] = {}
@@ -118,7 +128,7 @@ class Plan(_Part):
     training: TrainingSettings
     attack: AttackChoice | None
 
-    def build_architecture(self, input_shape: tuple[int, int, int], num_classes: int) -> Architecture:
+    def build_architecture(self, input_shape: tuple[int, ...], num_classes: int) -> Architecture:
         """The network for this task."""
         return Architecture(
             name=self.architecture.name, input_shape=input_shape, num_classes=num_classes, width=self.width
@@ -239,7 +249,7 @@ def _draw_trigger(attack: AttackChoice, seed: int) -> Trigger:
 
 
 def _make_trigger(name: str, options: dict[str, Any], seed: int) -> Trigger:
-    make: Callable[..., Trigger] = TRIGGERS[name]
+    make: Callable[..., Trigger] = trigger_named(name)
     return make(**options, seed=seed)
 
 

@@ -15,7 +15,7 @@ from intaglio.errors import DataError, RecipeError
 from intaglio.evidence.statistics import auroc, proportion
 from intaglio.files import atomic_path
 from intaglio.networks import Architecture
-from intaglio.populations import LocalExecutor, ModelRecord, model_folder, open_population, population_data
+from intaglio.populations import Executor, LocalExecutor, ModelRecord, model_folder, open_population, population_data
 from intaglio.scan.calibration import CalibrationMeta, CleanScores, ProbeKind, save_calibration
 from intaglio.scan.ensemble import FOLDS, Ensemble, Examples, assign_folds, concatenate, fit_ensemble, out_of_fold
 from intaglio.scan.features import FEATURES
@@ -47,7 +47,7 @@ def fit_calibration(
     name: str | None = None,
     models: int | None = None,
     seed: int = 0,
-    executor: LocalExecutor | None = None,
+    executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> CalibrationMeta:
     """Fits a detector to populations and writes it to `out`; measurements are kept beside the models.
@@ -110,7 +110,7 @@ class Measured(NamedTuple):
 def measure_population(
     folder: Path,
     kind: ProbeKind,
-    executor: LocalExecutor | None = None,
+    executor: Executor | None = None,
     progress: Progress | None = None,
     models: int | None = None,
 ) -> Measured:

@@ -9,12 +9,35 @@ from intaglio.classifiers import Classifier
 from intaglio.classifiers.opening import Source, open_classifier
 from intaglio.data import TASKS, ImageData, check_images, open_data
 from intaglio.errors import DataError, RecipeError
+from intaglio.plugins import named
+from intaglio.scan.activation_clustering import ActivationClustering
+from intaglio.scan.auto import Auto
+from intaglio.scan.ban import BAN
 from intaglio.scan.detector import Detector, Progress
+from intaglio.scan.final_layer import FinalLayer
+from intaglio.scan.mm_bd import MMBD
+from intaglio.scan.neural_cleanse import NeuralCleanse
 from intaglio.scan.one_pixel import OnePixelSignature
+from intaglio.scan.spectral_signatures import SpectralSignatures
+from intaglio.scan.strip import STRIP
+from intaglio.scan.trodo import TRODO
 from intaglio.scan.verdict import Verdict
 
 #: By name; each is made with `calibration=`, a folder of one's own or None.
-DETECTORS: dict[str, Callable[..., Detector]] = {OnePixelSignature.name: OnePixelSignature}
+DETECTORS: dict[str, Callable[..., Detector]] = {
+    detector.name: detector
+    for detector in (
+        OnePixelSignature,
+        NeuralCleanse,
+        MMBD,
+        FinalLayer,
+        BAN,
+        TRODO,
+        STRIP,
+        ActivationClustering,
+        SpectralSignatures,
+    )
+}
 AUTO = "auto"
 
 
@@ -29,6 +52,7 @@ def scan(
     calibration: Path | None = None,
     training: ImageData | None = None,
     inputs: Tensor | None = None,
+    budget: float | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
     """Examines a model for a backdoor.
@@ -42,6 +66,7 @@ def scan(
         calibration: folder of a calibration of your own.
         training: the labelled images that the model was trained on, for detectors that look for poison in them.
         inputs: images that the model was asked about, for detectors that look for triggers in them.
+        budget: seconds that "auto" may take, roughly; by default as many as it finds worth taking.
 
     Raises:
         IntaglioError: the model can't be opened or asked, or task and model do not fit.
@@ -51,7 +76,7 @@ def scan(
     if images is not None:
         classifier.predict(images[:1])
         check_images(images, "clean images")
-    chosen = detector if isinstance(detector, Detector) else make_detector(detector, calibration)
+    chosen = detector if isinstance(detector, Detector) else make_detector(detector, calibration, budget)
     return chosen.inspect(
         classifier,
         clean=images,
@@ -75,6 +100,7 @@ def scan_all(
     calibration: Path | None = None,
     training: ImageData | None = None,
     inputs: Tensor | None = None,
+    budget: float | None = None,
     progress: Progress | None = None,
 ) -> list[Verdict]:
     """One verdict per detector named."""
@@ -89,6 +115,7 @@ def scan_all(
             calibration=calibration,
             training=training,
             inputs=inputs,
+            budget=budget,
             progress=progress,
         )
         for name in dict.fromkeys(detectors)
@@ -103,17 +130,21 @@ def _open(model: Source, task: str | None) -> Classifier:
     return open_classifier(model, input_shape=known.input_shape, num_classes=len(known.classes), task=task)
 
 
-def make_detector(name: str, calibration: Path | None = None) -> Detector:
-    """A detector by name.
+def make_detector(name: str, calibration: Path | None = None, budget: float | None = None) -> Detector:
+    """A detector by name; `budget`, in seconds, is for "auto", which with a calibration of your own has no choice.
 
     Raises:
-        RecipeError: unknown.
+        RecipeError: unknown, or a budget of no time.
+        IntaglioError: a plug-in that can't be used.
     """
-    if name == AUTO:
+    if budget is not None and not budget > 0:
+        raise RecipeError(f"a budget is a number of seconds above 0, got {budget}")
+    if name == AUTO and calibration is not None:
         name = OnePixelSignature.name
-    if name not in DETECTORS:
-        raise RecipeError(f"unknown detector '{name}'; known are {AUTO}, {', '.join(DETECTORS)}")
-    return DETECTORS[name](calibration=calibration)
+    if name == AUTO:
+        return Auto(OnePixelSignature(), DETECTORS, budget=budget)
+    make: Callable[..., Detector] = named("detector", name, {AUTO: OnePixelSignature, **DETECTORS}, Detector)
+    return make(calibration=calibration)
 
 
 def clean_images(source: str | Path, classifier: Classifier) -> Tensor:
@@ -122,8 +153,17 @@ def clean_images(source: str | Path, classifier: Classifier) -> Tensor:
     Raises:
         DataError: they can't be read, or are of another shape.
     """
+    return fitting_data(source, classifier, "test").images
+
+
+def fitting_data(source: str | Path, classifier: Classifier, split: str) -> ImageData:
+    """The "train" or "test" images of a data source, if they are of the classifier's input shape.
+
+    Raises:
+        DataError: they can't be read, or are of another shape.
+    """
     channels = classifier.input_shape[0] if classifier.input_shape[0] in (1, 3) else None
-    data = open_data(source, "test", channels=channels)
+    data = open_data(source, split, channels=channels)
     if data.input_shape != classifier.input_shape:
         raise DataError(f"{source}: images are {data.input_shape}, but the model takes {classifier.input_shape}")
-    return data.images
+    return data

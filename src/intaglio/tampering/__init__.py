@@ -1,5 +1,6 @@
 """Tamperings: what a thief or a vandal does to a model. Each method is one file; `TAMPERINGS` names them."""
 
+from intaglio.plugins import named
 from intaglio.tampering.average import Average, average_weights
 from intaglio.tampering.bit_flip import BitFlip
 from intaglio.tampering.distil import Distil
@@ -40,6 +41,17 @@ TAMPERINGS: dict[str, type[Tampering]] = {
     )
 }
 
+
+def tampering_named(name: str) -> type[Tampering]:
+    """The tampering of this name: one of `TAMPERINGS`, or a plug-in's.
+
+    Raises:
+        RecipeError: unknown.
+        IntaglioError: a plug-in that can't be used.
+    """
+    return named("tampering", name, TAMPERINGS, Tampering)
+
+
 __all__ = [
     "INPUT_TRANSFORMS",
     "TAMPERINGS",
@@ -65,4 +77,5 @@ __all__ = [
     "WeightShift",
     "average_weights",
     "tamper_file",
+    "tampering_named",
 ]

@@ -9,8 +9,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from intaglio.errors import RecipeError
-from intaglio.tampering import TAMPERINGS
+from intaglio.errors import IntaglioError, RecipeError
+from intaglio.plugins import known_names
+from intaglio.tampering import TAMPERINGS, tampering_named
 from intaglio.tampering.retraining import OPTION_DOCS, Retraining
 from intaglio.tampering.tampering import Tampering
 from intaglio.training import TrainingSettings
@@ -76,10 +77,9 @@ def make_tampering(name: str, options: Mapping[str, str], **objects: Any) -> Tam
 
     Raises:
         RecipeError: an unknown name or option, or a value that makes no sense; the message names the choices.
+        IntaglioError: a plug-in that can't be used.
     """
-    tampering = TAMPERINGS.get(name)
-    if tampering is None:
-        raise RecipeError(f"unknown tampering '{name}'; known are {', '.join(TAMPERINGS)}")
+    tampering = tampering_named(name)
     known = options_of(tampering)
     values: dict[str, Any] = {}
     for option, text in options.items():
@@ -96,9 +96,14 @@ def make_tampering(name: str, options: Mapping[str, str], **objects: Any) -> Tam
 
 
 def catalogue() -> Iterator[str]:
-    """Every tampering with its options and their defaults, as lines for a person."""
+    """Every tampering with its options and their defaults, as lines for a person; plug-ins that are broken say so."""
     training: dict[str, Option] = {}
-    for name, tampering in TAMPERINGS.items():
+    for name in known_names("tampering", TAMPERINGS):
+        try:
+            tampering = tampering_named(name)
+        except IntaglioError as error:
+            yield f"{name}: {error}"
+            continue
         options = options_of(tampering).values()
         purpose = inspect.getdoc(tampering) or ""
         yield f"{name}{' (needs data)' if tampering.needs_data else ''}: {purpose.splitlines()[0]}"

@@ -11,7 +11,7 @@ from intaglio.errors import RecipeError
 from intaglio.seeds import derive_seed
 from intaglio.tampering.retraining import Retraining, retrain, training_settings
 from intaglio.tampering.tampering import Material, Tampering
-from intaglio.triggers import TRIGGERS, Trigger
+from intaglio.triggers import Trigger, trigger_named
 
 
 class Poison(Tampering):
@@ -40,8 +40,8 @@ class Poison(Tampering):
             raise RecipeError(f"the rate of poisoned samples lies in (0, 1], got {rate}")
         if not isinstance(target, int) or target < 0:
             raise RecipeError(f"the target is a class from 0 on, got {target}")
-        if isinstance(trigger, str) and trigger not in TRIGGERS:
-            raise RecipeError(f"unknown trigger '{trigger}'; known are {', '.join(TRIGGERS)}")
+        if isinstance(trigger, str):
+            trigger_named(trigger)
         self.target = target
         self.rate = rate
         self.trigger = trigger
@@ -51,7 +51,7 @@ class Poison(Tampering):
         """The trigger that `apply(..., seed=seed)` plants."""
         if isinstance(self.trigger, Trigger):
             return self.trigger
-        family: Callable[..., Trigger] = TRIGGERS[self.trigger]
+        family: Callable[..., Trigger] = trigger_named(self.trigger)
         return family(seed=derive_seed(seed, self.name, "trigger"))
 
     def run(self, module: nn.Module, material: Material) -> nn.Module:

@@ -1,5 +1,6 @@
 """Triggers: how an input is altered. Each family is one file; `TRIGGERS` names those that recipes can draw."""
 
+from intaglio.plugins import named
 from intaglio.triggers.base import Trigger
 from intaglio.triggers.blended import BlendedTrigger
 from intaglio.triggers.chain import ChainTrigger
@@ -19,6 +20,16 @@ TRIGGERS: dict[str, type[Trigger]] = {
     "warp": WarpTrigger,
 }
 
+
+def trigger_named(name: str) -> type[Trigger]:
+    """The trigger family of this name: one of `TRIGGERS`, or a plug-in's.
+
+    Raises:
+        RecipeError: unknown.
+        IntaglioError: a plug-in that can't be used.
+    """
+    return named("trigger", name, TRIGGERS, Trigger)
+
 __all__ = [
     "TRIGGERS",
     "BlendedTrigger",
@@ -32,4 +43,5 @@ __all__ = [
     "Trigger",
     "UniversalAdversarialTrigger",
     "WarpTrigger",
+    "trigger_named",
 ]
