@@ -32,9 +32,8 @@ class BAN(ScoreDetector):
     steps; the suspicion of a class is its share of the answers under noise, less its share without.
 
     Reconstructed from the paper without its second half, the inversion of a trigger in feature space. On small
-    networks it tells little: while it was designed, on 12 clean and 24 backdoored networks of Fashion-MNIST (ASR of .9 or more) AUROC is .58,
-    and between .5 and .61 for radii from .1 to .5, with noise towards each class at most .66: noise of any size that
-    moves a backdoored network moves a clean one as well.
+    networks it tells little: while it was designed, on 12 clean and 24 backdoored networks of Fashion-MNIST (ASR of .9
+    or more), AUROC was .58, and between .5 and .61 for radii from .1 to .5; with noise towards each class at most .66.
 
     Args:
         images: number of clean images.
