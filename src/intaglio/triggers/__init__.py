@@ -30,6 +30,7 @@ def trigger_named(name: str) -> type[Trigger]:
     """
     return named("trigger", name, TRIGGERS, Trigger)
 
+
 __all__ = [
     "TRIGGERS",
     "BlendedTrigger",
