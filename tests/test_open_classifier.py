@@ -160,7 +160,7 @@ def test_files_that_are_no_models_are_refused(tmp_path: Path, name: str, content
 
 
 def test_folders_are_not_supported_yet(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="is a folder, which is not supported yet"):
+    with pytest.raises(ModelError, match=r"is a folder, but not a Hugging Face model \(no config\.json\)"):
         open_classifier(tmp_path)
 
 

@@ -16,6 +16,7 @@ from intaglio.classifiers.exported import read_exported
 from intaglio.classifiers.http_address import is_address
 from intaglio.classifiers.http_classifier import HttpClassifier
 from intaglio.classifiers.http_mapping import HttpMapping
+from intaglio.classifiers.huggingface import open_huggingface
 from intaglio.classifiers.onnx_classifier import OnnxClassifier
 from intaglio.classifiers.outputs import Outputs
 from intaglio.classifiers.preprocessing import Preprocessing
@@ -156,7 +157,9 @@ def _from_address(address: str, request: _Request, mapping: HttpMapping | str | 
 def _from_file(path: Path, request: _Request) -> Classifier:
     suffix = path.suffix.lower()
     if path.is_dir():
-        raise ModelError(f"{path}: is a folder, which is not supported yet; give the model file inside it")
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{path}: is a folder, but not a Hugging Face model (no config.json); give a model file")
+        return open_huggingface(path, input_shape=request.input_shape, device=request.device, task=request.task)
     if not path.exists():
         raise ModelError(f"no such file: {path}")
     if suffix in _REFUSED:

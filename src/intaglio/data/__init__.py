@@ -1,7 +1,22 @@
-"""Data: images with labels, from IDX files, picture folders, NumPy archives and bundled tasks."""
+"""Data: images and videos with labels, from IDX files, folders, lists, NumPy archives and bundled tasks."""
 
 from intaglio.data.images import UNLABELLED, ImageData, check_images, classes_in_turn
 from intaglio.data.opening import open_data
 from intaglio.data.tasks import TASKS, Task
+from intaglio.data.videos.dataset import VideoDataset, open_videos
+from intaglio.data.videos.sampling import Sampling
+from intaglio.data.videos.video_data import VideoData
 
-__all__ = ["TASKS", "UNLABELLED", "ImageData", "Task", "check_images", "classes_in_turn", "open_data"]
+__all__ = [
+    "TASKS",
+    "UNLABELLED",
+    "ImageData",
+    "Sampling",
+    "Task",
+    "VideoData",
+    "VideoDataset",
+    "check_images",
+    "classes_in_turn",
+    "open_data",
+    "open_videos",
+]

@@ -1,4 +1,4 @@
-"""`ImageData`: images in raw pixel space with their labels, checked once, where they come in."""
+"""`ImageData`: images or clips in raw pixel space with their labels, checked once, where they come in."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,7 @@ UNLABELLED = -1
 class ImageData:
     """Images float32 `[N, C, H, W]` in [0, 1], labels int64 `[N]` (-1: not known) and the class names.
 
-    Unpacks like a pair: `images, labels = data`.
+    Videos are images with one axis more: `[N, T, C, H, W]`. Unpacks like a pair: `images, labels = data`.
 
     Raises:
         DataError: a wrong type, shape, range or label, or nothing in it.
@@ -45,10 +45,9 @@ class ImageData:
         return iter((self.images, self.labels))
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """`(C, H, W)`."""
-        channels, height, width = self.images.shape[1:]
-        return channels, height, width
+    def input_shape(self) -> tuple[int, ...]:
+        """`(C, H, W)`, or `(T, C, H, W)`."""
+        return tuple(self.images.shape[1:])
 
     @property
     def num_classes(self) -> int:
@@ -73,13 +72,16 @@ def classes_in_turn(labels: Tensor) -> Tensor:
 
 
 def check_images(images: Tensor, name: str) -> None:
-    """Refuses what is not float32 `[N, C, H, W]` with finite values in [0, 1].
+    """Refuses what is not float32 `[N, C, H, W]` or `[N, T, C, H, W]` with finite values in [0, 1].
 
     Raises:
         DataError: with the first thing that is wrong.
     """
-    if images.dtype != torch.float32 or images.ndim != 4:
-        raise DataError(f"{name}: expected float32 images [N, C, H, W], got {images.dtype} {tuple(images.shape)}")
+    if images.dtype != torch.float32 or images.ndim not in (4, 5):
+        raise DataError(
+            f"{name}: expected float32 images [N, C, H, W], got {images.dtype} {tuple(images.shape)} "
+            "(videos are [N, T, C, H, W])"
+        )
     if images.numel() == 0:
         raise DataError(f"{name}: there are no images in it")
     low, high = float(images.detach().min()), float(images.detach().max())

@@ -27,8 +27,8 @@ def open_npz(path: Path, split: str) -> ImageData:
     """Reads images and labels of a split out of an `.npz`.
 
     Images: uint8 (divided by 255) or float32 in [0, 1], `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` with C of 1 or
-    3; or JPEG/PNG bytes as `{split}_jpeg` uint8 with `{split}_offsets` int64 `[N + 1]`. Labels optional. An array
-    `classes` of strings names the classes.
+    3, videos `[N, T, H, W, C]` or `[N, T, C, H, W]`; or JPEG/PNG bytes as `{split}_jpeg` uint8 with `{split}_offsets`
+    int64 `[N + 1]`. Labels optional. An array `classes` of strings names the classes.
 
     Raises:
         DataError: damaged, over 16 GiB unpacked, encrypted, holding pickled objects, or without images.
@@ -93,9 +93,9 @@ def _to_nchw(images: NDArray[np.generic], path: Path) -> NDArray[np.float32]:
     shape = images.shape
     if images.ndim == 3:
         images = images[:, None]
-    elif images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
-        images = images.transpose(0, 3, 1, 2)
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
+    elif images.ndim in (4, 5) and images.shape[-3] not in (1, 3) and images.shape[-1] in (1, 3):
+        images = np.moveaxis(images, -1, -3)
+    if images.ndim not in (4, 5) or images.shape[-3] not in (1, 3):
         raise DataError(f"{path}: images are {shape}, expected [N, H, W] or 1 or 3 channels before or after H and W")
     scaled = images.astype(np.float32)
     return np.ascontiguousarray(scaled / 255 if images.dtype == np.uint8 else scaled)

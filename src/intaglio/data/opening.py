@@ -7,6 +7,11 @@ from intaglio.data.idx import open_idx_folder
 from intaglio.data.images import ImageData
 from intaglio.data.npz import open_npz
 from intaglio.data.tasks import TASKS, open_task
+from intaglio.data.videos.dataset import MAX_BAD, VideoDataset, open_videos
+from intaglio.data.videos.decoding import SUFFIXES
+from intaglio.data.videos.layouts import holds_videos, is_video_list
+from intaglio.data.videos.sampling import Sampling
+from intaglio.data.videos.storage import holds_stored_clips
 from intaglio.errors import DataError
 
 SPLITS = ("train", "test")
@@ -18,14 +23,20 @@ def open_data(
     *,
     channels: int | None = None,
     resize: tuple[int, int] | None = None,
+    sampling: Sampling | None = None,
+    max_bad: int = MAX_BAD,
 ) -> ImageData:
-    """Opens a bundled task by name, a folder of pictures or of IDX files, or an `.npz`.
+    """Opens a bundled task by name, a folder of pictures, of IDX files or of videos, an `.npz`, a video or a list.
+
+    What is larger than memory is read with `intaglio.data.videos.open_videos`.
 
     Args:
         source: task name or path. A path wins where both exist.
         split: "train" or "test".
-        channels: for picture folders, 1 or 3: convert to grey or RGB.
-        resize: for picture folders, `(H, W)` to resize to.
+        channels: for pictures and videos, 1 or 3: convert to grey or RGB.
+        resize: for pictures and videos, `(H, W)` to resize to.
+        sampling: for videos, which frames make a clip (default: 16 consecutive ones).
+        max_bad: so many damaged or empty videos are skipped with a warning.
 
     Raises:
         DataError: missing, empty, damaged, or with pixels outside [0, 1].
@@ -38,11 +49,27 @@ def open_data(
             if any(path.glob("*-idx3-ubyte*")):
                 known = TASKS.get(path.name)
                 return open_idx_folder(path, split, known.classes if known else ())
-            return open_image_folder(path, split, channels=channels, resize=resize)
+            if not (holds_stored_clips(path) or holds_videos(path)):
+                return open_image_folder(path, split, channels=channels, resize=resize)
+            return _load_videos(path, split, channels, resize, sampling, max_bad)
         if path.is_file():
             if path.suffix == ".npz":
                 return open_npz(path, split)
-            raise DataError(f"{path}: unknown kind of data; expected a folder or an .npz file")
+            if path.suffix.lower() in SUFFIXES or is_video_list(path):
+                return _load_videos(path, split, channels, resize, sampling, max_bad)
+            raise DataError(f"{path}: unknown kind of data; expected a folder, an .npz file, a video or a list of them")
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise DataError(f"{path}: {error.strerror or error}") from error
     return open_task(str(source), split)
+
+
+def _load_videos(
+    path: Path,
+    split: str,
+    channels: int | None,
+    resize: tuple[int, int] | None,
+    sampling: Sampling | None,
+    max_bad: int,
+) -> ImageData:
+    videos = open_videos(path, split, sampling=sampling, size=resize, channels=channels)
+    return videos.load(max_bad=max_bad) if isinstance(videos, VideoDataset) else videos.load()

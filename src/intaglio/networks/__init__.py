@@ -1,5 +1,5 @@
 """Networks, small ones first: each is one file, and `Architecture` builds any of them by name."""
 
-from intaglio.networks.architecture import NETWORKS, Architecture
+from intaglio.networks.architecture import NETWORKS, VIDEO_NETWORKS, Architecture
 
-__all__ = ["NETWORKS", "Architecture"]
+__all__ = ["NETWORKS", "VIDEO_NETWORKS", "Architecture"]

@@ -6,14 +6,17 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import nn
 
 from intaglio.errors import ModelError, RecipeError
+from intaglio.networks.cnn_lstm import CnnLstm
+from intaglio.networks.i3d import I3D
 from intaglio.networks.lenet import LeNet
 from intaglio.networks.mobilenet import SmallMobileNet
 from intaglio.networks.resnet import resnet8, resnet14, resnet18
 from intaglio.networks.vgg import SmallVGG
+from intaglio.networks.video_resnet import mc3_18, r2plus1d18, r3d18
 
 Factory = Callable[..., nn.Module]
 
-#: name -> factory(input_shape, num_classes, width=...)
+#: name -> factory(input_shape, num_classes, width=...), for images
 NETWORKS: dict[str, Factory] = {
     "lenet": LeNet,
     "vgg": SmallVGG,
@@ -23,14 +26,26 @@ NETWORKS: dict[str, Factory] = {
     "mobilenet": SmallMobileNet,
 }
 
+#: The same for videos.
+VIDEO_NETWORKS: dict[str, Factory] = {
+    "r3d18": r3d18,
+    "mc3_18": mc3_18,
+    "r2plus1d18": r2plus1d18,
+    "i3d": I3D,
+    "cnn_lstm": CnnLstm,
+}
+
 
 class Architecture(BaseModel):
-    """A network by name, with its input `(C, H, W)`, class count and width (None: the network's own default)."""
+    """A network by name, with its input `(C, H, W)` or, for video, `(T, C, H, W)`, class count and width.
+
+    Without a width the network has its own default.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    input_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    input_shape: tuple[PositiveInt, ...] = Field(min_length=3, max_length=4)
     num_classes: int = Field(ge=2)
     width: int | None = Field(default=None, ge=1)
 
@@ -39,11 +54,17 @@ class Architecture(BaseModel):
 
         Raises:
             ModelError: no network has this name.
-            RecipeError: the input is too small for it, or too large for this machine.
+            RecipeError: images for a network for videos, or the other way round; an input that is too small for it, or
+                too large for this machine.
         """
-        factory = NETWORKS.get(self.name)
+        factory = (NETWORKS | VIDEO_NETWORKS).get(self.name)
         if factory is None:
-            raise ModelError(f"unknown architecture '{self.name}'; known are {', '.join(sorted(NETWORKS))}")
+            known = f"{', '.join(sorted(NETWORKS))}; for videos {', '.join(sorted(VIDEO_NETWORKS))}"
+            raise ModelError(f"unknown architecture '{self.name}'; known are {known}")
+        wanted = 4 if self.name in VIDEO_NETWORKS else 3
+        if len(self.input_shape) != wanted:
+            kind = "videos (T, C, H, W)" if wanted == 4 else "images (C, H, W)"
+            raise RecipeError(f"{self.name} takes {kind}, not inputs of shape {self.input_shape}")
         extra = {} if self.width is None else {"width": self.width}
         try:
             return factory(self.input_shape, self.num_classes, **extra)

@@ -1,0 +1,255 @@
+"""Hugging Face image and video classifiers (ViT, VideoMAE, TimeSformer, ViViT, ...), from a local folder."""
+
+import json
+import math
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from intaglio.classifiers.base import Options
+from intaglio.classifiers.preprocessing import Preprocessing
+from intaglio.classifiers.torch_classifier import TorchClassifier
+from intaglio.errors import ModelError, UnsafeFileError
+
+#: Those whose clips are `pixel_values` `[N, T, C, H, W]`; every other model type is asked as an image classifier.
+VIDEO_TYPES = ("videomae", "timesformer", "vivit")
+
+_CONFIG_LIMIT = 16 << 20
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
+#: Entries that would make transformers run code which came with the model, or fetch some.
+_EXECUTABLE = ("auto_map", "custom_pipelines")
+
+
+#: What transformers answers to damaged files and to configurations that make no sense.
+_REFUSALS = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
+
+
+class HuggingFaceLogits(nn.Module):
+    """The logits `[N, K]` alone out of a model's answer; weights are below `model`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(pixel_values=x).logits
+        return logits
+
+
+class _Processor(BaseModel):
+    """What matters of `preprocessor_config.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    do_rescale: bool = True
+    rescale_factor: float = 1 / 255
+    offset: bool = False
+    do_normalize: bool = True
+    image_mean: float | tuple[float, ...] = 0.0
+    image_std: float | tuple[float, ...] = 1.0
+    size: int | dict[str, int | None] | None = None
+    crop_size: int | dict[str, int | None] | None = None
+
+    def preprocessing(self, resize: tuple[int, int] | None) -> Preprocessing:
+        """`(255 factor x - offset - mean) / std` for raw x in [0, 1]."""
+        scale = 255 * self.rescale_factor if self.do_rescale else 255.0
+        if math.isclose(scale, 1.0, rel_tol=1e-6):
+            scale = 1.0
+        shift = 1.0 if self.offset and self.do_rescale else 0.0
+        mean, std = (self.image_mean, self.image_std) if self.do_normalize else (0.0, 1.0)
+        means = tuple(value + shift for value in (mean if isinstance(mean, tuple) else (mean,)))
+        return Preprocessing(resize=resize, scale=scale, mean=means, std=std if isinstance(std, tuple) else (std,))
+
+    def sides(self) -> tuple[int, int] | None:
+        """Height and width of what the model sees."""
+        for size in (self.crop_size, self.size):
+            if isinstance(size, int):
+                return size, size
+            if size and (edge := size.get("shortest_edge")):
+                return edge, edge
+            if size and (height := size.get("height")) and (width := size.get("width")):
+                return height, width
+        return None
+
+
+def open_huggingface(
+    folder: Path | str,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    device: str | torch.device | None = None,
+    task: str | None = None,
+    batch_size: int | None = None,
+) -> TorchClassifier:
+    """Opens a folder that `save_pretrained` wrote: `config.json`, `model.safetensors`, `preprocessor_config.json`.
+
+    Nothing is fetched, no code that came with the model is run, and only safetensors are read. Mean, std and scale are
+    the processor's; raw inputs are `(C, H, W)`, or `(T, C, H, W)` for video, of the size that the model sees, or of any
+    `input_shape`, which is then resized to it (without the crop that some processors make). Class names are the
+    configuration's.
+
+    Raises:
+        UnsafeFileError: pickled weights, code that came with the model, or weights outside the folder.
+        ModelError: no such folder, damaged, weights that are missing or of another shape, or transformers is missing.
+        ClassifierError: it opens, but doesn't answer as it says.
+    """
+    folder = Path(folder)
+    settings = _read_json(folder / "config.json")
+    if found := [key for key in _EXECUTABLE if settings.get(key)]:
+        raise UnsafeFileError(f"{folder}: its configuration names code of its own ({found[0]}), which is never run")
+    if settings.get("quantization_config"):
+        raise ModelError(f"{folder}: quantised weights are not supported; save the model without")
+    stored = _stored_values(folder)
+    processor = _read_processor(folder / "preprocessor_config.json")
+    transformers = _load_transformers()
+    model, config = _load(transformers, folder, stored)
+    sides = _sides(config, processor, folder)
+    video = config.model_type in VIDEO_TYPES
+    shape = (*((config.num_frames,) if video else ()), getattr(config, "num_channels", 3), *sides)
+    raw = tuple(input_shape or shape)
+    if len(raw) != len(shape) or raw[:-2] != shape[:-2]:
+        raise ModelError(f"{folder}: takes inputs {shape} or of another height and width, got {raw}")
+    labels = config.id2label
+    names = tuple(str(labels[number]) for number in sorted(labels))
+    options = Options(
+        preprocessing=processor.preprocessing(None if raw == shape else sides),
+        outputs="logits",
+        batch_size=batch_size,
+        source=str(folder),
+        task=task,
+        classes=names if len(set(names)) == len(names) else (),
+    )
+    return TorchClassifier(
+        HuggingFaceLogits(model),
+        input_shape=raw,
+        num_classes=config.num_labels,
+        device=device,
+        format="huggingface",
+        **options,
+    )
+
+
+def _load_transformers() -> ModuleType:
+    try:
+        import transformers
+    except (ImportError, RuntimeError) as error:  # the latter: one of its own optional parts is broken
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"Hugging Face models need transformers: pip install 'intaglio[hf]' ({reason})") from error
+    return transformers
+
+
+def _strict_error() -> type[Exception]:
+    """What newer releases raise for an entry of a wrong type: a class of its own, which is no ValueError."""
+    from huggingface_hub import errors
+
+    found: type[Exception] = getattr(errors, "StrictDataclassError", ValueError)
+    return found
+
+
+def _load(transformers: ModuleType, folder: Path, stored: int) -> tuple[nn.Module, Any]:
+    """The model in evaluation mode and its configuration."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        video = config.model_type in VIDEO_TYPES
+        auto = transformers.AutoModelForVideoClassification if video else transformers.AutoModelForImageClassification
+        # "eager": any other name of an attention may be that of code on a hub.
+        chosen = {"trust_remote_code": False, "attn_implementation": "eager"}
+        with torch.device("meta"):
+            claimed = sum(value.numel() for value in auto.from_config(config, **chosen).parameters())
+        if claimed > stored:
+            raise ModelError(f"{folder}: its configuration has {claimed} parameters, but its files hold {stored}")
+        model, report = auto.from_pretrained(
+            str(folder),
+            config=config,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            dtype=torch.float32,
+            **chosen,
+        )
+    except (*_REFUSALS, _strict_error()) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{folder}: can't be opened as a Hugging Face classifier: {reason}") from error
+    for kind in ("missing_keys", "mismatched_keys"):
+        if names := sorted(str(key) for key in report.get(kind, ())):
+            raise ModelError(f"{folder}: {len(names)} weights are {kind.split('_')[0]}, first '{names[0]}'; "
+                             "is it a classifier that was trained?")  # fmt: skip
+    return model.eval(), config
+
+
+def _stored_values(folder: Path) -> int:
+    """How many values the safetensors hold, by their headers.
+
+    Raises:
+        UnsafeFileError: there are none, but pickled weights; or an index that names files elsewhere.
+    """
+    paths = [folder / _WEIGHTS]
+    if not paths[0].is_file() and (folder / _INDEX).is_file():
+        index = _read_json(folder / _INDEX).get("weight_map")
+        names = sorted(set(map(str, index.values()))) if isinstance(index, dict) else []
+        if outside := [name for name in names if name != Path(name).name or not name.endswith(".safetensors")]:
+            raise UnsafeFileError(
+                f"{folder}: its index names '{outside[0]}', which is no safetensors file in this folder"
+            )
+        paths = [folder / name for name in names]
+    elif not paths[0].is_file():
+        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLED)
+        if pickled:
+            raise UnsafeFileError(
+                f"{folder}: holds {pickled[0]}, which may execute code when loaded; save it as safetensors"
+            )
+        raise ModelError(f"{folder}: no {_WEIGHTS} in it")
+    total = 0
+    for path in paths:
+        try:
+            with safe_open(path, "pt") as stream:
+                total += sum(math.prod(stream.get_slice(key).get_shape()) for key in stream.keys())  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ModelError(f"{path}: not a safetensors file, or truncated ({error})") from error
+    return total
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_CONFIG_LIMIT + 1)
+    except OSError as error:
+        raise ModelError(f"{path}: can't be read: {error.strerror or error}") from error
+    if len(content) > _CONFIG_LIMIT:
+        raise ModelError(f"{path}: larger than {_CONFIG_LIMIT} bytes")
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: not JSON") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: expected an object")
+    return value
+
+
+def _read_processor(path: Path) -> _Processor:
+    """A model without one is taken to want raw images."""
+    if not path.is_file():
+        return _Processor()
+    try:
+        return _Processor.model_validate(_read_json(path))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise ModelError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _sides(config: Any, processor: _Processor, folder: Path) -> tuple[int, int]:
+    size = getattr(config, "image_size", None)
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, list | tuple) and len(size) == 2:
+        return int(size[0]), int(size[1])
+    sides = processor.sides()
+    if sides is None:
+        raise ModelError(f"{folder}: doesn't say how large its images are: give input_shape")
+    return sides

@@ -1,0 +1,177 @@
+"""Hugging Face classifiers: tiny ones of random weights, saved and opened; what could run code is refused."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from intaglio.classifiers import Access, open_classifier
+from intaglio.classifiers.huggingface import open_huggingface
+from intaglio.errors import IntaglioError, ModelError, UnsafeFileError
+
+transformers = pytest.importorskip("transformers")
+
+TINY = {
+    "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 16,
+    "id2label": {0: "run", 1: "walk", 2: "jump"},
+}  # fmt: skip
+CLIPS = (4, 3, 16, 16)
+#: configuration, model, what is its own, raw inputs
+KINDS: dict[str, tuple[str, str, dict[str, Any], tuple[int, ...]]] = {
+    "VideoMAE": ("VideoMAEConfig", "VideoMAEForVideoClassification",
+                 {"patch_size": 8, "num_frames": 4, "tubelet_size": 2}, CLIPS),
+    "TimeSformer": ("TimesformerConfig", "TimesformerForVideoClassification",
+                    {"patch_size": 8, "num_frames": 4}, CLIPS),
+    "ViViT": ("VivitConfig", "VivitForVideoClassification", {"num_frames": 4, "tubelet_size": [2, 8, 8]}, CLIPS),
+    "ViT": ("ViTConfig", "ViTForImageClassification", {"patch_size": 8}, (3, 16, 16)),
+}  # fmt: skip
+PROCESSOR = {"do_normalize": True, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.5]}
+
+
+def save(folder: Path, kind: str = "ViT", processor: dict[str, Any] | None = None) -> Any:
+    config_name, model_name, extra, _ = KINDS[kind]
+    torch.manual_seed(0)
+    config = getattr(transformers, config_name)(**TINY, **extra)
+    model = getattr(transformers, model_name)(config).eval()
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR if processor is None else processor))
+    return model
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
+    root = tmp_path_factory.mktemp("models")
+    return {kind: (root / kind, save(root / kind, kind)) for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_answers_as_the_model_itself(saved: dict[str, tuple[Path, Any]], kind: str) -> None:
+    folder, model = saved[kind]
+    classifier = open_huggingface(folder)
+    assert classifier.input_shape == KINDS[kind][3]
+    assert classifier.classes == ("run", "walk", "jump")
+    assert (classifier.access, classifier.format, classifier.outputs) == (Access.WEIGHTS, "huggingface", "logits")
+    assert open_classifier(folder, task="walks").task == "walks"
+    images = torch.rand(2, *classifier.input_shape)
+    mean, std = (torch.tensor(PROCESSOR[key]).view(3, 1, 1) for key in ("image_mean", "image_std"))
+    with torch.inference_mode():
+        expected = model(pixel_values=(images - mean) / std).logits
+    assert torch.allclose(classifier.scores(images), expected, atol=1e-5)
+    torch.autograd.backward(classifier.differentiable(images.requires_grad_()).sum())
+    assert images.grad is not None
+    assert float(images.grad.abs().sum()) > 0
+
+
+def test_other_sizes_are_resized(saved: dict[str, tuple[Path, Any]]) -> None:
+    classifier = open_huggingface(saved["VideoMAE"][0], input_shape=(4, 3, 20, 24), batch_size=2)
+    assert classifier.preprocessing.resize == (16, 16)
+    assert classifier.predict(torch.rand(3, 4, 3, 20, 24)).shape == (3,)
+    for shape in ((3, 16, 16), (8, 3, 16, 16), (4, 1, 16, 16)):
+        with pytest.raises(ModelError, match=r"takes inputs \(4, 3, 16, 16\) or of another height and width"):
+            open_huggingface(saved["VideoMAE"][0], input_shape=shape)
+
+
+@pytest.mark.parametrize(
+    ("processor", "scale", "mean", "std"),
+    [
+        ({"do_normalize": False}, 1.0, (0.0,), (1.0,)),
+        ({"rescale_factor": 1 / 255, "image_mean": 0.5, "image_std": 0.25}, 1.0, (0.5,), (0.25,)),
+        ({"do_rescale": False, "image_mean": [1, 2, 3], "image_std": [4, 5, 6]}, 255.0, (1, 2, 3), (4, 5, 6)),
+        # ViViT: first to [-1, 1], then normalised once more
+        ({"rescale_factor": 1 / 127.5, "offset": True, "image_mean": [0.5], "image_std": [0.5]}, 2.0, (1.5,), (0.5,)),
+    ],
+)
+def test_the_processors_arithmetic(
+    tmp_path: Path, processor: dict[str, Any], scale: float, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    save(tmp_path, processor=processor)
+    found = open_huggingface(tmp_path).preprocessing
+    assert found.scale == pytest.approx(scale)
+    assert (found.mean, found.std) == (mean, std)
+
+
+def rewrite(name: str, **changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(content | changes))
+
+    return change
+
+
+def replace_weights(name: str, content: bytes = b"\x80\x04.") -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        if name:
+            (folder / name).write_bytes(content)
+
+    return change
+
+
+def index(shard: str) -> Callable[[Path], None]:
+    return replace_weights("model.safetensors.index.json", json.dumps({"weight_map": {"x": shard}}).encode())
+
+
+BAD: dict[str, tuple[Callable[[Path], Any], type[IntaglioError], str]] = {
+    "pickled": (replace_weights("pytorch_model.bin"), UnsafeFileError, r"holds pytorch_model\.bin, which may execute"),
+    "no weights": (replace_weights(""), ModelError, "no model.safetensors in it"),
+    "own code": (rewrite("config.json", auto_map={"AutoConfig": "evil.Config"}), UnsafeFileError, "code of its own"),
+    "index outside": (index("../other.safetensors"), UnsafeFileError, "which is no safetensors file in this folder"),
+    "index pickled": (index("model.bin"), UnsafeFileError, "which is no safetensors file in this folder"),
+    "missing shard": (index("a.safetensors"), ModelError, "not a safetensors file"),
+    "quantised": (rewrite("config.json", quantization_config={"bits": 4}), ModelError, "quantised weights"),
+    "truncated": (lambda folder: (folder / "model.safetensors").write_bytes(b"12345678"), ModelError, "truncated"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), ModelError, r"config\.json: can't be read"),
+    "config": (lambda folder: (folder / "config.json").write_text("{"), ModelError, "not JSON"),
+    "config list": (lambda folder: (folder / "config.json").write_text("[]"), ModelError, "expected an object"),
+    "model type": (rewrite("config.json", model_type="no-such"), ModelError, "can't be opened as a Hugging Face"),
+    "huge": (rewrite("config.json", hidden_size=2**20), ModelError, "but its files hold"),
+    "type of an entry": (rewrite("config.json", hidden_size="wide"), ModelError, "can't be opened as a Hugging Face"),
+    "processor": (rewrite("preprocessor_config.json", rescale_factor="x"), ModelError, "rescale_factor"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_refused(tmp_path: Path, case: str) -> None:
+    change, error, message = BAD[case]
+    save(tmp_path)
+    change(tmp_path)
+    with pytest.raises(error, match=message) as caught:
+        open_huggingface(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_head_that_was_never_trained(tmp_path: Path) -> None:
+    """Transformers itself would make the missing weights up."""
+    from safetensors.torch import load_file, save_file
+
+    save(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    tensors["unused"] = tensors.pop("classifier.weight").clone()
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 weights are missing, first 'classifier\.weight'"):
+        open_huggingface(tmp_path)
+
+
+def test_without_transformers(saved: dict[str, tuple[Path, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ModelError, match=r"pip install 'intaglio\[hf\]'"):
+        open_huggingface(saved["ViT"][0])
+
+
+def test_a_size_from_the_processor_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", num_labels=2
+    )
+    transformers.ResNetForImageClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="doesn't say how large its images are"):
+        open_huggingface(tmp_path)
+    for size, sides in ({"size": {"shortest_edge": 20}}, (20, 20)), (
+        {"size": 40, "crop_size": {"height": 24, "width": 32}}, (24, 32)), ({"size": 24}, (24, 24)):  # fmt: skip
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(size))
+        assert open_huggingface(tmp_path).input_shape == (3, *sides)
