@@ -136,6 +136,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "mark cost": mark_tables.cost,
     "seal hosts": seal_tables.hosts,
     "seal tampering": seal_tables.tampering,
+    "seal noise": seal_tables.noise,
+    "seal bits": seal_tables.bits,
+    "seal silence": seal_tables.silence,
+    "seal costs": seal_tables.costs,
 }
 
 
