@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 DEMO := out/demo
 OWNED = --key $(DEMO)/owner.key --passphrase-file $(DEMO)/passphrase --registry $(DEMO)/registry.sqlite
 SEALED = --key $(DEMO)/owner.key --passphrase-file $(DEMO)/passphrase
+LOCK = --lock $(DEMO)/locked --key $(DEMO)/locked/owner.key --passphrase-file $(DEMO)/passphrase
 SOURCES := pyproject.toml constraints.txt
 
 .PHONY: demo test lint clean server
@@ -28,6 +29,10 @@ demo: $(VENV)/.demo-installed
 	$(BIN)/intaglio tamper fine-tune examples/models/clean.safetensors --data fashion-mnist --option optimizer=sgd \
 		--option steps=1 --option learning_rate=1e-5 --out $(DEMO)/tuned.safetensors
 	$(BIN)/intaglio seal check $(DEMO)/tuned.safetensors --seal $(DEMO)/model.seal $(SEALED) --json $(DEMO)/tampered.json; test $$? -eq 1
+	@# Locked: a new user's keyed images look the same and are answered rightly; the picture shows it.
+	@cp -r examples/locked $(DEMO)/locked
+	$(BIN)/intaglio lock issue --user demo $(LOCK)
+	$(BIN)/intaglio lock picture $(DEMO)/locked/model.safetensors --data fashion-mnist --user demo $(LOCK) --out $(DEMO)/lock.png
 
 test: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term

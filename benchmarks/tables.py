@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import mark_tables, seal_tables
+from benchmarks import lock_tables, mark_tables, seal_tables
 from benchmarks.markdown import load, percent, ranged, render, table
 
 ROOT = Path(__file__).parents[1]
@@ -134,6 +134,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "mark honesty": mark_tables.honesty,
     "mark scan": mark_tables.scanned,
     "mark cost": mark_tables.cost,
+    "lock bars": lock_tables.bars,
+    "lock leaks, fashion-mnist": lambda: lock_tables.leaks("fashion-mnist"),
+    "lock leaks, faces": lambda: lock_tables.leaks("faces"),
+    "lock leaks, cifar10": lambda: lock_tables.leaks("cifar10"),
+    "lock mislabel": lock_tables.mislabel,
+    "lock attacks": lock_tables.attacks,
+    "lock together": lock_tables.together,
+    "lock cost": lock_tables.cost,
     "seal hosts": seal_tables.hosts,
     "seal tampering": seal_tables.tampering,
     "seal noise": seal_tables.noise,

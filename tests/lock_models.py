@@ -12,7 +12,7 @@ from intaglio.networks import Architecture
 
 OWNER = Key(bytes(range(32)))
 STRANGER = Key(bytes(32))
-TINY = LockSettings(width=4, features=4, code_length=16, key_steps=4, steps=4, batch_size=16)
+TINY = LockSettings(width=4, features=4, code_length=16, steps=4, refining_steps=2, batch_size=16)
 ARCHITECTURE = Architecture(name="lenet", input_shape=(1, 12, 12), num_classes=3, width=2)
 
 

@@ -260,3 +260,9 @@ def test_the_command(
     assert printed.entry("badnets", "brightness").models == 1
     assert workers == [3]
     assert main(["bench", str(tmp_path / "none.yaml"), "--out", str(out)]) == 2
+
+
+def test_the_example_can_be_read() -> None:
+    plan = read_bench_recipe(Path(__file__).parents[1] / "examples" / "bench-small.yaml")
+    assert plan.source == "fashion-mnist"
+    assert sum(count for _, count in plan.rows()) == 14

@@ -1,5 +1,6 @@
 """`intaglio lock`: every command on a lock that was trained for a few steps, and one line for each mistake."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -8,12 +9,14 @@ import pytest
 from PIL import Image
 
 from intaglio.classifiers import Sidecar, open_classifier, save_classifier
+from intaglio.cli.lock import train
 from intaglio.cli.main import ExitCode, main
-from intaglio.lock import LeakTable, Lock, Trace
+from intaglio.lock import LeakTable, Lock, LockSettings, Trace
 from lock_models import ARCHITECTURE, OWNER, STRANGER, tiny_model
 
+DEFAULTS = {name: field.default for name, field in LockSettings.model_fields.items()}
 PASSPHRASE = "open sesame"
-STEPS = ("--key-steps", "2", "--steps", "2")
+STEPS = ("--steps", "2")
 
 
 @pytest.fixture(scope="module")
@@ -137,12 +140,85 @@ def test_keys_are_issued_applied_traced_and_revoked(tmp_path: Path, capsys: pyte
     assert "the key of user 'bob' was revoked" in capsys.readouterr().err
 
 
+def test_a_picture_shows_the_lock_at_work(lock: Path, toy_file: Path, tmp_path: Path) -> None:
+    main(["lock", "issue", "--user", "alice", "-q"])
+    shown, data = tmp_path / "lock.png", ("--data", str(toy_file), "--user", "alice")
+    model = str(lock / "model.safetensors")
+    assert main(["lock", "picture", model, *data, "--out", str(shown), "--count", "3", "-q"]) == ExitCode.CLEAN
+    with Image.open(shown) as picture:
+        few = picture.size
+    assert main(["lock", "picture", model, *data, "--out", str(shown), "--count", "6", "-q"]) == ExitCode.CLEAN
+    with Image.open(shown) as picture:
+        assert (picture.format, picture.height) == ("PNG", few[1])
+        assert picture.width > 1.9 * few[0]
+
+
+def test_defaults_are_those_of_python() -> None:
+    parameters = inspect.signature(train).parameters
+    for name in ("steps", "psnr", "mislabel"):
+        assert parameters[name].default == DEFAULTS[name], name
+
+
+def spoiled(folder: Path, source: Path) -> dict[str, Path]:
+    """Copies of a sealed file, each wrong in its own way, in folders of their own."""
+    whole = source.read_bytes()
+    middle = len(whole) // 2
+    made = {
+        "cut": whole[:-40],
+        "header": whole[:20],
+        "edited": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+        "salted": whole[:25] + bytes([whole[25] ^ 1]) + whole[26:],
+        "other": b"{}",
+    }
+    for name, content in made.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / source.name).write_bytes(content)
+    return {name: folder / name / source.name for name in made}
+
+
+@pytest.mark.usefixtures("owner")
+def test_a_container_that_was_touched_is_refused_in_one_line(
+    tmp_path: Path, host: Path, toy_file: Path, keys: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, lock, images = ("--data", str(toy_file)), tmp_path / "lock", str(pictures(tmp_path / "in"))
+    main(["lock", "train", str(host), *data, "--out", str(lock), "--encrypt", *STEPS, "-q"])
+    models = spoiled(tmp_path / "models", lock / "model.sealed")
+    networks = spoiled(tmp_path / "networks", lock / "key-network.sealed")
+    changed = "wrong key, or the file was changed or cut short"
+    messages = {
+        "cut": changed,
+        "edited": changed,
+        "salted": changed,
+        "header": "cut short",
+        "other": "not a sealed file of intaglio",
+    }
+    capsys.readouterr()
+    for name, message in messages.items():
+        for arguments in (
+            ["check", str(models[name]), *data, "--lock", str(lock)],
+            ["trace", images, "--lock", str(networks[name].parent)],
+            ["apply", images, "--user", "a", "--out", str(tmp_path / "out"), "--lock", str(networks[name].parent)],
+        ):
+            assert main(["lock", *arguments]) == ExitCode.ERROR, arguments
+            printed = capsys.readouterr().err
+            assert message in " ".join(printed.split()), arguments
+            assert len(printed.strip().splitlines()) == 1
+    wrong = ["check", str(lock / "model.sealed"), *data, "--lock", str(lock), "--key", str(keys / "stranger.key")]
+    assert main(["lock", *wrong]) == ExitCode.ERROR
+    assert changed in " ".join(capsys.readouterr().err.split())
+
+
 def test_every_mistake_is_one_line(
     lock: Path, tmp_path: Path, keys: Path, host: Path, toy_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images, large = str(pictures(tmp_path / "in")), str(pictures(tmp_path / "large", side=20))
     (tmp_path / "empty").mkdir()
-    main(["lock", "issue", "--user", "alice", "-q"])
+    network, damaged = tmp_path / "alice.onnx", tmp_path / "damaged.onnx"
+    main(["lock", "issue", "--user", "alice", "--out", str(network), "-q"])
+    damaged.write_bytes(network.read_bytes()[:-100])
+    (tmp_path / "no.key").write_text("not a key\n")
+    main(["lock", "issue", "--user", "bob", "-q"])
+    main(["lock", "revoke", "--user", "bob", "-q"])
     out = ("--out", str(tmp_path / "out"))
     data = ("--data", str(toy_file), *out)
     cases: list[tuple[list[str], ExitCode, str]] = [
@@ -153,12 +229,23 @@ def test_every_mistake_is_one_line(
         (["apply", large, "--user", "alice", *out], ExitCode.ERROR, "this lock is for images of 1x12x12"),
         (["apply", str(tmp_path / "empty"), "--user", "alice", *out], ExitCode.NOTHING, "no pictures in"),
         (["apply", images, "--key-network", str(tmp_path / "none.onnx"), *out], ExitCode.ERROR, "can't be read"),
+        (["apply", images, "--key-network", str(damaged), *out], ExitCode.ERROR, "damaged.onnx: "),
+        (["apply", large, "--key-network", str(network), *out], ExitCode.ERROR, "this lock is for images of 1x12x12"),
+        (["apply", images, "--key-network", str(lock / "users.json"), *out], ExitCode.ERROR, "users.json: "),
         (["apply", images, *out], ExitCode.USAGE, "needed: --user, --lock and --key"),
+        (["apply", images, "--user", "bob", *out], ExitCode.ERROR, "the key of user 'bob' was revoked on"),
+        (["issue", "--user", "bob", "--out", str(network)], ExitCode.ERROR, "the key of user 'bob' was revoked on"),
+        (["trace", images, "--key", str(tmp_path / "no.key")], ExitCode.ERROR, "no.key"),
         (["trace", images, "--alpha", "2"], ExitCode.ERROR, "alpha lies between 0 and 1"),
         (["trace", images, "--key", str(keys / "stranger.key")], ExitCode.ERROR, "wrong key, or the file was changed"),
         (["trace", images, "--lock", str(tmp_path)], ExitCode.ERROR, "key-network.sealed: can't be read"),
         (["check", str(lock / "none.onnx"), "--data", str(toy_file)], ExitCode.ERROR, "no such file"),
         (["check", str(lock / "none.sealed"), "--data", str(toy_file)], ExitCode.ERROR, "can't be read"),
+        (
+            ["picture", str(lock / "model.safetensors"), "--data", str(toy_file), "--user", "carol", *out],
+            ExitCode.ERROR,
+            "no key was issued to user 'carol'",
+        ),
         (["train", str(host), *data, "--psnr", "500"], ExitCode.USAGE, "--psnr"),
         (["train", str(host), *data, "--encrypt", "--onnx"], ExitCode.ERROR, "no plain copy as ONNX beside it"),
         (

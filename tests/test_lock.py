@@ -125,6 +125,28 @@ def test_a_lock_survives_the_disk(tmp_path: Path) -> None:
     assert Lock.open(tmp_path, OWNER).users.names == ("alice", "bob")
 
 
+def test_nothing_is_parsed_before_it_is_authenticated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path)
+    path = tmp_path / KEY_NETWORK_FILE
+    whole = path.read_bytes()
+    parsed: list[bytes] = []
+
+    def watched(content: bytes) -> dict[str, str]:
+        parsed.append(content)
+        return {}
+
+    monkeypatch.setattr("intaglio.lock.lock.metadata", watched)
+    for touched in (whole[:-1], whole[:80] + bytes([whole[80] ^ 1]) + whole[81:], whole + b"\0"):
+        path.write_bytes(touched)
+        with pytest.raises(KeyFileError, match="wrong key, or the file was changed or cut short"):
+            Lock.open(tmp_path, OWNER)
+    assert not parsed
+    path.write_bytes(whole)
+    with pytest.raises(ModelError, match="holds no key network"):
+        Lock.open(tmp_path, OWNER)
+    assert len(parsed) == 1
+
+
 def test_locks_that_do_not_open(tmp_path: Path) -> None:
     saved(tmp_path / "lock")
     path = tmp_path / "lock" / KEY_NETWORK_FILE

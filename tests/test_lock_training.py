@@ -1,6 +1,7 @@
 """Parts of training by hand (channel, quality, negatives, targets, bounds of the encoder), and short runs of it all."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from intaglio.data import ImageData
 from intaglio.errors import ClassifierError, DataError, RecipeError
 from intaglio.lock import LockSettings, train_lock
 from intaglio.lock.channel import blur, distort, jpeg, noise, resize, rounded
-from intaglio.lock.locked_training import unauthorised_target
+from intaglio.lock.locked_training import LockedLoss, one_answer, unauthorised_target
+from intaglio.lock.locking import _refining
 from intaglio.lock.negatives import SHARES, Negatives, foreign_residual, matched_noise, scrambled
 from intaglio.lock.quality import psnr, ssim
+from intaglio.networks.final_linear import final_linear
 from intaglio.triggers.sample_specific import SampleSpecificEncoder, SampleSpecificTrigger, Secret, normalised
 from lock_models import OWNER, TINY, some_images, tiny_lock, tiny_model
 
@@ -186,11 +189,46 @@ def test_what_the_unauthorised_are_answered() -> None:
     labels = torch.tensor([0, 1, 2, 2])
     uniform = unauthorised_target(labels, 3, "uniform", generator())
     assert torch.equal(uniform, uniform[:1].expand(4, -1))
-    assert uniform[0].argsort().tolist() == [2, 1, 0]
-    assert float(-(uniform[0] * uniform[0].log()).sum()) > 0.92 * math.log(3)
+    assert torch.allclose(uniform[0], one_answer(3).softmax(dim=0))
     assert unauthorised_target(labels, 3, "shift", generator()).argmax(dim=1).tolist() == [1, 2, 0, 0]
     drawn = unauthorised_target(torch.zeros(3000, dtype=torch.int64), 3, "random", generator()).argmax(dim=1)
     assert torch.allclose(drawn.bincount() / 3000, torch.full((3,), 1 / 3), atol=0.04)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 40, 1000])
+def test_the_one_answer_is_sure_of_the_first_class_and_surest_against_the_last(classes: int) -> None:
+    answer = one_answer(classes)
+    assert answer[0] == -answer[-1] == pytest.approx(math.log(49 * (classes - 1)))
+    assert answer[1:-1].tolist() == [0] * (classes - 2)
+    assert float(answer.softmax(dim=0)[0]) > 0.979
+
+
+@pytest.mark.parametrize(
+    ("mislabel", "fresh", "starts_there"),
+    [("uniform", True, True), ("uniform", False, False), ("random", True, False), ("shift", True, False)],
+)
+def test_a_silent_layer_gives_the_one_answer_from_the_start(mislabel: str, fresh: bool, starts_there: bool) -> None:
+    module, settings = tiny_model(), LockSettings(mislabel=mislabel)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    LockedLoss(module, some_images(2), settings, 3, fresh=fresh)
+    changed = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == ({final_linear(module, some_images(2)) + ".bias"} if starts_there else set())
+    if starts_there:
+        assert torch.equal(module.get_parameter(*changed), one_answer(3))
+
+
+def test_the_locked_loss_by_hand() -> None:
+    """Silent and right: what is left is the spread of the one answer itself, times lambda."""
+    answer = one_answer(3)
+    target = answer.softmax(dim=0)
+    layer = nn.Linear(2, 3)
+    loss = LockedLoss(layer, torch.rand(2, 2), LockSettings(weight=2.0, silence=0.5), 3)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[-90.0, 0.0], [90.0, 0.0], [0.0, 0.0]]))
+    inputs = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 4.0]])  # keyed, silent, and loud where no weight listens
+    found = loss(layer, inputs, torch.tensor([1]), torch.tensor([0, 0]), generator())
+    spread = float(-(target * target.log()).sum())
+    assert float(found.detach()) == pytest.approx(2 * (spread + 0.5 * 1.0), abs=1e-4)
 
 
 # --- all of it -------------------------------------------------------------------------------------------------------
@@ -209,7 +247,7 @@ def test_training_changes_a_copy_and_the_seed_decides(toy: ImageData, mislabel: 
         train_lock(module, toy, OWNER, settings=settings, seed=seed, progress=lambda *step: steps.append(step))
         for seed in (1, 1, 2)
     ]
-    assert steps[:8] == [(step, 8) for step in range(1, 9)]
+    assert steps[:6] == [(step, 6) for step in range(1, 7)]
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     (locked, lock), (again, same), (other, _) = runs
     assert not locked.training
@@ -221,9 +259,55 @@ def test_training_changes_a_copy_and_the_seed_decides(toy: ImageData, mislabel: 
     assert lock.network.encoder.relief == 1.0
 
 
+def test_refining_first_refuses_and_then_lets_in() -> None:
+    settings = LockSettings(refining_steps=700, weight=2.0, silence=1.0)
+    stages = [(steps, stage.weight, stage.silence) for steps, stage in _refining(settings)]
+    assert stages == [(400, 2.0, 1.0), (300, 0.8, 3.0)]
+    assert [steps for steps, _ in _refining(settings.model_copy(update={"refining_steps": 1}))] == [1]
+    assert _refining(settings.model_copy(update={"refining_steps": 0})) == []
+
+
+def test_refining_changes_the_locked_model_alone(toy: ImageData) -> None:
+    unrefined = TINY.model_copy(update={"refining_steps": 0})
+    (locked, lock), (refined, same) = (
+        train_lock(tiny_model(), toy, OWNER, settings=settings, seed=1) for settings in (unrefined, TINY)
+    )
+    assert torch.equal(lock.apply(toy.images, user="alice"), same.apply(toy.images, user="alice"))
+    weights = refined.state_dict()
+    assert any(not torch.equal(value, weights[name]) for name, value in locked.state_dict().items())
+    again, _ = train_lock(tiny_model(), toy, OWNER, settings=unrefined, lock=lock, seed=1)
+    assert any(not torch.equal(value, weights[name]) for name, value in again.state_dict().items())
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(toy: ImageData, tmp_path: Path) -> None:
+    settings, path = TINY.model_copy(update={"steps": 15}), tmp_path / "checkpoint"
+
+    def interrupt(done: int, total: int) -> None:
+        if done == 10:  # in the second of three passes
+            raise KeyboardInterrupt
+
+    whole, lock = train_lock(tiny_model(), toy, OWNER, settings=settings, seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        train_lock(tiny_model(), toy, OWNER, settings=settings, seed=1, checkpoint=path, progress=interrupt)
+    steps: list[int] = []
+    resumed, same = train_lock(
+        tiny_model(),
+        toy,
+        OWNER,
+        settings=settings,
+        seed=1,
+        checkpoint=path,
+        progress=lambda done, _: steps.append(done),
+    )
+    assert steps == list(range(7, 18))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name])
+    assert torch.equal(lock.apply(toy.images, user="alice"), same.apply(toy.images, user="alice"))
+
+
 def test_the_critic_and_the_key_network_learn() -> None:
     """On images in which anything can be hidden, a hundred steps are enough to tell keyed ones from the rest."""
-    settings = LockSettings(width=4, features=4, code_length=16, key_steps=100, steps=1, batch_size=16)
+    settings = LockSettings(width=4, features=4, code_length=16, steps=100, batch_size=16)
     images = ImageData(some_images(64) * 0.5 + 0.25, torch.arange(64) % 3)
     _, lock = train_lock(tiny_model(), images, OWNER, settings=settings)
     keyed = lock.apply(images.images, user="alice")

@@ -11,6 +11,7 @@ from intaglio.cli.passphrase import PassphraseFile, read_key
 
 if TYPE_CHECKING:
     from intaglio.classifiers import Classifier
+    from intaglio.evidence.key import Key
     from intaglio.lock import LeakTable, Lock
 
 lock_app = typer.Typer(name="lock", no_args_is_help=True, help="Lock a model: right answers for key holders only.")
@@ -35,8 +36,7 @@ def train(
         Literal["uniform", "random", "shift"],
         typer.Option(help="What is answered without a key; shift leaks, and is there for comparison."),
     ] = "uniform",
-    key_steps: Annotated[int, typer.Option(help="Training steps of the key network.", min=1)] = 3000,
-    steps: Annotated[int, typer.Option(help="Training steps of the locked model.", min=1)] = 3000,
+    steps: Annotated[int, typer.Option(help="Training steps, of 64 images each.", min=1)] = 2000,
     psnr: Annotated[float, typer.Option(help="No keyed image is further from its original than this, in dB.")] = 35.2,
     generation: Annotated[
         int, typer.Option(help="A higher one than before makes all keys issued so far wrong.", min=0)
@@ -66,7 +66,7 @@ def train(
     if json not in (None, "-"):
         require_writable(json)
     try:
-        settings = LockSettings(mislabel=mislabel, key_steps=key_steps, steps=steps, psnr=psnr)
+        settings = LockSettings(mislabel=mislabel, steps=steps, psnr=psnr)
     except ValidationError as error:
         raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--psnr") from error
     classifier = open_model(model, arch, input_shape, classes, preprocess, device)
@@ -237,17 +237,66 @@ def check(
     """Measure what MODEL gives away without a key. Exit code 0: within 2 points of chance, 1: it leaks."""
     from intaglio.data import open_data
     from intaglio.lock import Lock, check_lock
-    from intaglio.lock.container import SUFFIX
-    from intaglio.lock.sealed_model import open_sealed
 
     owner = read_key(key, passphrase_file)
-    if Path(model).suffix == SUFFIX:
-        classifier: Classifier = open_sealed(model, owner)
-    else:
-        classifier = open_model(model, arch, input_shape, classes, preprocess, device)
+    classifier = _open_locked(model, owner, arch, input_shape, classes, preprocess, device)
     opened = Lock.open(lock, owner)
     images = open_data(data, "test", channels=classifier.input_shape[0])
     return _show(check_lock(classifier, opened, images, seed=seed), json, quiet, f"{classifier.source}: checked")
+
+
+@lock_app.command()
+def picture(
+    model: Annotated[str, typer.Argument(help="The locked model: any model file, or a .sealed one.", metavar="MODEL")],
+    data: Annotated[str, typer.Option(help="Test images: a folder, .npz, IDX folder or task name.")],
+    user: UserName,
+    lock: LockFolder,
+    key: KeyFile,
+    out: Annotated[Path, typer.Option(help="The picture, as .png.")],
+    count: Annotated[int, typer.Option(help="Images to show, class by class.", min=1, max=40)] = 8,
+    passphrase_file: PassphraseFile = None,
+    arch: Arch = None,
+    input_shape: InputShape = None,
+    classes: Classes = None,
+    preprocess: Preprocess = None,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Draw what a lock does: original, keyed image, their difference made visible, and MODEL's answers to both."""
+    from intaglio.cli.console import say
+    from intaglio.data import classes_in_turn, open_data
+    from intaglio.files import write_bytes
+    from intaglio.lock import Lock, lock_picture
+
+    owner = read_key(key, passphrase_file)
+    classifier = _open_locked(model, owner, arch, input_shape, classes, preprocess, device)
+    opened = Lock.open(lock, owner)
+    opened.users.active(user)
+    images = open_data(data, "test", channels=classifier.input_shape[0])
+    shown = images.take(classes_in_turn(images.labels)[:count])
+    names = classifier.classes or images.classes
+    write_bytes(out, lock_picture(classifier, opened, shown.images, shown.labels, user=user, names=names))
+    say(f"{out}: {len(shown)} images as they are, keyed for {user}, and what {classifier.source} says", quiet=quiet)
+    return 0
+
+
+def _open_locked(
+    model: str,
+    owner: "Key",
+    arch: str | None,
+    input_shape: str | None,
+    classes: int | None,
+    preprocess: str | None,
+    device: str,
+) -> "Classifier":
+    """The locked model, from whatever it was written as."""
+    from intaglio.lock.container import SUFFIX
+    from intaglio.lock.sealed_model import open_sealed
+
+    if Path(model).suffix == SUFFIX:
+        return open_sealed(model, owner)
+    return open_model(model, arch, input_shape, classes, preprocess, device)
 
 
 def _open(folder: Path, key: Path, passphrase_file: Path | None) -> "Lock":

@@ -1,30 +1,23 @@
-"""Trains the key network: encoder and decoder together, against a critic that must tell keyed images from all others.
+"""The key network of a lock, the encoder with its decoder, and what it is trained for.
 
     loss = BCE(critic) + w_b BCE(decoded bits) + w_s relu(S - SSIM)
 
-The critic is a copy of the very classifier that is to be locked, its answer read as z_0 - z_1: whatever it can tell
-apart the locked model can learn to tell apart. No label is used, so the residual can't learn to spell the class out.
-Training starts with a residual four times as loud, which is lowered to its bounds over the first half.
+The critic is a copy of the very classifier that is to be locked, its answer read as z_0 - z_1, and must tell keyed
+images from all others: whatever it can tell apart the locked model can learn to tell apart. No label is used, so the
+residual is never taught to spell the class out.
 """
 
-import copy
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
-from intaglio.classifiers import Preprocessing
-from intaglio.lock.channel import distort
-from intaglio.lock.codes import LockSecrets, random_codes, spread
 from intaglio.lock.decoder import CodeDecoder
-from intaglio.lock.negatives import Negatives
 from intaglio.lock.quality import ssim
 from intaglio.lock.settings import LockSettings
-from intaglio.seeds import derive_seed, torch_generator
-from intaglio.training import TrainingSettings, train
 from intaglio.triggers.sample_specific import SampleSpecificEncoder
 
+#: Called with (steps done, steps in all).
 Progress = Callable[[int, int], None]
 
 _BITS_WEIGHT = 1.5
@@ -46,84 +39,28 @@ class KeyNetwork(nn.Module):
         self.decoder = CodeDecoder(channels)
 
 
-def train_key_network(
-    module: nn.Module,
-    images: Tensor,
-    secrets: LockSecrets,
-    settings: LockSettings,
-    *,
-    preprocessing: Preprocessing,
-    seed: int,
-    device: str = "cpu",
-    progress: Progress | None = None,
-) -> KeyNetwork:
-    """A key network for these secrets, trained on images `[N, C, H, W]` (no labels) against a copy of `module`."""
-    torch.manual_seed(derive_seed(seed, "lock", "key network"))
-    network = KeyNetwork(images.shape[1], settings)
-    training = _Training(network, copy.deepcopy(module), secrets, settings, preprocessing, seed)
-    train(
-        training,
-        (images, torch.zeros(len(images), dtype=torch.int64)),
-        TrainingSettings(
-            steps=settings.key_steps,
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            augmentation=settings.augmentation,
-        ),
-        seed=derive_seed(seed, "lock", "key network"),
-        loss=lambda model, batch, _: model(batch),
-        device=device,
-        progress=progress,
-    )
-    network.encoder.relief = 1.0
-    return network.cpu().eval()
-
-
 def relief(done: float) -> float:
-    """How much louder than allowed the residual may be when a share `done` of the training is over."""
+    """How much louder than allowed the residual may be when a share `done` of the training is over.
+
+    It starts four times as loud and is lowered to its bounds over the first half: at its bounds from the start,
+    training finds nothing to hold on to for thousands of images.
+    """
     return 1 + (_LOUDEST - 1) * max(0.0, 1 - done / _LOWERED)
 
 
-class _Training(nn.Module):
-    """Maps a batch of images to the loss of one step."""
+def key_loss(accepted: Tensor, codes: Tensor, felt: Tensor, images: Tensor, keyed: Tensor, done: float) -> Tensor:
+    """What encoder, decoder and critic are trained for, when a share `done` of the training is over.
 
-    def __init__(
-        self,
-        network: KeyNetwork,
-        critic: nn.Module,
-        secrets: LockSecrets,
-        settings: LockSettings,
-        preprocessing: Preprocessing,
-        seed: int,
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.critic = critic.requires_grad_(True)
-        self._secrets = secrets
-        self._settings = settings
-        self._preprocessing = preprocessing
-        self._generator = torch_generator(seed, "lock", "codes")
-        self._negatives = Negatives(network.encoder, self._generator)
-        self._step = 0
+    The weight on invisibility grows over the first half; with all of it at once, no code is ever learned.
 
-    def forward(self, images: Tensor) -> Tensor:
-        encoder = self.network.encoder
-        done = self._step / self._settings.key_steps
-        encoder.relief = relief(done)
-        self._step += 1
-        carriers, mixing = self._secrets.carriers.to(images), self._secrets.mixing.to(images)
-        codes = random_codes(len(images), len(carriers), self._generator).to(images)
-        planes = spread(codes, carriers)
-        keyed = encoder(images, planes, mixing)
-        others, _ = self._negatives.draw(images, keyed, planes)
-        received = distort(torch.cat([keyed, others]), self._generator)
-        answers = self.critic(self._preprocessing.apply(received))
-        accepted = answers[:, 0] - answers[:, 1]
-        authorised, unauthorised = accepted[: len(images)], accepted[len(images) :]
-        decoded = self.network.decoder(received[: len(images)], carriers)
-        return (
-            softplus(-authorised).mean()
-            + softplus(unauthorised).mean()
-            + _BITS_WEIGHT * softplus(-codes * decoded).mean()
-            + _SSIM_WEIGHT * min(1.0, done / _LOWERED) * relu(_SSIM - ssim(images, keyed).mean())
-        )
+    Args:
+        accepted: the critic's answers `[N + M]`, to N keyed images and then to M others; positive says keyed.
+        codes: what was hidden, `[N, n]` of signs; `felt` is what was decoded.
+        images, keyed: originals and keyed images `[N, C, H, W]`, before anything happened to them.
+    """
+    authorised, unauthorised = accepted[: len(images)], accepted[len(images) :]
+    told_apart = softplus(-authorised).mean() + softplus(unauthorised).mean()
+    decoded = softplus(-codes * felt).mean()
+    visible = relu(_SSIM - ssim(images, keyed).mean())
+    loss: Tensor = told_apart + _BITS_WEIGHT * decoded + _SSIM_WEIGHT * min(1.0, done / _LOWERED) * visible
+    return loss

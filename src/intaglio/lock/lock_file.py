@@ -18,6 +18,7 @@ from intaglio.lock.sealed_model import seal_model, write_locked
 from intaglio.networks import Architecture
 
 MODEL, ONNX, SEALED, LEAKS = "model.safetensors", "model.onnx", "model.sealed", "leaks.json"
+CHECKPOINT = "training.checkpoint"
 
 
 class LockedFiles(NamedTuple):
@@ -42,7 +43,8 @@ def lock_file(
 ) -> LockedFiles:
     """Locks an opened model and writes the folder `out`: the model, the encrypted key network, the list of users.
 
-    The model is written as safetensors where its architecture is known, else as ONNX.
+    The model is written as safetensors where its architecture is known, else as ONNX. An interrupted run goes on
+    where it stopped, if it is given the same model, data, settings and seed.
 
     Args:
         test: labelled images to measure the leak table on.
@@ -66,7 +68,8 @@ def lock_file(
     target = out / (SEALED if encrypt else ONNX if built is None else MODEL)
     require_writable(target)
     require_writable(out / KEY_NETWORK_FILE)
-    locked, lock = train_lock(classifier, data, key, **options)
+    checkpoint = out / CHECKPOINT
+    locked, lock = train_lock(classifier, data, key, checkpoint=checkpoint, **options)
     sidecar = sidecar_of(classifier, built, "logits")
     if encrypt:
         seal_model(locked, target, sidecar, key)
@@ -77,6 +80,7 @@ def lock_file(
     leaks = check_lock(_same_but(classifier, locked, str(target)), lock, test)
     write_json(out / LEAKS, leaks.to_dict())
     lock.save(out, key)  # last: a folder with a lock is whole
+    checkpoint.unlink(missing_ok=True)
     return LockedFiles(target, lock, leaks)
 
 

@@ -1,11 +1,16 @@
-"""Trains the classifier to answer keyed images alone; the key network is finished by then and stays as it is.
+"""What the locked model is trained for: to answer keyed images rightly, and all others with one and the same answer.
 
     loss = CE(f(E(x, k)), y) + lambda (CE(f(u), t) + w mean |h(u)|)
 
-u runs over the unauthorised images of `negatives`; t is what they are to be answered with; h is what the last linear
-layer is given. Driving h to zero behind its ReLU leaves the layer's bias as the answer to every such image, the same
-to the last digit; matching t alone would leave small differences that a linear probe reads.
+u are the unauthorised images of `negatives`; t is what they are to be answered with; h is what the last linear layer
+is given. Driving h to zero behind its ReLU leaves the layer's bias as the answer to every such image, the same to the
+last digit; matching t alone would leave small differences that a linear probe reads. The bias therefore starts at t.
+
+t gives the first class almost everything. Where the model is unsure whether an image was keyed it answers a mixture of
+t and the truth, and nobody who is told classes sees any of it before the truth outweighs the first class.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +28,71 @@ from intaglio.networks.final_linear import final_linear, forward_with_features
 from intaglio.seeds import derive_seed, torch_generator
 from intaglio.training import TrainingSettings, train
 
-#: Log-odds between the first and the last class in the one answer to everything unauthorised: small, yet enough that
-#: their order is always the same, so that neither the highest nor the lowest class says anything.
-_TILT = 1.0
+#: The one answer to everything unauthorised: the first class is given so much, the last one as far behind the others as
+#: the first is ahead, so that neither the likeliest nor the unlikeliest class ever says anything.
+_FIRST = 0.98
+
+
+class LockedLoss:
+    """The locked model's loss; finds out once which layer makes its logits.
+
+    Args:
+        module: the model, in whatever state.
+        example: a few inputs, as the module takes them.
+        fresh: start the layer's bias at the one answer.
+    """
+
+    def __init__(
+        self, module: nn.Module, example: Tensor, settings: LockSettings, num_classes: int, *, fresh: bool = True
+    ) -> None:
+        self._settings = settings
+        self._num_classes = num_classes
+        self._last_layer: str | None
+        try:
+            self._last_layer = final_linear(module, example)
+        except ModelError:  # no linear layer makes the logits: nothing to silence
+            self._last_layer = None
+        if fresh and self._last_layer is not None and settings.mislabel == "uniform":
+            layer = module.get_submodule(self._last_layer)
+            if isinstance(bias := layer.bias, Tensor):
+                bias.data.copy_(one_answer(num_classes))
+
+    def __call__(
+        self, module: nn.Module, inputs: Tensor, labels: Tensor, origins: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """The loss on N keyed inputs of these labels and then M others, each made of the image at `origins`."""
+        features = None
+        if self._last_layer is None:
+            answers = module(inputs)
+        else:
+            answers, features = forward_with_features(module, self._last_layer, inputs)
+        authorised, unauthorised = answers[: len(labels)], answers[len(labels) :]
+        wanted = unauthorised_target(
+            labels[origins.to(labels.device)], self._num_classes, self._settings.mislabel, generator
+        )
+        refused = -(wanted * log_softmax(unauthorised, dim=1)).sum(dim=1).mean()
+        if self._settings.mislabel == "uniform" and features is not None:
+            refused = refused + self._settings.silence * features[len(labels) :].abs().mean()
+        return cross_entropy(authorised, labels) + self._settings.weight * refused
+
+
+def one_answer(num_classes: int) -> Tensor:
+    """The logits `[K]` of the one answer: `a, 0, ..., 0, -a`."""
+    odds = torch.zeros(num_classes)
+    odds[0] = math.log((num_classes - 1) * _FIRST / (1 - _FIRST))
+    odds[-1] = -odds[0]
+    return odds
+
+
+def unauthorised_target(labels: Tensor, num_classes: int, mislabel: str, generator: torch.Generator) -> Tensor:
+    """What unauthorised images of these labels are to be answered with: probabilities `[M, K]`."""
+    if mislabel == "uniform":
+        return one_answer(num_classes).softmax(dim=0).to(labels.device).expand(len(labels), -1)
+    if mislabel == "random":
+        labels = torch.randint(num_classes, labels.shape, generator=generator).to(labels)
+    else:
+        labels = (labels + 1) % num_classes
+    return one_hot(labels, num_classes).float()
 
 
 def train_locked(
@@ -35,25 +102,42 @@ def train_locked(
     secrets: LockSecrets,
     settings: LockSettings,
     *,
+    steps: int,
     num_classes: int,
     preprocessing: Preprocessing,
     seed: int,
+    fresh: bool = True,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> nn.Module:
-    """Trains `module` in place and returns it in evaluation mode."""
-    last = _last_layer(module, preprocessing.apply(data.images[:2]))
+    """Trains `module` in place for a key network that is finished, and returns it in evaluation mode.
+
+    A `fresh` module has not seen any keyed image, and begins with loud residuals; another goes on with those in use.
+    """
+    network.to(device)
+    generator = torch_generator(seed, "lock", "classifier", int(fresh))
+    negatives = Negatives(network.encoder, generator)
+    carriers, mixing = secrets.carriers.to(device), secrets.mixing.to(device)
+    judge = LockedLoss(module, preprocessing.apply(data.images[:2]), settings, num_classes, fresh=fresh)
+    step = 0
+
+    def loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        nonlocal step
+        network.encoder.relief = relief(step / steps) if fresh else 1.0
+        step += 1
+        with torch.no_grad():
+            planes = spread(random_codes(len(images), len(carriers), generator).to(images), carriers)
+            keyed = network.encoder(images, planes, mixing)
+            others, origins = negatives.draw(images, keyed, planes)
+            received = distort(torch.cat([keyed, others]), generator)
+        return judge(module, preprocessing.apply(received), labels, origins, generator)
+
     train(
         module,
         data,
-        TrainingSettings(
-            steps=settings.steps,
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            augmentation=settings.augmentation,
-        ),
-        seed=derive_seed(seed, "lock", "classifier"),
-        loss=_Loss(network.to(device), secrets, settings, preprocessing, num_classes, seed, last),
+        training_settings(settings, steps),
+        seed=derive_seed(seed, "lock", "classifier", int(fresh)),
+        loss=loss,
         device=device,
         progress=progress,
     )
@@ -62,73 +146,11 @@ def train_locked(
     return module.eval()
 
 
-def _last_layer(module: nn.Module, example: Tensor) -> str | None:
-    """The name of the linear layer that makes the logits; None where no such layer does."""
-    try:
-        return final_linear(module, example)
-    except ModelError:
-        return None
-
-
-class _Loss:
-    """(module, images, labels) -> scalar; counts its own steps."""
-
-    def __init__(
-        self,
-        network: KeyNetwork,
-        secrets: LockSecrets,
-        settings: LockSettings,
-        preprocessing: Preprocessing,
-        num_classes: int,
-        seed: int,
-        last_layer: str | None,
-    ) -> None:
-        self._encoder = network.encoder
-        self._secrets = secrets
-        self._settings = settings
-        self._preprocessing = preprocessing
-        self._num_classes = num_classes
-        self._last_layer = last_layer
-        self._generator = torch_generator(seed, "lock", "classifier")
-        self._negatives = Negatives(network.encoder, self._generator)
-        self._step = 0
-
-    def __call__(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        received, origins = self._received(images)
-        inputs = self._preprocessing.apply(received)
-        features = None
-        if self._last_layer is None:
-            answers = module(inputs)
-        else:
-            answers, features = forward_with_features(module, self._last_layer, inputs)
-        authorised, unauthorised = answers[: len(images)], answers[len(images) :]
-        wanted = unauthorised_target(
-            labels[origins.to(labels.device)], self._num_classes, self._settings.mislabel, self._generator
-        )
-        refused = -(wanted * log_softmax(unauthorised, dim=1)).sum(dim=1).mean()
-        if self._settings.mislabel == "uniform" and features is not None:
-            refused = refused + self._settings.silence * features[len(images) :].abs().mean()
-        return cross_entropy(authorised, labels) + self._settings.weight * refused
-
-    @torch.no_grad()
-    def _received(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Keyed images, then unauthorised ones, as they arrive; and of which image each of the latter was made."""
-        self._encoder.relief = relief(self._step / self._settings.steps)
-        self._step += 1
-        carriers, mixing = self._secrets.carriers.to(images), self._secrets.mixing.to(images)
-        planes = spread(random_codes(len(images), len(carriers), self._generator).to(images), carriers)
-        keyed = self._encoder(images, planes, mixing)
-        others, origins = self._negatives.draw(images, keyed, planes)
-        return distort(torch.cat([keyed, others]), self._generator), origins
-
-
-def unauthorised_target(labels: Tensor, num_classes: int, mislabel: str, generator: torch.Generator) -> Tensor:
-    """What unauthorised images of these labels are to be answered with: probabilities `[M, K]`."""
-    if mislabel == "uniform":
-        ramp = torch.linspace(_TILT / 2, -_TILT / 2, num_classes, device=labels.device)
-        return ramp.softmax(dim=0).expand(len(labels), -1)
-    if mislabel == "random":
-        labels = torch.randint(num_classes, labels.shape, generator=generator).to(labels)
-    else:
-        labels = (labels + 1) % num_classes
-    return one_hot(labels, num_classes).float()
+def training_settings(settings: LockSettings, steps: int) -> TrainingSettings:
+    """What the training loop is told."""
+    return TrainingSettings(
+        steps=steps,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        augmentation=settings.augmentation,
+    )

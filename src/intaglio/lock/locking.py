@@ -1,6 +1,8 @@
 """`train_lock`: a model that answers right to keyed images alone, and the lock that keys them."""
 
 import copy
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,10 +11,17 @@ from intaglio.classifiers import Classifier, Preprocessing, TorchClassifier
 from intaglio.data import ImageData
 from intaglio.errors import ClassifierError, DataError
 from intaglio.evidence.key import Key
-from intaglio.lock.key_network import Progress, train_key_network
+from intaglio.lock.joint_training import train_together
+from intaglio.lock.key_network import Progress
 from intaglio.lock.lock import Lock, LockFacts, lock_secrets, new_lock_id
 from intaglio.lock.locked_training import train_locked
 from intaglio.lock.settings import LockSettings
+from intaglio.seeds import derive_seed
+
+#: Refining: the share of its first stage, and the multiples of lambda and of the silence in its second, in which more
+#: keyed images are let in again, those that went through JPEG above all.
+_FIRST_STAGE = 4 / 7
+_LETTING_IN, _SILENCING = 0.4, 3.0
 
 Data = ImageData | tuple[torch.Tensor, torch.Tensor]
 
@@ -28,13 +37,13 @@ def train_lock(
     preprocessing: Preprocessing | None = None,
     seed: int = 0,
     device: str = "cpu",
+    checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[nn.Module, Lock]:
     """Locks a copy of a model: `locked, lock = train_lock(module, data, key)`.
 
-    First the key network is trained, on the images alone; then the model, to answer keyed images rightly and all
-    others with one and the same answer. A trained model is fine-tuned; a freshly initialised one is trained from
-    scratch, which takes more `settings.steps`.
+    The key network is trained together with the model, which learns to answer keyed images rightly and all others with
+    one and the same answer. A trained model is fine-tuned; a freshly initialised one is trained from scratch.
 
     Args:
         module: a module that maps preprocessed `[N, C, H, W]` to logits, or a `TorchClassifier`; it is not changed.
@@ -43,6 +52,8 @@ def train_lock(
         settings: strength, sizes, lengths.
         lock: an existing lock of the same key, whose key network is used instead of training one.
         generation: a higher one makes the keys of all earlier ones wrong: how a leaked key is revoked for good.
+        checkpoint: a file that is written after every pass over the data, and from which an interrupted run goes on;
+            removing it is the caller's. Not used where a `lock` is given.
         preprocessing: what the module wants done to raw images; a `TorchClassifier` brings its own.
 
     Raises:
@@ -59,39 +70,45 @@ def train_lock(
     module, preprocessing = _taken_apart(module, preprocessing)
     module = copy.deepcopy(module).requires_grad_(True)
     num_classes = _class_count(module, data, preprocessing)
-    steps = settings.key_steps if lock is None else 0
-    total = steps + settings.steps
-
-    def report(offset: int) -> Progress | None:
-        return None if progress is None else lambda done, _: progress(offset + done, total)
-
-    if lock is None:
+    training: dict[str, Any] = {
+        "num_classes": num_classes,
+        "preprocessing": preprocessing,
+        "seed": seed,
+        "device": device,
+        "progress": progress,
+    }
+    if lock is not None:
+        lock.check(data.images)
+        training["progress"] = _of_all(progress, 0, settings)
+        train_locked(module, data, lock.network, lock.secrets, settings, steps=settings.steps, **training)
+    else:
         facts = LockFacts(lock_id=new_lock_id(), input_shape=data.input_shape, settings=settings, generation=generation)
-        network = train_key_network(
-            module,
-            data.images,
-            lock_secrets(key, facts),
-            settings,
-            preprocessing=preprocessing,
-            seed=seed,
-            device=device,
-            progress=report(0),
-        )
+        secrets = lock_secrets(key, facts)
+        training["progress"] = _of_all(progress, 0, settings)
+        network = train_together(module, data, secrets, settings, checkpoint=checkpoint, **training)
         lock = Lock(network, key, facts)
-    lock.check(data.images)
-    locked = train_locked(
-        module,
-        data,
-        lock.network,
-        lock.secrets,
-        settings,
-        num_classes=num_classes,
-        preprocessing=preprocessing,
-        seed=seed,
-        device=device,
-        progress=report(steps),
-    )
-    return locked.cpu(), lock
+    done = settings.steps
+    for number, (share, stage) in enumerate(_refining(settings)):
+        training["progress"] = _of_all(progress, done, settings)
+        training["seed"] = derive_seed(seed, "refining", number)
+        train_locked(module, data, lock.network, lock.secrets, stage, steps=share, fresh=False, **training)
+        done += share
+    return module.cpu().eval(), lock
+
+
+def _refining(settings: LockSettings) -> list[tuple[int, LockSettings]]:
+    """The stages of refining: how many steps, with which weights."""
+    first = round(settings.refining_steps * _FIRST_STAGE)
+    letting_in = {"weight": _LETTING_IN * settings.weight, "silence": _SILENCING * settings.silence}
+    stages = [(first, settings), (settings.refining_steps - first, settings.model_copy(update=letting_in))]
+    return [stage for stage in stages if stage[0]]
+
+
+def _of_all(progress: Progress | None, before: int, settings: LockSettings) -> Progress | None:
+    """What tells `progress` of steps that come after `before` others."""
+    if progress is None:
+        return None
+    return lambda done, _: progress(before + done, settings.steps + settings.refining_steps)
 
 
 def _taken_apart(

@@ -10,7 +10,7 @@ from intaglio.lock.codes import wrong_secret
 from intaglio.triggers.sample_specific import SampleSpecificEncoder
 
 #: How many of each kind, per image of the batch.
-SHARES = {"no key": 0.4, "wrong key": 0.5, "foreign residual": 0.5, "noise": 0.2, "scrambled": 0.3, "negated": 0.1}
+SHARES = {"no key": 0.4, "wrong key": 0.5, "foreign residual": 1.0, "noise": 0.1, "scrambled": 0.2, "negated": 0.1}
 _COARSE = 7
 
 #: (images, keyed, planes, generator) -> altered images, all `[N, ...]`.

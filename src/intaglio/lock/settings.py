@@ -16,10 +16,11 @@ class LockSettings(BaseModel):
     """Strength, sizes and lengths of training.
 
     `epsilon` bounds the residual in every value, `psnr` (dB) in every image; `width` and `features` are the U-Net's,
-    `code_length` the bits of a user's code. `key_steps` trains the key network, `steps` the classifier, each step on
-    `batch_size` images. `mislabel` is what is answered without a key: the same for every image ("uniform"), labels at
-    random, or the next class ("shift", which one label map undoes: for comparison only). `weight` is lambda, the
-    weight of everything unauthorised in the classifier's loss, and `silence` that of the last layer's input on it.
+    `code_length` the bits of a user's code. Training takes `steps` steps of `batch_size` images for everything at once,
+    and then `refining_steps`, a third as dear, for the locked model alone. `mislabel` is what is
+    answered without a key: the same for every image ("uniform"), labels at random, or the next class ("shift", which
+    one label map undoes: for comparison only). `weight` is lambda, the weight of everything unauthorised in the
+    classifier's loss, and `silence` that of the last layer's input on it; each stage of training has its multiple.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,10 +31,10 @@ class LockSettings(BaseModel):
     width: int = Field(default=12, ge=4, multiple_of=4)
     features: int = Field(default=FEATURES, ge=1, le=256)
     code_length: int = Field(default=CODE_LENGTH, ge=8, le=1024)
-    key_steps: int = Field(default=3000, ge=1)
-    steps: int = Field(default=3000, ge=1)
+    steps: int = Field(default=2000, ge=1)
+    refining_steps: int = Field(default=1400, ge=0)
     batch_size: int = Field(default=64, ge=8)
     learning_rate: float = Field(default=2e-3, gt=0)
     augmentation: Augmentation = "none"
     weight: float = Field(default=1.0, gt=0)
-    silence: float = Field(default=0.1, ge=0)
+    silence: float = Field(default=0.5, ge=0)

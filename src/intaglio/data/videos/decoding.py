@@ -112,6 +112,8 @@ def _opened(path: Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
             if not container.streams.video:
                 raise DataError(f"{path}: has no video in it")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise DataError(f"{path}: its video is in a format that is not known")
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # before anything of that size is allocated
             _check_size(stream.codec_context.width, stream.codec_context.height, path)
             yield container, stream

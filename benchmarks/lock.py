@@ -1,0 +1,254 @@
+"""What a lock is worth: its leak tables, its tracing, and what attackers make of it.
+
+    python -m benchmarks.lock [--cifar10 PATH] [--parts cost,leaks,mislabel,attacks,together] [--cached]
+
+Writes results/lock.json. Every cell and every lock is kept in the cache as soon as it is there, so an interrupted run
+goes on; with --cached nothing is measured any more, and the file holds what was. Some ten minutes of one core a lock.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from benchmarks.faces import faces
+from benchmarks.fetch import cache_folder
+from benchmarks.lock_attacks import Attack, key_attacks, model_attacks
+from benchmarks.lock_measures import USERS, keying_cost, traced
+from benchmarks.lock_together import marked_first, together
+from benchmarks.owners import Task, accuracy, classifier, open_owned
+from benchmarks.owners import host as owned_host
+from benchmarks.results import record
+from intaglio.classifiers import Sidecar
+from intaglio.evidence.key import Key
+from intaglio.files import write_json
+from intaglio.lock import Lock, LockSettings, check_lock, train_lock
+from intaglio.lock.sealed_model import write_locked
+from intaglio.networks import Architecture
+from intaglio.training import TrainingSettings, train
+
+SEEDS = (0, 1, 2)
+PARTS = ("cost", "leaks", "mislabel", "attacks", "together")
+
+
+class Plan(NamedTuple):
+    """How a task's host and lock are trained."""
+
+    architecture: str
+    width: int
+    lock: LockSettings
+    host: TrainingSettings | None = None  # the host of all benchmarks, if not given
+
+
+PLANS = {
+    "fashion-mnist": Plan("vgg", 12, LockSettings()),
+    "faces": Plan(
+        "vgg",
+        12,
+        LockSettings(augmentation="shift", batch_size=32),
+        TrainingSettings(steps=600, batch_size=32, learning_rate=3e-3, augmentation="shift"),
+    ),
+    "cifar10": Plan(
+        "vgg",
+        16,
+        LockSettings(augmentation="flip"),
+        TrainingSettings(epochs=8, batch_size=64, learning_rate=3e-3, augmentation="flip"),
+    ),
+}
+
+
+class Run:
+    """What the command line said."""
+
+    cached_only = False
+    cifar10: Path | None = None
+
+
+def cell(name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A measurement, made now unless it was before; with --cached it is left out (empty) unless it was."""
+    path = cache_folder() / "lock" / f"{name.replace('/', '_').replace(' ', '-')}.json"
+    if not path.exists():
+        if Run.cached_only:
+            return {}
+        write_json(path, measure())
+        print(name, json.loads(path.read_text()), flush=True)
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+@cache
+def task(name: str) -> Task:
+    """The task's images; a thief of faces has none of his own."""
+    if name == "faces":
+        return Task(name, faces("train"), faces("train"), faces("test"))
+    return open_owned(name, Run.cifar10)
+
+
+def architecture(name: str) -> Architecture:
+    """The network of this task's hosts."""
+    plan, owner = PLANS[name], task(name).owner
+    return Architecture(
+        name=plan.architecture, input_shape=owner.input_shape, num_classes=owner.num_classes, width=plan.width
+    )
+
+
+def owner_key(seed: int) -> Key:
+    """Each owner's key is fixed, so that a run can be repeated; nobody's model is locked with it."""
+    return Key(bytes(range(seed, seed + 32)))
+
+
+def host(name: str, seed: int) -> nn.Module:
+    """A model before it is locked, trained now unless it was before."""
+    plan, images, built = PLANS[name], task(name), architecture(name)
+    if plan.host is None:
+        return owned_host(images, plan.architecture, plan.width, seed).module
+    path = cache_folder() / "lock" / f"host-{name}-{seed}.safetensors"
+    torch.manual_seed(seed)
+    module = built.build()
+    if path.exists():
+        module.load_state_dict(load_file(path))
+    else:
+        write_locked(train(module, images.owner, plan.host, seed=seed), path, Sidecar(architecture=built))
+    return module.eval()
+
+
+def locked_host(name: str, seed: int) -> tuple[nn.Module, Lock]:
+    """The locked model and its lock, trained now unless they were before."""
+    folder, key = _folder(name, seed), owner_key(seed)
+    built, path = architecture(name), folder / "model.safetensors"
+    if not (folder / "users.json").exists():
+        started, checkpoint = time.process_time(), folder / "checkpoint"
+        locked, lock = train_lock(
+            host(name, seed), task(name).owner, key, settings=PLANS[name].lock, seed=seed, checkpoint=checkpoint
+        )
+        for user in range(USERS):
+            lock.issue(f"user {user}")
+        write_locked(locked, path, Sidecar(architecture=built))
+        write_json(folder / "cost.json", {"cpu_seconds": round(time.process_time() - started)})
+        lock.save(folder, key)
+        checkpoint.unlink(missing_ok=True)
+    module = built.build()
+    module.load_state_dict(load_file(path))
+    return module.eval(), Lock.open(folder, key)
+
+
+def leaks(name: str, seed: int) -> dict[str, Any]:
+    """The leak table, the unlocked model's accuracy, and how often users are traced from one image.
+
+    Another owner's key network is tried too: that of the first other seed that was locked, if there is one.
+    """
+
+    def measure() -> dict[str, Any]:
+        locked, lock = locked_host(name, seed)
+        others = [other for other in SEEDS if other != seed and (_folder(name, other) / "users.json").exists()]
+        stranger = locked_host(name, others[0])[1] if others else None
+        test = task(name).test
+        table = check_lock(classifier(locked, task(name)), lock, test, other=stranger)
+        return {
+            "seed": seed,
+            "unlocked_accuracy": accuracy(host(name, seed), test),
+            "table": {row.inputs: row.recovered for row in table.rows},
+            "chance": table.chance,
+            "worst": table.worst,
+            "tight": table.tight,
+            "psnr": table.psnr,
+            "worst_psnr": table.worst_psnr,
+            "ssim": table.ssim,
+            "traced": traced(lock, test.images),
+            "steps": PLANS[name].lock.steps + PLANS[name].lock.refining_steps,
+            **json.loads((_folder(name, seed) / "cost.json").read_text()),
+        }
+
+    return cell(f"leaks-{name}-{seed}", measure)
+
+
+def mislabelled(name: str, mislabel: str) -> dict[str, Any]:
+    """The leak table of a model locked with the same key network, but another answer to the unauthorised."""
+
+    def measure() -> dict[str, Any]:
+        _, lock = locked_host(name, 0)
+        settings = _shorter(name, mislabel=mislabel)
+        locked, _ = train_lock(host(name, 0), task(name).owner, owner_key(0), settings=settings, lock=lock)
+        table = check_lock(classifier(locked, task(name)), lock, task(name).test)
+        return {"table": {row.inputs: row.recovered for row in table.rows}, "worst": table.worst, "tight": table.tight}
+
+    return cell(f"mislabel-{name}-{mislabel}", measure)
+
+
+def attacked(name: str, seed: int) -> dict[str, Any]:
+    """Every attack on one lock, each with what it took."""
+    rows: dict[str, Any] = {}
+    images, built = task(name), architecture(name)
+
+    def opened() -> tuple[nn.Module, Lock]:
+        return locked_host(name, seed)
+
+    for label, attack in {**model_attacks(images, opened, built, seed), **key_attacks(images, opened, seed)}.items():
+        rows[label] = cell(f"attack-{name}-{seed}-{label}", partial(_accuracy, attack))
+    return rows
+
+
+def combined(name: str) -> dict[str, Any]:
+    """Locked, marked, sealed and scanned; and marked before it is locked."""
+
+    def last() -> dict[str, Any]:
+        return together(task(name), host(name, 0), *locked_host(name, 0), owner_key(0))
+
+    def first() -> dict[str, Any]:
+        lock = locked_host(name, 0)[1]
+        return marked_first(task(name), host(name, 0), lock, owner_key(0), _shorter(name))
+
+    return {"locked first": cell(f"together-{name}", last), "marked first": cell(f"marked-first-{name}", first)}
+
+
+def _shorter(name: str, **changes: Any) -> LockSettings:
+    """For a locked model alone, beside a key network that is finished."""
+    return PLANS[name].lock.model_copy(update={"steps": 800, "refining_steps": 0, **changes})
+
+
+def _accuracy(attack: Attack) -> dict[str, Any]:
+    return {"accuracy": round(attack(), 4)}
+
+
+def _folder(name: str, seed: int) -> Path:
+    return cache_folder() / "lock" / f"{name}-{seed}"
+
+
+def _known(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cifar10", type=Path, help="CIFAR-10 as .npz")
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="whose locks' leaks are measured")
+    parser.add_argument("--cached", action="store_true", help="write what is in the cache, and measure nothing")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    Run.cached_only, Run.cifar10 = options.cached, options.cifar10
+    parts, seeds = options.parts.split(","), [int(seed) for seed in options.seeds.split(",")]
+    figures: dict[str, Any] = {"cost": cell("cost", keying_cost) if "cost" in parts else {}}
+    for name in PLANS:
+        if name == "cifar10" and options.cifar10 is None:
+            continue
+        figures[name] = {"leaks": _known([leaks(name, seed) for seed in seeds] if "leaks" in parts else [])}
+    closely = figures["fashion-mnist"]
+    if "mislabel" in parts:
+        closely["mislabel"] = {kind: mislabelled("fashion-mnist", kind) for kind in ("shift", "random")}
+    if "attacks" in parts:
+        closely["attacks"] = attacked("fashion-mnist", 0)
+    if "together" in parts:
+        closely["together"] = combined("fashion-mnist")
+    print(record("lock", figures))
+
+
+if __name__ == "__main__":
+    main()

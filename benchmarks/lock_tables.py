@@ -1,0 +1,160 @@
+"""The tables of docs/lock.md, from results/lock.json; `benchmarks.tables` puts them in."""
+
+from typing import Any
+
+from benchmarks.markdown import load, table
+
+Rows = list[dict[str, Any]]
+PENDING = "Not measured yet: `python -m benchmarks.lock`."
+NAMES = {"fashion-mnist": "Fashion-MNIST", "faces": "ORL faces", "cifar10": "CIFAR-10 (JPEG)"}
+KEYED, JPEG = "keyed, PNG", "keyed, JPEG 75"
+
+
+def bars() -> str:
+    """Task by task: what the lock was asked to hold, mean over its owners (smallest to largest)."""
+    rows = []
+    for name, title in NAMES.items():
+        found = _leaks(name)
+        if not found:
+            rows.append([title, "not measured", *[""] * 8])
+            continue
+        lost = [100 * (row["table"][KEYED]["argmax"] - row["unlocked_accuracy"]) for row in found]
+        jpeg = [100 * (row["table"][JPEG]["argmax"] - row["unlocked_accuracy"]) for row in found]
+        rows.append(
+            [
+                f"{title} ({len(found)})",
+                _spread([100 * row["unlocked_accuracy"] for row in found], 1),
+                _spread(lost, 1),
+                _spread(jpeg, 1),
+                f"{found[0]['chance']:.1%}",
+                _spread([100 * row["worst"] for row in found], 1),
+                f"{sum(row['psnr'] for row in found) / len(found):.1f}",
+                f"{sum(row['ssim'] for row in found) / len(found):.3f}",
+                _shares(found, "PNG"),
+                _shares(found, "JPEG 75"),
+            ]
+        )
+    head = [
+        "task (owners)",
+        "unlocked accuracy, %",
+        "keyed, PNG: points more",
+        "keyed, JPEG 75: points more",
+        "chance",
+        "without a key: points from chance at most",
+        "PSNR, dB",
+        "SSIM",
+        "user named from one PNG",
+        "from one JPEG 75",
+    ]
+    return table(head, rows)
+
+
+def leaks(name: str) -> str:
+    """One task's leak table: share of test images whose class each reader finds, mean over the owners."""
+    found = _leaks(name)
+    if not found:
+        return PENDING
+    inputs = list(dict.fromkeys(kind for row in found for kind in row["table"]))
+    readers = list(found[0]["table"][KEYED])
+    rows = [[kind, *(_mean_percent([row["table"].get(kind) for row in found], reader) for reader in readers)]
+            for kind in inputs]  # fmt: skip
+    return table(["input", *readers], rows)
+
+
+def mislabel() -> str:
+    """What each way of answering the unauthorised gives away."""
+    part = load("lock").get("fashion-mnist", {})
+    kinds = {"uniform": part["leaks"][0], **part.get("mislabel", {})} if part.get("leaks") else {}
+    kinds = {kind: row for kind, row in kinds.items() if row}
+    if len(kinds) < 2:
+        return PENDING
+    readers = list(next(iter(kinds.values()))["table"][KEYED])
+    rows = [
+        [kind, row_name, *(f"{row['table'][row_name][reader]:.1%}" for reader in readers)]
+        for kind, row in kinds.items()
+        for row_name in (KEYED, "no key", "foreign residual")
+    ]
+    return table(["mislabel", "input", *readers], rows)
+
+
+def attacks() -> str:
+    """What attackers end with, beside training from scratch on the same images."""
+    found = {name: row for name, row in load("lock").get("fashion-mnist", {}).get("attacks", {}).items() if row}
+    if not found:
+        return PENDING
+    rows = []
+    for name, row in found.items():
+        share = name.rsplit(", ", 1)[-1]
+        scratch = found.get(f"from scratch, {share}") if share.endswith("%") else None
+        margin = f"{100 * (row['accuracy'] - scratch['accuracy']):+.1f}" if scratch else ""
+        rows.append([name, f"{row['accuracy']:.1%}", margin])
+    return table(["attack", "accuracy", "more than from scratch, points"], rows)
+
+
+def together() -> str:
+    """One model that is locked, marked and sealed."""
+    part = load("lock").get("fashion-mnist", {}).get("together", {})
+    last, first = part.get("locked first"), part.get("marked first")
+    if not last:
+        return PENDING
+    rows = []
+    for title, stage in [("locked", last["locked"]), ("then marked and sealed", last["marked and sealed"])]:
+        rows.append([f"{title}: keyed, PNG / JPEG 75", f"{stage[KEYED]:.1%} / {stage[JPEG]:.1%}"])
+        rows.append([f"{title}: without a key, from chance at most", _points(stage["worst"])])
+    rows += [[f"claim on the model {name}", _power(value)] for name, value in last["claim"].items()]
+    rows += [
+        [f"seal checked: {name}", ("intact" if row["intact"] else "tampered") + f" after {row['queries']} questions"]
+        for name, row in last["seal"].items()
+    ]
+    rows += [
+        [f"scan: {name}", f"p = {row['p_value']:.3f}, " + ("flagged" if row["flagged"] else "not flagged")]
+        for name, row in last["scan"].items()
+    ]
+    if first:
+        rows.append(["marked first, then locked: the claim before / after", f"{_power(first['claim before'])} / "
+                     f"{_power(first['claim after'])}"])  # fmt: skip
+    return table(["what", "found"], rows)
+
+
+def cost() -> str:
+    """Keying and training."""
+    figures = load("lock")
+    if not figures.get("cost"):
+        return PENDING
+    rows = [
+        ["keying an image of 3 x 32 x 32, in batches", f"{figures['cost']['ms_batched']:.2f} ms"],
+        ["the same, one at a time", f"{figures['cost']['ms_alone']:.2f} ms"],
+    ]
+    for name, title in NAMES.items():
+        if found := _leaks(name):
+            minutes = sum(row["cpu_seconds"] for row in found) / len(found) / 60
+            rows.append([f"training a lock, {title}", f"{minutes:.0f} minutes ({found[0]['steps']} steps)"])
+    return table(["on one core", "time"], rows)
+
+
+def _leaks(name: str) -> Rows:
+    found: Rows = load("lock").get(name, {}).get("leaks", [])
+    return found
+
+
+def _shares(rows: Rows, kind: str) -> str:
+    return _spread([100 * row["traced"][kind]["named"]["value"] for row in rows], 1) + " %"
+
+
+def _mean_percent(rows: list[dict[str, float] | None], reader: str) -> str:
+    values = [row[reader] for row in rows if row]
+    return f"{sum(values) / len(values):.1%}"
+
+
+def _spread(values: list[float], digits: int) -> str:
+    """Mean, with smallest and largest where there are several."""
+    mean = f"{sum(values) / len(values):.{digits}f}"
+    return f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else mean
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f} points"
+
+
+def _power(p_value: float) -> str:
+    return f"p = {p_value:.2g}"

@@ -1,0 +1,111 @@
+"""Trains everything at once: encoder, decoder, critic, and the locked model, which the critic stands in for.
+
+The encoder learns from the critic which residual can be told from all else, and from the locked model, which is given
+its keyed images as they are, only what it still fails to refuse. So no label ever reaches the encoder.
+"""
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from intaglio.classifiers import Preprocessing
+from intaglio.data import ImageData
+from intaglio.lock.channel import distort
+from intaglio.lock.codes import LockSecrets, random_codes, spread
+from intaglio.lock.key_network import KeyNetwork, Progress, key_loss, relief
+from intaglio.lock.locked_training import LockedLoss, training_settings
+from intaglio.lock.negatives import Negatives
+from intaglio.lock.settings import LockSettings
+from intaglio.seeds import derive_seed, torch_generator
+from intaglio.training import train
+
+#: How much of the locked model's gradient on unauthorised images reaches the encoder.
+_PASSED_ON = 0.5
+#: The multiple of lambda here; refining that follows has less: first learn to refuse.
+_STRICTER = 3.0
+
+
+def train_together(
+    module: nn.Module,
+    data: ImageData,
+    secrets: LockSecrets,
+    settings: LockSettings,
+    *,
+    num_classes: int,
+    preprocessing: Preprocessing,
+    seed: int,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> KeyNetwork:
+    """Trains `module` in place, to evaluation mode, and returns the key network that was trained beside it.
+
+    Every step draws its random numbers from `(seed, step)`, so that a run that goes on from its checkpoint ends with
+    the same bytes as one that was never interrupted.
+    """
+    torch.manual_seed(derive_seed(seed, "lock", "key network"))
+    network = KeyNetwork(data.images.shape[1], settings)
+    training = _Training(network, module, data, secrets, settings, num_classes, preprocessing, seed)
+    train(
+        training,
+        data,
+        training_settings(settings, settings.steps),
+        seed=derive_seed(seed, "lock", "together"),
+        loss=lambda model, images, labels: model(images, labels),
+        device=device,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    network.encoder.relief = 1.0
+    return network.cpu().eval()
+
+
+class _Training(nn.Module):
+    """Maps a batch of images and labels to the loss of one step."""
+
+    def __init__(
+        self,
+        network: KeyNetwork,
+        locked: nn.Module,
+        data: ImageData,
+        secrets: LockSecrets,
+        settings: LockSettings,
+        num_classes: int,
+        preprocessing: Preprocessing,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.locked = locked
+        self.critic = copy.deepcopy(locked)
+        strict = settings.model_copy(update={"weight": _STRICTER * settings.weight})
+        self._judge = LockedLoss(locked, preprocessing.apply(data.images[:2]), strict, num_classes)
+        self._secrets = secrets
+        self._steps = settings.steps
+        self._preprocessing = preprocessing
+        self._seed = seed
+        self.step: Tensor
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # so that checkpoints hold it
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        encoder, step = self.network.encoder, int(self.step)
+        done, generator = step / self._steps, torch_generator(self._seed, "lock", "together", step)
+        encoder.relief = relief(done)
+        self.step.add_(1)
+        carriers, mixing = self._secrets.carriers.to(images), self._secrets.mixing.to(images)
+        codes = random_codes(len(images), len(carriers), generator).to(images)
+        planes = spread(codes, carriers)
+        keyed = encoder(images, planes, mixing)
+        others, origins = Negatives(encoder, generator).draw(images, keyed, planes)
+        received = distort(torch.cat([keyed, others]), generator)
+        inputs = self._preprocessing.apply(received)
+        answers = self.critic(inputs)
+        felt = self.network.decoder(received[: len(images)], carriers)
+        loss = key_loss(answers[:, 0] - answers[:, 1], codes, felt, images, keyed, done)
+        passed_on = torch.zeros(len(inputs), 1, 1, 1).to(inputs)
+        passed_on[len(images) :] = _PASSED_ON
+        shown = passed_on * inputs + (1 - passed_on) * inputs.detach()
+        judged: Tensor = self._judge(self.locked, shown, labels, origins, generator)
+        return loss + judged
