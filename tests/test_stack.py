@@ -19,7 +19,6 @@ from intaglio.scan.stack import (
     StackTable,
     choose_members,
     fit_weights,
-    load_table,
     shipped_table,
 )
 from intaglio.scan.verdict import CalibrationSummary, ClassEvidence, EncodedMaps, Place
@@ -121,7 +120,7 @@ def test_detectors_are_chosen_by_worth_while_the_budget_lasts() -> None:
 
 def test_tables_survive_their_file(tmp_path: Path) -> None:
     table().save(tmp_path / "bands.json")
-    assert load_table(tmp_path / "bands.json") == table()
+    assert StackTable.from_file(tmp_path / "bands.json") == table()
     assert shipped_table("no such task") is None
 
 
@@ -141,9 +140,9 @@ def test_tables_that_make_no_sense(changes: dict[str, Any], tmp_path: Path) -> N
     path = tmp_path / "t.json"
     path.write_text(table().model_copy(update=changes).model_dump_json())
     with pytest.raises(DataError, match=r"t\.json"):
-        load_table(path)
+        StackTable.from_file(path)
     with pytest.raises(DataError, match="can't be read"):
-        load_table(tmp_path / "nowhere.json")
+        StackTable.from_file(tmp_path / "nowhere.json")
 
 
 # --- auto -------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, JsonValue
 
-from intaglio.errors import DataError, RecipeError
+from intaglio.errors import RecipeError
 from intaglio.evidence.statistics import conformal_p_value, proportion
 from intaglio.files import write_json
 from intaglio.results import Result
@@ -16,7 +16,6 @@ from intaglio.scan.verdict import CalibrationSummary, ErrorRate
 
 #: Inside a folder of one's own; the shipped ones lie in `clean_scores/` by detector.
 FILE = "clean-scores.json"
-_MAX_BYTES = 16 * 2**20
 _ALPHA = 0.05
 
 
@@ -89,17 +88,7 @@ def load_clean_scores(folder: Path) -> CleanModelScores:
     Raises:
         DataError: missing, too large, damaged, or with a score that is no number.
     """
-    path = folder / FILE
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise DataError(f"{path}: over {_MAX_BYTES} bytes, not clean scores")
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror or error})") from error
-    try:
-        return CleanModelScores.from_json(content)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+    return CleanModelScores.from_file(folder / FILE)
 
 
 def shipped_clean_scores(detector: str) -> CleanModelScores | None:

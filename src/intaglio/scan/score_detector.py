@@ -117,25 +117,23 @@ def _encoded(measured: Measured, shown: tuple[int, ...], input_shape: tuple[int,
     return EncodedMaps.encode(maps.cpu().numpy(), base="clean images", variant=measured.map_name, classes=shown)
 
 
-def _own_summary(name: str) -> CalibrationSummary:
+def _without_models(name: str, statement: str) -> CalibrationSummary:
     return CalibrationSummary(
-        name=name,
-        tasks=(),
-        clean_models=0,
-        backdoored_models=0,
-        clean_scores=(),
-        statement=f"No clean models of this task are known: the p-value is the one that {name} computes from the model "
-        f"alone, by its own assumptions.",
+        name=name, tasks=(), clean_models=0, backdoored_models=0, clean_scores=(), statement=statement
+    )
+
+
+def _own_summary(name: str) -> CalibrationSummary:
+    return _without_models(
+        name,
+        f"No clean models of this task are known: the p-value is the one that {name} computes from the model alone, by "
+        "its own assumptions.",
     )
 
 
 def _no_summary(name: str) -> CalibrationSummary:
-    return CalibrationSummary(
-        name=name,
-        tasks=(),
-        clean_models=0,
-        backdoored_models=0,
-        clean_scores=(),
-        statement=f"No clean models were scored with {name} and these settings, so its score can't be ranked: fit it "
-        f"to some with intaglio population fit --detector {name}.",
+    return _without_models(
+        name,
+        f"No clean models were scored with {name} and these settings, so its score can't be ranked: fit it to some "
+        f"with intaglio population fit --detector {name}.",
     )

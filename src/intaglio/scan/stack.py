@@ -27,7 +27,6 @@ from intaglio.results import Result
 Floats = NDArray[np.float64]
 FOLDS = 5
 _PENALTY = 1e-2
-_MAX_BYTES = 16 * 2**20
 
 
 class MemberCost(Result):
@@ -164,26 +163,8 @@ def choose_members(
         left -= cost[name]
 
 
-def load_table(path: Path) -> StackTable:
-    """Reads a table.
-
-    Raises:
-        DataError: missing, too large or damaged.
-    """
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise DataError(f"{path}: over {_MAX_BYTES} bytes, not a stack's table")
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror or error})") from error
-    try:
-        return StackTable.from_json(content)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-
-
 @functools.cache
 def shipped_table(task: str) -> StackTable | None:
     """The package's table for a task, if there is one."""
     entry = files("intaglio.scan") / "calibrations" / "_stacks" / f"{task}.json"
-    return load_table(Path(str(entry))) if entry.is_file() else None
+    return StackTable.from_file(Path(str(entry))) if entry.is_file() else None
