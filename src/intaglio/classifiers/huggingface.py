@@ -1,5 +1,6 @@
 """Hugging Face image and video classifiers (ViT, VideoMAE, TimeSformer, ViViT, ...), from a local folder."""
 
+import importlib
 import json
 import math
 from pathlib import Path
@@ -137,17 +138,15 @@ def open_huggingface(
 
 def _load_transformers() -> ModuleType:
     try:
-        import transformers
+        return importlib.import_module("transformers")
     except (ImportError, RuntimeError) as error:  # the latter: one of its own optional parts is broken
         reason = str(error).splitlines()[0]
         raise ModelError(f"Hugging Face models need transformers: pip install 'intaglio[hf]' ({reason})") from error
-    return transformers
 
 
 def _strict_error() -> type[Exception]:
     """What newer releases raise for an entry of a wrong type: a class of its own, which is no ValueError."""
-    from huggingface_hub import errors
-
+    errors = importlib.import_module("huggingface_hub.errors")
     found: type[Exception] = getattr(errors, "StrictDataclassError", ValueError)
     return found
 
