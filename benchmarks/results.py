@@ -1,6 +1,7 @@
 """Where figures are written: `benchmarks/results/NAME.json`, each with the commit, machine and command behind it."""
 
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -34,11 +35,18 @@ def provenance() -> dict[str, Any]:
     )
     return {
         "commit": commit.stdout.strip() + ("+changes" if changed.stdout.strip() else ""),
-        "command": " ".join(["python", "-m", getattr(sys.modules["__main__"].__spec__, "name", "?"), *sys.argv[1:]]),
+        "command": _command(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": f"{_processor()}, {platform.system()}, Python {platform.python_version()}",
         "versions": package_versions(),
     }
+
+
+def _command() -> str:
+    """As it was typed, but with the names of files alone: where they lie is the business of one machine."""
+    module = getattr(sys.modules["__main__"].__spec__, "name", "?")
+    named = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return shlex.join(["python", "-m", module, *named])
 
 
 def _processor() -> str:
