@@ -571,3 +571,11 @@ def test_place_outside_the_input_is_refused(place: tuple[int, int, int, int]) ->
     evidence = (verdict.evidence[0].model_copy(update={"place": where}), *verdict.evidence[1:])
     with pytest.raises(DataError, match="outside the 28 x 28 input"):
         render_report([verdict.model_copy(update={"evidence": evidence})])
+
+
+def test_a_verdict_without_clean_models_claims_nothing_about_them() -> None:
+    verdict = make_verdict(target=3, calibrated=False, clean_models=1)
+    bare = verdict.calibration.model_copy(update={"tasks": (), "clean_models": 0, "clean_scores": (), "name": "mm-bd"})
+    page = render_report([verdict.model_copy(update={"calibration": bare, "p_value": 0.04})])
+    assert "ranked against none" in page
+    assert "no model could get a lower one here" not in " ".join(page.split())

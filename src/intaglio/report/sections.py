@@ -52,7 +52,8 @@ class Section:
     @property
     def p_value_is_lowest(self) -> bool:
         """Whether no model could have got a lower p-value from so few clean models."""
-        return self.verdict.p_value <= 1 / (len(self.verdict.calibration.clean_scores) + 1)
+        clean = len(self.verdict.calibration.clean_scores)
+        return clean > 0 and self.verdict.p_value <= 1 / (clean + 1)
 
 
 def build_sections(verdicts: Sequence[Verdict]) -> list[Section]:
