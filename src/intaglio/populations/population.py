@@ -111,12 +111,23 @@ def load_splits(source: str, samples: int | None) -> tuple[ImageData, ImageData]
 def _claim(out: Path, recipe: Recipe, source: str) -> None:
     """Writes the recipe into a new folder, or checks that the folder was made from this one."""
     path = out / "recipe.json"
-    if path.exists():
-        try:
-            digest = json.loads(path.read_text())["sha256"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: does not name the population's recipe ({error})") from error
-        if digest != recipe.digest:
-            raise RecipeError(f"{out} holds a population of another recipe; choose another folder")
-        return
-    write_json(path, {"sha256": recipe.digest, "data": source, "recipe": recipe.model_dump(mode="json")})
+    if not claimed(path, recipe.digest, "population"):
+        write_json(path, {"sha256": recipe.digest, "data": source, "recipe": recipe.model_dump(mode="json")})
+
+
+def claimed(path: Path, digest: str, what: str) -> bool:
+    """Whether a folder's recipe file is there, for the recipe of this digest.
+
+    Raises:
+        RecipeError: it is of another recipe.
+        DataError: it doesn't say.
+    """
+    if not path.exists():
+        return False
+    try:
+        found = json.loads(path.read_text())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: does not name the {what}'s recipe ({error})") from error
+    if found != digest:
+        raise RecipeError(f"{path.parent} holds a {what} of another recipe; choose another folder")
+    return True
