@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import lock_tables, mark_tables, seal_tables
+from benchmarks import bench_tables, lock_tables, mark_tables, seal_tables
 from benchmarks.markdown import load, percent, ranged, render, table
 
 ROOT = Path(__file__).parents[1]
@@ -126,6 +126,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "architectures": architectures,
     "ablation": ablation,
     "third-party": third_party,
+    "bench, fashion-mnist": lambda: bench_tables.attack_by_detector("fashion-mnist"),
+    "bench, cifar10": lambda: bench_tables.attack_by_detector("cifar10"),
+    "bench attacks, fashion-mnist": lambda: bench_tables.attacks("fashion-mnist"),
+    "bench attacks, cifar10": lambda: bench_tables.attacks("cifar10"),
+    "bench detectors, fashion-mnist": lambda: bench_tables.detectors("fashion-mnist"),
+    "bench detectors, cifar10": lambda: bench_tables.detectors("cifar10"),
     "mark fidelity, fashion-mnist": lambda: mark_tables.fidelity("fashion-mnist"),
     "mark fidelity, cifar10": lambda: mark_tables.fidelity("cifar10"),
     "mark robustness, fashion-mnist": lambda: mark_tables.robustness("fashion-mnist"),

@@ -1,0 +1,126 @@
+"""The tables of docs/bench.md, from results/bench.json; `benchmarks.tables` puts them in."""
+
+from typing import Any
+
+from benchmarks.markdown import load, percent, table
+
+PENDING = "Not measured yet: `python -m benchmarks.bench`."
+SHORT = {
+    "one-pixel-signature": "one-pixel",
+    "neural-cleanse": "Neural Cleanse",
+    "mm-bd": "MM-BD",
+    "final-layer": "final layer",
+    "ban": "BAN",
+    "trodo": "TRODO",
+    "strip": "STRIP",
+    "activation-clustering": "activation clustering",
+    "spectral-signatures": "spectral signatures",
+}
+
+
+def attack_by_detector(task: str) -> str:
+    """AUROC with intervals, each detector alone and `auto` by what the auditor holds."""
+    found = _load(task)
+    if not found or "alone" not in found:
+        return PENDING
+    columns = {SHORT.get(name, name): areas for name, areas in found["alone"].items()}
+    columns |= {f"**auto**, {name}": areas for name, areas in found["auto"].items()}
+    rows = []
+    for row in next(iter(columns.values()))["auroc"]:
+        rows.append([row, *(_area(areas["auroc"].get(row)) for areas in columns.values())])
+    rows.append(["**mean**", *(f"**{areas['mean_auroc']:.3f}**" for areas in columns.values())])
+    rows.append(["mean, ASR >= 0.9", *(_number(areas["mean_auroc_working"]) for areas in columns.values())])
+    return table(["attack", *columns], rows)
+
+
+def attacks(task: str) -> str:
+    """How well the attacks work."""
+    found = _load(task)
+    if not found:
+        return PENDING
+    rows = [
+        [
+            row["row"],
+            f"{row['working']} of {row['victims']}",
+            _share(row["asr"]),
+            _share(row["asr_unpoisoned"]),
+            _share(row["clean_accuracy"]),
+            _points(row["accuracy_loss"]),
+            _share(row["robust_accuracy"]),
+            f"{_share(row['poison_rate'])} / {_share(row['target_class_rate'])}",
+            _number(row["psnr"], 1),
+            _number(row["ssim"]),
+        ]
+        for row in found["table"]["attacks"]
+    ]
+    head = [
+        "attack",
+        "ASR >= 0.9",
+        "mean ASR",
+        "same trigger on a clean model",
+        "clean accuracy",
+        "points lost",
+        "robust accuracy",
+        "poisoned, of all / of the target class",
+        "PSNR, dB",
+        "SSIM",
+    ]
+    return table(head, rows)
+
+
+def detectors(task: str) -> str:
+    """False alarms and costs."""
+    found = _load(task)
+    if not found:
+        return PENDING
+    rows = []
+    for row in found["table"]["detectors"]:
+        rows.append(
+            [
+                SHORT.get(row["detector"], row["detector"]),
+                _alarms(row["false_alarms"]),
+                _number(row["seconds"], 1),
+                f"{row['queries']:,.0f}",
+            ]
+        )
+    for name, areas in found.get("auto", {}).items():
+        alarms = areas["false_alarms"]
+        members = ", ".join(
+            f"{SHORT.get(member, member)} ({weight:.2f})" for member, weight in areas["members"].items()
+        )
+        rows.append(
+            [f"auto, {name}: {members}", f"{alarms['events']} of {alarms['trials']} ({percent(alarms)})", "", ""]
+        )
+    return table(["detector (weight)", "false alarms at 0.05", "seconds a model", "queries a model"], rows)
+
+
+def _load(task: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = load("bench").get(task, {})
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def _area(area: dict[str, Any] | None) -> str:
+    return "-" if area is None else f"{area['value']:.2f} [{area['low']:.2f}, {area['high']:.2f}]"
+
+
+def _alarms(rate: dict[str, Any] | None) -> str:
+    return (
+        "not calibrated"
+        if rate is None
+        else f"{rate['events']} of {rate['trials']} ({percent(rate | {'value': rate['rate']})})"
+    )
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
