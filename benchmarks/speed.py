@@ -3,9 +3,9 @@
     python -m benchmarks.speed [NAME ...] [--repeats N]
 
 One process, one thread, the same probes both ways in turn. Networks of random weights: their speed is that of trained
-ones. Whole signatures of the small networks; of large ones a fixed sample of places, all over the image, and two
-values: the seconds of a whole one follow in proportion. Times are of the processor: others on the machine change them
-less. Writes results/speed.json.
+ones. Whole signatures of the small networks; of large ones a fixed sample of places, all over the image, and the four
+values that a scan asks: the seconds of a whole one follow in proportion. Times are of the processor: others on the
+machine change them less. Writes results/speed.json.
 """
 
 import argparse
@@ -28,11 +28,15 @@ Figures = dict[str, Any]
 
 
 class Case(NamedTuple):
-    """A network, and which of the places are probed: every `every`-th row and column; how many of the values."""
+    """A network, and what of its signature is asked: `run` neighbours of each `every` rows and columns; so many values.
+
+    Neighbours go through a network together, so a sample must have as many as a whole signature has.
+    """
 
     build: Callable[[], nn.Module]
     shape: tuple[int, int, int]
     every: int
+    run: int
     values: int | None
     bar: float | None
 
@@ -58,13 +62,13 @@ def named(name: str, shape: tuple[int, int, int], width: int | None = None) -> C
 
 
 CASES: dict[str, Case] = {
-    "vgg, width 12, 1x28x28": Case(named("vgg", (1, 28, 28), 12), (1, 28, 28), 1, None, 3.0),
-    "lenet, 1x28x28": Case(named("lenet", (1, 28, 28)), (1, 28, 28), 1, None, None),
-    "resnet8, 1x28x28": Case(named("resnet8", (1, 28, 28)), (1, 28, 28), 1, None, None),
-    "mobilenet, 3x32x32": Case(named("mobilenet", (3, 32, 32)), (3, 32, 32), 1, None, None),
-    "resnet18, 3x32x32": Case(named("resnet18", (3, 32, 32)), (3, 32, 32), 2, 2, 1.5),
-    "resnet18 (3x3 stem), 3x224x224": Case(named("resnet18", (3, 224, 224)), (3, 224, 224), 11, 2, 1.8),
-    "resnet18 (7x7 stem), 3x224x224": Case(StridedStem, (3, 224, 224), 5, 2, 1.8),
+    "vgg, width 12, 1x28x28": Case(named("vgg", (1, 28, 28), 12), (1, 28, 28), 1, 1, None, 3.0),
+    "lenet, 1x28x28": Case(named("lenet", (1, 28, 28)), (1, 28, 28), 1, 1, None, None),
+    "resnet8, 1x28x28": Case(named("resnet8", (1, 28, 28)), (1, 28, 28), 1, 1, None, None),
+    "mobilenet, 3x32x32": Case(named("mobilenet", (3, 32, 32)), (3, 32, 32), 1, 1, None, None),
+    "resnet18, 3x32x32": Case(named("resnet18", (3, 32, 32)), (3, 32, 32), 6, 2, 4, 1.5),
+    "resnet18 (3x3 stem), 3x224x224": Case(named("resnet18", (3, 224, 224)), (3, 224, 224), 11, 1, 4, 1.8),
+    "resnet18 (7x7 stem), 3x224x224": Case(StridedStem, (3, 224, 224), 5, 1, 4, 1.8),
 }
 
 
@@ -73,9 +77,9 @@ def measure(case: Case, repeats: int) -> Figures:
     torch.manual_seed(0)
     classifier = TorchClassifier(case.build(), input_shape=case.shape, num_classes=10)
     levels = pixel_values(case.shape[0])
-    values = levels if case.values is None else levels[:: max(1, len(levels) - 1)][: case.values]
-    bases = base_images(case.shape, ("black", "grey"))
-    rows, columns = (Sides(*(part[:: case.every] for part in side)) for side in places_of(case.shape))
+    values = levels if case.values is None else levels[:: len(levels) // case.values][: case.values]
+    bases = base_images(case.shape, ("black", "grey") if case.every == 1 else ("grey",))
+    rows, columns = (sampled(side, case) for side in places_of(case.shape))
     times: dict[str, list[float]] = {"local": [], "dense": []}
     worst = 0.0
     for _ in range(repeats):
@@ -107,6 +111,13 @@ def measure(case: Case, repeats: int) -> Figures:
             "share_of_it_reached": round(ratio * cost.local / cost.dense, 3),
         },
     }
+
+
+def sampled(side: Sides, case: Case) -> Sides:
+    """The rows or columns that are probed: runs of neighbours, as far from one border as from the other."""
+    start = (case.every - case.run) // 2
+    kept = (torch.arange(len(side.starts)) - start) % case.every < case.run
+    return Sides(side.starts[kept], side.lengths[kept])
 
 
 def by_locality(classifier: TorchClassifier, base: Tensor, values: Tensor, rows: Sides, columns: Sides) -> Tensor:
@@ -167,21 +178,27 @@ def values_needed() -> Figures:
     }
 
 
+def known() -> Figures:
+    """The figures of results/speed.json: those that are not measured now are kept."""
+    path = RESULTS / "speed.json"
+    figures: Figures = json.loads(path.read_text()) if path.exists() else {}
+    figures.pop("provenance", None)
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="networks, by the start of their names; default: all")
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    path = RESULTS / "speed.json"
-    figures: Figures = json.loads(path.read_text()) if path.exists() else {}
-    figures.pop("provenance", None)
-    figures.setdefault("signature", {})
-    figures["values"] = values_needed()
     for name, case in CASES.items():
         if not options.names or any(name.startswith(start) for start in options.names):
-            figures["signature"][name] = measure(case, options.repeats)
-            print(name, figures["signature"][name], flush=True)
+            found = measure(case, options.repeats)
+            print(name, found, flush=True)
+            figures = known()
+            figures.setdefault("signature", {})[name] = found
+            figures["values"] = values_needed()
             record("speed", figures)
 
 

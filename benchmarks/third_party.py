@@ -8,6 +8,7 @@ ONNX with a side-car, which is what their owner would hand to an auditor. Writes
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -94,15 +95,19 @@ def text_direction() -> tuple[Path, list[str]]:
 
 
 def scan(model: Path, options: list[str]) -> dict[str, Any]:
-    """Runs `intaglio scan` and returns what matters of its verdict."""
+    """Runs `intaglio scan` and returns what matters of its verdict, and its processor time, start included."""
     command = [str(Path(sys.executable).with_name("intaglio")), "scan", str(model), "--json", "-", "--quiet", *options]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1):
         raise IntaglioError(done.stderr.strip())
     verdict = json.loads(done.stdout)
     kept = ("statement", "flagged", "p_value", "score", "calibrated", "queries", "seconds", "peak_memory_mb", "grid")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     subject = {"input_shape": verdict["subject"]["input_shape"], "classes": verdict["subject"]["num_classes"]}
-    return {**subject, **{key: verdict[key] for key in kept}, "calibration": verdict["calibration"]["statement"]}
+    figures = {**subject, **{key: verdict[key] for key in kept}, "processor_seconds": round(used, 1)}
+    return {**figures, "calibration": verdict["calibration"]["statement"]}
 
 
 PREPARE = {"chess-pieces": chess, "text-direction": text_direction, "efficientnet-lite0": efficientnet}

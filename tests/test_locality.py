@@ -1,6 +1,7 @@
 """Exact locality: the same answers as on whole maps, whatever the network, the image, the grid and the values."""
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -463,8 +464,26 @@ def test_windows_reach_what_convolutions_reach(
     assert looked_at.size == (span.size - 1) * stride + dilation * (kernel - 1) + 1
 
 
+@given(
+    kernel=st.integers(1, 5), stride=st.integers(1, 3), padding=st.integers(0, 4), dilation=st.integers(1, 3),
+    inputs=st.integers(1, 9), outputs=st.integers(1, 8),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_taps_are_what_kernels_find_of_the_inputs(
+    kernel: int, stride: int, padding: int, dilation: int, inputs: int, outputs: int
+) -> None:
+    # Of ones in a frame of zeros, a kernel of ones sums up how many it sees.
+    reach = dilation * (kernel - 1)
+    needed = (outputs - 1) * stride + reach + 1
+    frame = torch.zeros(1, 1, max(needed, padding + inputs))
+    frame[..., padding : padding + inputs] = 1
+    seen = functional.conv1d(frame[..., :needed], torch.ones(1, 1, kernel), stride=stride, dilation=dilation)
+    assert Sliding(kernel, stride, padding, dilation).taps(inputs, padding, outputs) == int(seen.sum())
+
+
 def test_windows_of_different_steps_have_no_hull() -> None:
     assert Span(1, 2, 3).hull(Span(-1, 2, 1)) == Span(-1, 2, 5)
+    assert Span(1, 2, 5).shrunk(2) == Span(3, 2, 1)
     with pytest.raises(RecipeError, match="move by 2 and by 3"):
         Span(0, 2, 1).hull(Span(0, 3, 1))
 
@@ -474,5 +493,6 @@ def test_costs_are_counted_in_multiply_adds() -> None:
         nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 5)
     )
     cost = local_cost(module.eval(), torch.zeros(1, 1, 20, 30), 600, 5)
-    assert cost.dense == 9 * 2 * 600 + 10
+    # Of 20 x 30 outputs, kernels at the upper and lower border skip a row, and half of the zeros at the sides.
+    assert cost.dense == pytest.approx(2 * (3 * 20 - 2) * math.sqrt((3 * 30 - 2) * 3 * 30) + 10)
     assert cost.local == pytest.approx(1 * 9 * 2 / 1.5 + 10)  # one pixel, as a matrix, and the linear layer

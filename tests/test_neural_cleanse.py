@@ -10,7 +10,16 @@ from torch.nn.functional import cross_entropy
 from intaglio.classifiers import TorchClassifier
 from intaglio.networks import Architecture
 from intaglio.scan.detector import Request
-from intaglio.scan.neural_cleanse import FIRST_WEIGHT, LOWERED, RAISED, NeuralCleanse, Search, in_parts, smallness
+from intaglio.scan.neural_cleanse import (
+    FIRST_WEIGHT,
+    LOWERED,
+    RAISED,
+    NeuralCleanse,
+    Search,
+    at_once,
+    in_parts,
+    smallness,
+)
 from scan_models import noise
 
 SHAPE = (1, 12, 12)
@@ -73,15 +82,24 @@ def test_all_classes_at_once_find_what_each_finds_alone(name: str, classes: int)
     torch.testing.assert_close(found.best_mask, torch.stack([mask for _, mask in expected]), rtol=0, atol=2e-2)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 5])
+@pytest.mark.parametrize("batch_size", [1, 16, 24])
 def test_how_many_classes_fit_in_a_batch_changes_nothing(batch_size: int) -> None:
     classifier, images = network("lenet", 5), noise(6, SHAPE)
     detector = NeuralCleanse(batch=3, steps=30, patience=8)
     whole = detector.search(classifier, images, Request())
-    classifier.batch_size = batch_size  # 1 class, 2 classes, 3 classes together
+    classifier.batch_size = batch_size
+    assert at_once(5, 3, batch_size) == {1: 1, 16: 2, 24: 3}[batch_size]
     parts = detector.search(classifier, images, Request())
     assert torch.equal(whole.taken, parts.taken)
     torch.testing.assert_close(whole.best, parts.best, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("classes", "images", "batch_size", "together"),
+    [(10, 4, 256, 10), (43, 4, 256, 22), (43, 16, 256, 6), (10, 16, 256, 5), (3, 64, 1, 1), (1000, 4, 1024, 91)],
+)
+def test_classes_go_together_in_groups_of_one_size(classes: int, images: int, batch_size: int, together: int) -> None:
+    assert at_once(classes, images, batch_size) == together
 
 
 def test_queries_are_the_images_of_the_steps_taken() -> None:

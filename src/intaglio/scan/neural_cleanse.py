@@ -31,9 +31,11 @@ class NeuralCleanse(ScoreDetector):
     m and d themselves are stepped and cut off at [0, 1], so that pixels not needed are exactly 0.
 
     The score is log(median over classes of the norms / smallest norm): scale-free, and defined where the median
-    absolute deviation of the paper's index is 0. On 12 clean and 24 backdoored networks of Fashion-MNIST (ASR of .9 or
-    more) its AUROC is .93, that of the paper's index .90, of the smallest norm itself .93. Weak on triggers that work
-    for one source class only, and blind to all-to-all attacks: no single mask turns all images into one class.
+    absolute deviation of the paper's index is 0. On 24 clean and 24 backdoored networks of Fashion-MNIST (all to one,
+    ASR of .9 or more) its AUROC is .94 with the default batch of 4. An earlier measurement, with all 16 images in every
+    step, which takes three times as long: on 12 clean and 24 backdoored networks .93, that of the paper's index .90, of
+    the smallest norm itself .93. Weak on triggers that work for one source class only, and blind to all-to-all attacks:
+    no single mask turns all images into one class.
 
     Args:
         images: number of clean images.
@@ -56,7 +58,7 @@ class NeuralCleanse(ScoreDetector):
         self,
         *,
         images: int = 16,
-        batch: int = 16,
+        batch: int = 4,
         steps: int = 200,
         patience: int = 50,
         success: float = 0.99,
@@ -87,12 +89,12 @@ class NeuralCleanse(ScoreDetector):
     def search(self, classifier: TorchClassifier, images: Tensor, request: Request) -> "Search":
         """The smallest masks found for all classes.
 
-        Of the unfinished classes as many as fit are stepped together, each with its own mask on the same images; when
-        one is done the next moves up. Classes don't touch each other: together or one by one gives the same masks.
+        Of the unfinished classes some are stepped together, each with its own mask on the same images; when one is
+        done the next moves up. Classes don't touch each other: together or one by one gives the same masks.
         """
         search = Search.start(classifier, images, request.seed)
         parts = in_parts(images, self.batch)
-        together = max(1, 2 * classifier.batch_size // parts.shape[1])
+        together = at_once(classifier.num_classes, parts.shape[1], classifier.batch_size)
         while len(active := self.unfinished(search)[:together]):
             self.step(search, classifier, parts, active)
             if request.progress is not None:
@@ -107,7 +109,7 @@ class NeuralCleanse(ScoreDetector):
     def step(self, search: "Search", classifier: TorchClassifier, images: Tensor, active: Tensor) -> None:
         """One step of Adam, for the classes `active`, on CE(f((1 - m) x + m d), t) + lambda mean(m).
 
-        The images `[parts, b, C, H, W]` take turns, part by part.
+        The images `[parts, b, C, H, W]`, or clips `[parts, b, T, C, H, W]`, take turns, part by part.
         """
         with torch.enable_grad():
             mask, pattern = (part[active].requires_grad_() for part in (search.mask, search.pattern))
@@ -127,9 +129,10 @@ class NeuralCleanse(ScoreDetector):
 class Search:
     """Where the search for each of the K classes stands; a class is row k of every tensor.
 
-    `mask` `[K, 1, H, W]` and `pattern` `[K, C, H, W]` lie in [0, 1]; `weight` is lambda; `best` the L1 norm, in pixels,
-    of the smallest mask that succeeded (all pixels if none has); `idle` counts the steps since it was found, `streak`
-    the steps that succeeded without a failure in between.
+    `mask` `[K, 1, H, W]` and `pattern` `[K, C, H, W]` lie in [0, 1]; of clips `[K, 1, 1, H, W]`, one mask for all
+    frames, and `[K, T, C, H, W]`, a pattern for each. `weight` is lambda; `best` the L1 norm, in pixels, of the
+    smallest mask that succeeded (all pixels of a frame if none has); `idle` counts the steps since it was found,
+    `streak` the steps that succeeded without a failure in between.
     """
 
     mask: Tensor
@@ -186,6 +189,16 @@ class Search:
             first[active], second[active] = mean, square
             change = mean / first_unbias.view(shape) / ((square / second_unbias.view(shape)).sqrt() + _EPSILON)
             part[active] = (part[active] - rate * change).clamp_(0, 1)
+
+
+def at_once(classes: int, images: int, batch_size: int) -> int:
+    """How many classes to step together: groups of one size, each with so few images that their maps stay in caches.
+
+    What is kept for the gradients counts besides: 3/8 of the images that a classifier answers at once.
+    """
+    fitting = max(1, 3 * batch_size // (8 * images))
+    groups = -(-classes // fitting)
+    return -(-classes // groups)
 
 
 def in_parts(images: Tensor, size: int) -> Tensor:

@@ -36,6 +36,10 @@ class Span:
     def shifted(self, by: int) -> "Span":
         return Span(self.first + by, self.step, self.size)
 
+    def shrunk(self, by: int) -> "Span":
+        """Without so many elements on either side."""
+        return Span(self.first + by, self.step, self.size - 2 * by)
+
     def clipped(self, size: int) -> "Span":
         """The part within `[0, size)` of a window that stays in its place."""
         first = max(self.first, 0)
@@ -66,6 +70,15 @@ class Sliding:
         first = -(-(span.first + self.padding - self.reach) // self.stride)
         last = (span.first + span.size - 1 + self.padding) // self.stride
         return Span(first, span.step // self.stride, max(0, last - first + 1))
+
+    def taps(self, inputs: int, padding: int, outputs: int) -> int:
+        """So many times do `outputs` outputs in a row look at one of `inputs` inputs, with zeros before the first."""
+        total = 0
+        for tap in range(0, self.reach + 1, self.dilation):
+            first = max(0, -((tap - padding) // self.stride))
+            last = min(outputs - 1, (inputs - 1 + padding - tap) // self.stride)
+            total += max(0, last - first + 1)
+        return total
 
     def extent(self, outputs: int) -> int:
         """So many inputs, counted from the first, do the first `outputs` outputs look at."""

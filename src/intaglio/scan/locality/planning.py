@@ -18,10 +18,12 @@ _STEP = 3e6
 #: Windows are aligned to at most so many pixels: finer classes of places would leave too few in each.
 _MAX_ALIGNMENT = 32
 _SAMPLED_CELLS = 4
+#: A convolution is done on a window if that saves a part of its multiply-adds: windows are also cut out and put back.
+_WORTHWHILE = 0.9
 
 
 class Cost(NamedTuple):
-    """Multiply-adds per probe: by locality, and of the network on whole maps."""
+    """Multiply-adds per probe, but those with zeros that kernels skip: by locality, and on whole maps."""
 
     local: float
     dense: float
@@ -243,12 +245,13 @@ class Program:
             place = self.clipped(step.name, place)
         if isinstance(place, Footprint) and isinstance(step.local, Convolution):
             changed = filled(inputs)[0]
-            return place if step.local.cost(changed, place) < step.local.whole_cost(out) else None
+            whole = _WORTHWHILE * step.local.whole_cost(shapes[0], out)
+            return place if step.local.cost(changed, place) < whole else None
         return place
 
     def _whole_cost(self, step: Step) -> float:
         if isinstance(step.local, Convolution):
-            return step.local.whole_cost(self.shapes[step.name])
+            return step.local.whole_cost(self.shapes[step.inputs[0]], self.shapes[step.name])
         return step.run.weight.numel() if isinstance(step.run, nn.Linear) else 0
 
 
