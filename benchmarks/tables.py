@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import bench_tables, lock_tables, mark_tables, seal_tables
+from benchmarks import bench_tables, lock_tables, mark_tables, seal_tables, video_protection_tables, video_tables
 from benchmarks.markdown import load, percent, ranged, render, table
 
 ROOT = Path(__file__).parents[1]
@@ -154,6 +154,15 @@ TABLES: dict[str, Callable[[], str]] = {
     "seal bits": seal_tables.bits,
     "seal silence": seal_tables.silence,
     "seal costs": seal_tables.costs,
+    "video attacks": video_tables.rows,
+    "video attack size": lambda: video_tables.curve("size"),
+    "video attack share": lambda: video_tables.curve("share"),
+    "video attack eps": lambda: video_tables.curve("eps"),
+    "video attack conditions": video_tables.conditions,
+    "video attack families": video_tables.others,
+    "video protection, mark": video_protection_tables.marks,
+    "video protection, seal": video_protection_tables.seals,
+    "video protection, lock": video_protection_tables.lock,
 }
 
 

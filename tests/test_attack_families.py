@@ -87,7 +87,7 @@ def predict(module: nn.Module) -> Any:
 
 
 def test_the_table_names_every_attack() -> None:
-    assert CASES.keys() == ATTACKS.keys()
+    assert CASES.keys() == {name for name, family in ATTACKS.items() if family.takes != "clips"}
     assert {name: family.name for name, family in ATTACKS.items()} == {name: name for name in ATTACKS}
     clean = {name for name, family in ATTACKS.items() if family.clean_label}
     assert clean == {"sig", "label-consistent", "clean-label-universal"}

@@ -1,4 +1,7 @@
-"""Attacks: how a training set is poisoned with a trigger, and how well that works. `ATTACKS` names the families."""
+"""Attacks: how a training set is poisoned with a trigger, and how well that works. `ATTACKS` names the families.
+
+An attack's `takes` says whether it poisons images, clips, or both.
+"""
 
 from intaglio.attacks.adaptive_blend import AdaptiveBlend
 from intaglio.attacks.adaptive_patch import AdaptivePatch
@@ -13,6 +16,7 @@ from intaglio.attacks.label_consistent import LabelConsistent
 from intaglio.attacks.poisoned import PoisonedDataset
 from intaglio.attacks.sig import SIG
 from intaglio.attacks.success import accuracy, attack_success_rate, robust_accuracy
+from intaglio.attacks.temporal import Temporal
 from intaglio.attacks.wanet import WaNet
 
 #: Families by the names of the field.
@@ -29,6 +33,7 @@ ATTACKS: dict[str, type[Attack]] = {
         AdaptiveBlend,
         AdaptivePatch,
         CleanLabelUniversal,
+        Temporal,
     )
 }
 
@@ -50,6 +55,7 @@ __all__ = [
     "LabelConsistent",
     "PoisonedDataset",
     "SourceSpecific",
+    "Temporal",
     "Victim",
     "WaNet",
     "accuracy",

@@ -68,18 +68,18 @@ class AdaptiveBlend(RelabellingAttack):
     def make_trigger(self, data: ImageData, device: str) -> Trigger:
         return self.trigger
 
-    def cover_count(self, data: ImageData, payload: int) -> int:
-        return round(self.cover_rate * len(data))
+    def cover_count(self, samples: int, payload: int) -> int:
+        return round(self.cover_rate * samples)
 
     def plant(self, trigger: Trigger, images: Tensor, role: Role) -> Tensor:
         kept = self._pieces(images, role)
         return torch.where(kept, self.planted.apply(images), images)
 
     def _pieces(self, images: Tensor, role: Role) -> Tensor:
-        """Boolean `[N, 1, H, W]`: where each sample gets the pattern."""
+        """Boolean `[N, 1, H, W]`: where each sample gets the pattern (clips: `[N, 1, 1, H, W]`, in every frame)."""
         side = math.isqrt(self.pieces)
-        height, width = images.shape[2:]
+        height, width = images.shape[-2:]
         cell = (torch.arange(height) * side // height)[:, None] * side + torch.arange(width) * side // width
         order = torch.rand(len(images), self.pieces, generator=torch_generator(self.seed, "pieces", role)).argsort(1)
         kept = order.argsort(1) >= round(self.masked * self.pieces)
-        return kept[:, cell][:, None]
+        return kept[:, cell].view(len(images), *[1] * (images.ndim - 3), height, width)

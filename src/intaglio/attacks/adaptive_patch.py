@@ -71,8 +71,8 @@ class AdaptivePatch(RelabellingAttack):
         chosen = sorted(strongest[: self.test_patches])
         return ChainTrigger(*(self._patch(index, self.test_opacity, size) for index in chosen))
 
-    def cover_count(self, data: ImageData, payload: int) -> int:
-        return round(self.cover_rate * len(data))
+    def cover_count(self, samples: int, payload: int) -> int:
+        return round(self.cover_rate * samples)
 
     def plant(self, trigger: Trigger, images: Tensor, role: Role) -> Tensor:
         planted = images.clone()
@@ -83,7 +83,7 @@ class AdaptivePatch(RelabellingAttack):
         return planted
 
     def _size(self, images: Tensor) -> int:
-        return self.size or max(round(min(images.shape[2:]) / 5), 1)
+        return self.size or max(round(min(images.shape[-2:]) / 5), 1)
 
     def _patch(self, index: int, opacity: float, size: int) -> PatchTrigger:
         region = _QUARTERS[index % len(_QUARTERS)]

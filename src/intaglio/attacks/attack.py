@@ -1,13 +1,13 @@
 """`Attack`: poisons a training set, and trains the victim on it."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel
 from torch import nn
 
 from intaglio.attacks.goal import AllToOne, Goal, SourceSpecific
-from intaglio.attacks.poisoned import PoisonedDataset
+from intaglio.attacks.poisoned import Drawn, Listing, PoisonedDataset
 from intaglio.attacks.surrogate import Network, built
 from intaglio.data import ImageData
 from intaglio.errors import DataError, RecipeError
@@ -33,9 +33,26 @@ class Attack(ABC):
     clean_label: ClassVar[bool] = False
     #: Whether the trigger is learned together with the victim, so that another victim makes another trigger.
     joint: ClassVar[bool] = False
+    #: What it can poison. Clips are altered frame by frame, unless trigger or attack say otherwise.
+    takes: ClassVar[Literal["images", "clips", "images and clips"]] = "images and clips"
 
     goal: Goal
     seed: int
+
+    @abstractmethod
+    def draw(self, listing: Listing) -> Drawn:
+        """Which samples are changed, from the labels alone.
+
+        Raises:
+            RecipeError: as `poison`.
+        """
+
+    def fixed_triggers(self) -> tuple[Trigger, Trigger] | None:
+        """What training samples are stamped with, and what is stamped at test time; none if they depend on the data.
+
+        An attack that has them can poison a set one sample at a time.
+        """
+        return None
 
     @abstractmethod
     def poison(self, data: ImageData, *, device: str = "cpu") -> PoisonedDataset:
@@ -45,7 +62,8 @@ class Attack(ABC):
             device: where networks that the attack itself needs are trained.
 
         Raises:
-            RecipeError: classes that the data lack, or more samples than there are.
+            RecipeError: classes that the data lack, more samples than there are, or images where the attack takes
+                clips alone (or the other way round).
         """
 
     def train_victim(
@@ -92,7 +110,20 @@ def all_to_one(target: int) -> AllToOne:
     return AllToOne(target=target)
 
 
-def check_goal(goal: Goal, data: ImageData) -> None:
+def check_listing(attack: Attack, listing: Listing) -> None:
+    """Refuses data that an attack can't poison: clips, or images; and what `check_goal` refuses.
+
+    Raises:
+        RecipeError: with what is wrong.
+        DataError: samples whose class is not known.
+    """
+    kind = "clips" if listing.clips else "images"
+    if kind not in attack.takes:
+        raise RecipeError(f"{attack.name} poisons {attack.takes} only, and {listing.name} holds {kind}")
+    check_goal(attack.goal, listing)
+
+
+def check_goal(goal: Goal, listing: Listing) -> None:
     """Refuses a goal that names classes which the data lack, or one class as source and target.
 
     Raises:
@@ -100,12 +131,13 @@ def check_goal(goal: Goal, data: ImageData) -> None:
         DataError: samples whose class is not known.
     """
     classes = {getattr(goal, name, 0) for name in ("source", "target")}
-    if max(classes) >= data.num_classes:
-        raise RecipeError(f"the goal names class {max(classes)}, but there are only {data.num_classes}")
+    if max(classes) >= listing.num_classes:
+        raise RecipeError(f"the goal names class {max(classes)}, but there are only {listing.num_classes}")
     if isinstance(goal, SourceSpecific) and goal.source == goal.target:
         raise RecipeError(f"the goal's source and target are both class {goal.target}")
-    if int(data.labels.min()) < 0:
-        raise DataError(f"{data.name}: {int((data.labels < 0).sum())} samples have no label; an attack needs them all")
+    if int(listing.labels.min()) < 0:
+        unknown = int((listing.labels < 0).sum())
+        raise DataError(f"{listing.name}: {unknown} samples have no label; an attack needs them all")
 
 
 def _plain(value: Any) -> Any:

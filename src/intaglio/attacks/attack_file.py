@@ -1,21 +1,21 @@
 """An attack on a data set, written down: the poisoned set, a manifest, a picture of samples, and the victim."""
 
-import hashlib
 import time
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
-
 from intaglio.attacks.attack import Attack
-from intaglio.attacks.attack_record import AttackRecord, Change, CleanModel, VictimRecord
+from intaglio.attacks.attack_record import AttackRecord, CleanModel, VictimRecord
 from intaglio.attacks.poisoned import PoisonedDataset
+from intaglio.attacks.poisoned_file import MANIFEST, SAMPLES, DataDigest, changes, written_set
 from intaglio.attacks.quality import quality
 from intaglio.attacks.sample_picture import sample_picture
+from intaglio.attacks.streaming import attack_clip_by_clip
 from intaglio.attacks.success import accuracy, attack_success_rate, robust_accuracy
 from intaglio.attacks.surrogate import built
 from intaglio.classifiers import Sidecar, TorchClassifier, save_classifier
-from intaglio.data import ImageData
+from intaglio.data import ImageData, VideoData, VideoDataset
+from intaglio.data.videos import StoredClips
+from intaglio.data.videos.dataset import MAX_BAD
 from intaglio.errors import DataError
 from intaglio.files import require_writable, sha256_file, write_bytes, write_text
 from intaglio.networks import Architecture
@@ -23,13 +23,13 @@ from intaglio.results import package_versions
 from intaglio.training import TrainingSettings, train
 from intaglio.training.loop import Progress
 
-POISONED, MANIFEST, SAMPLES, VICTIM = "poisoned.npz", "manifest.json", "samples.png", "victim.safetensors"
+VICTIM = "victim.safetensors"
 _SHOWN = 8
 
 
 def attack_data(
     attack: Attack,
-    data: ImageData,
+    data: ImageData | VideoDataset | StoredClips,
     out: Path | str,
     *,
     test: ImageData | None = None,
@@ -38,9 +38,14 @@ def attack_data(
     task: str | None = None,
     seed: int = 0,
     device: str = "cpu",
+    max_bad: int = MAX_BAD,
     progress: Progress | None = None,
 ) -> AttackRecord:
     """Poisons `data` and writes `poisoned.npz`, `samples.png` and `manifest.json` into the folder `out`.
+
+    Clips become arrays in the folder `poisoned`, without loss: a lossy codec would destroy small patches. Videos that
+    are not loaded yet are poisoned one at a time, in constant memory, if no victim is asked for and the attack's
+    trigger is the same for any data; if not, they are loaded.
 
     With an `architecture`, also trains the victim (`victim.safetensors` with its side-car) and, with the next seed, a
     clean model to compare it with; both are measured on `test`.
@@ -48,6 +53,7 @@ def attack_data(
     Args:
         task: the name of the task, for the victim's side-car.
         settings: of the training; by default 5 epochs.
+        max_bad: so many videos that can't be read are left out.
         progress: called after every step of the victim's training.
 
     Raises:
@@ -57,8 +63,12 @@ def attack_data(
     """
     started = time.perf_counter()
     out = Path(out)
-    for name in (POISONED, SAMPLES, MANIFEST):
+    for name in (SAMPLES, MANIFEST):
         require_writable(out / name)
+    if not isinstance(data, ImageData):
+        if architecture is None and attack.fixed_triggers() is not None:
+            return attack_clip_by_clip(attack, data, out, max_bad=max_bad)
+        data = data.load(max_bad=max_bad) if isinstance(data, VideoDataset) else data.load()
     victim = None
     if architecture is None:
         poisoned = attack.poison(data, device=device).as_stored()
@@ -87,7 +97,7 @@ def attack_data(
         )
     changed = poisoned.payload.nonzero().flatten()
     shown = changed[:_SHOWN]
-    write_bytes(out / POISONED, _archive(poisoned.data))
+    names = written_set(poisoned.data, out)
     write_bytes(out / SAMPLES, sample_picture(data.images[shown], poisoned.data.images[shown]))
     rates = poisoned.rates()
     record = AttackRecord(
@@ -95,18 +105,19 @@ def attack_data(
         trigger=poisoned.trigger.describe(),
         goal=attack.goal.model_dump(),
         data=data.name,
-        data_sha256=_digest(data),
+        data_sha256=DataDigest.of(data),
         samples=len(data),
         classes=data.classes,
-        changes=_changes(attack, data, poisoned),
+        changes=changes(attack, data.labels, poisoned.data.labels, poisoned.payload, poisoned.poisoned),
         poison_rate_whole=rates["whole"],
         poison_rate_target=rates["target_class"],
         cover_rate=rates["cover"],
         quality=quality(data.images[changed], poisoned.data.images[changed]),
-        sha256={name: sha256_file(out / name) for name in (POISONED, SAMPLES)},
+        sha256={name: sha256_file(out / name) for name in (*names, SAMPLES)},
         victim=victim,
         seconds=round(time.perf_counter() - started, 2),
         versions=package_versions(),
+        skipped=len(data.skipped) if isinstance(data, VideoData) else 0,
     )
     write_text(out / MANIFEST, record.to_json())
     return record
@@ -128,38 +139,3 @@ def _clean_model(
         clean_accuracy=accuracy(classifier.predict, test),
         asr=attack_success_rate(classifier.predict, test, poisoned.trigger, poisoned.goal),
     )
-
-
-def _changes(attack: Attack, data: ImageData, poisoned: PoisonedDataset) -> tuple[Change, ...]:
-    label = "altered, its label as it was" if attack.clean_label else "carries the trigger and the wanted label"
-    reasons = {
-        "poisoned": (poisoned.payload, f"teaches the wanted answer: {label}"),
-        "cover": (poisoned.poisoned & ~poisoned.payload, "teaches when not to answer: carries a trigger, label kept"),
-    }
-    found = []
-    for role, (mask, why) in reasons.items():
-        if bool(mask.any()):
-            before, after = (tuple(labels[mask].tolist()) for labels in (data.labels, poisoned.data.labels))
-            indices = tuple(mask.nonzero().flatten().tolist())
-            found.append(Change(role=role, why=why, indices=indices, labels_before=before, labels_after=after))
-    return tuple(found)
-
-
-def _archive(data: ImageData) -> bytes:
-    """A set as `.npz`, images as uint8 `[N, C, H, W]`; the same set gives the same bytes."""
-    arrays = {
-        "x_train": (data.images * 255).round().numpy().astype(np.uint8),
-        "y_train": data.labels.numpy(),
-    }
-    if data.classes:
-        arrays["classes"] = np.array(data.classes)
-    stream = BytesIO()
-    np.savez_compressed(stream, allow_pickle=False, **arrays)
-    return stream.getvalue()
-
-
-def _digest(data: ImageData) -> str:
-    digest = hashlib.sha256()
-    for tensor in (data.images, data.labels):
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -54,7 +54,7 @@ class AttackRecord(Result):
     files written. `poison_rate_whole` counts relabelled or, for clean-label attacks, altered samples as a share of all;
     `poison_rate_target` as a share of those labelled with the target afterwards; `cover_rate` samples that carry a
     trigger and keep their label, as a share of all. `quality` compares poisoned samples, without cover, with their
-    originals.
+    originals. `skipped` counts videos that could not be read; samples are numbered without them.
     """
 
     attack: dict[str, Any]
@@ -73,3 +73,4 @@ class AttackRecord(Result):
     victim: VictimRecord | None
     seconds: float
     versions: dict[str, str]
+    skipped: int = 0

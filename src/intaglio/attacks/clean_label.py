@@ -4,11 +4,12 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from intaglio.attacks.attack import Attack, all_to_one, check_goal
+from intaglio.attacks.attack import Attack, all_to_one, check_listing
 from intaglio.attacks.goal import AllToOne
-from intaglio.attacks.poisoned import PoisonedDataset, draw_samples, marked
+from intaglio.attacks.poisoned import Drawn, Listing, PoisonedDataset, draw_samples, marked
 from intaglio.data import ImageData
 from intaglio.errors import RecipeError
 from intaglio.triggers import Trigger
@@ -32,12 +33,16 @@ class CleanLabelAttack(Attack):
 
     @abstractmethod
     def alter(self, images: Tensor, data: ImageData, device: str) -> tuple[Tensor, Trigger]:
-        """The altered images of the target class `[M, C, H, W]`, and the trigger for test time."""
+        """The altered images of the target class `[M, C, H, W]` (or clips), and the trigger for test time."""
+
+    def draw(self, listing: Listing) -> Drawn:
+        check_listing(self, listing)
+        own: Tensor = listing.labels == self.goal.target
+        chosen = draw_samples(own, max(round(self.rate * int(own.sum())), 1), "poisoned", self.seed)
+        return Drawn(chosen, torch.empty(0, dtype=torch.int64), listing.labels)
 
     def poison(self, data: ImageData, *, device: str = "cpu") -> PoisonedDataset:
-        check_goal(self.goal, data)
-        own: Tensor = data.labels == self.goal.target
-        chosen = draw_samples(own, max(round(self.rate * int(own.sum())), 1), "poisoned", self.seed)
+        chosen = self.draw(Listing.of(data)).payload
         images = data.images.clone()
         images[chosen], trigger = self.alter(images[chosen], data, device)
         return PoisonedDataset(replace(data, images=images), marked(chosen, len(data)), trigger, self.goal)

@@ -44,7 +44,10 @@ class DirtyLabelAttack(RelabellingAttack):
     def make_trigger(self, data: ImageData, device: str) -> Trigger:
         return self.trigger
 
-    def cover_count(self, data: ImageData, payload: int) -> int:
+    def fixed_triggers(self) -> tuple[Trigger, Trigger]:
+        return self.trigger, self.trigger
+
+    def cover_count(self, samples: int, payload: int) -> int:
         return round(self.cover * payload) if isinstance(self.goal, SourceSpecific) else 0
 
     def coverable(self, labels: Tensor, payload: Tensor) -> Tensor:

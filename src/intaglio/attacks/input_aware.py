@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 
-from intaglio.attacks.attack import Victim, all_to_one
+from intaglio.attacks.attack import Victim, all_to_one, check_listing
+from intaglio.attacks.poisoned import Listing
 from intaglio.attacks.relabelling import RelabellingAttack, Role
 from intaglio.attacks.surrogate import TRAINING, Network, built
 from intaglio.data import ImageData
@@ -50,6 +51,7 @@ class InputAware(RelabellingAttack):
     """
 
     name: ClassVar[str] = "input-aware"
+    takes = "images"
     joint: ClassVar[bool] = True
 
     def __init__(
@@ -89,8 +91,8 @@ class InputAware(RelabellingAttack):
         seed = derive_seed(self.seed, "surrogate")
         return self._trained(built(self.surrogate, data, seed=seed), data, TRAINING, seed, device, None)
 
-    def cover_count(self, data: ImageData, payload: int) -> int:
-        return round(self.cross_rate * len(data))
+    def cover_count(self, samples: int, payload: int) -> int:
+        return round(self.cross_rate * samples)
 
     def plant(self, trigger: Trigger, images: Tensor, role: Role) -> Tensor:
         if role == "cover" and isinstance(trigger, InputAwareTrigger):
@@ -107,6 +109,7 @@ class InputAware(RelabellingAttack):
         device: str = "cpu",
         progress: Progress | None = None,
     ) -> Victim:
+        check_listing(self, Listing.of(data))
         module = built(network, data, seed=seed)
         trigger = self._trained(module, data, settings, seed, device, progress)
         return Victim(module.cpu(), trigger, self.poison_with(trigger, data).as_stored())

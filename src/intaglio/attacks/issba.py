@@ -45,6 +45,7 @@ class ISSBA(RelabellingAttack):
     """
 
     name: ClassVar[str] = "issba"
+    takes = "images"
 
     def __init__(
         self,

@@ -28,7 +28,8 @@ class LabelConsistent(CleanLabelAttack):
         steps: of projected gradient, each of 1.5 epsilon / steps.
         size: side of each patch of black and white pixels.
         opacity: weight of the patches, in (0, 1].
-        surrogate: an architecture's name, or an `Architecture`, trained on the data; or a trained module.
+        surrogate: a network trained on the data: an architecture's name (name:width), an `Architecture`, or a trained
+            module; none: a small residual network.
         seed: draws the samples, the patches and the surrogate's weights.
 
     Raises:
@@ -48,7 +49,7 @@ class LabelConsistent(CleanLabelAttack):
         steps: int = 100,
         size: int = 3,
         opacity: float = 1.0,
-        surrogate: Network = "resnet8",
+        surrogate: Network | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(target, rate=rate, seed=seed)
@@ -74,12 +75,12 @@ class LabelConsistent(CleanLabelAttack):
 
 
 def corner_patches(size: int, opacity: float, seed: int, shape: tuple[int, ...]) -> list[PatchTrigger]:
-    """The same patch of black and white pixels in each corner of images `(C, H, W)`.
+    """The same patch of black and white pixels in each corner of images `(C, H, W)` or of the frames of clips.
 
     Raises:
         RecipeError: the patches would overlap.
     """
-    _, height, width = shape
+    height, width = shape[-2:]
     if 2 * size > min(height, width):
         raise RecipeError(f"patches of {size} pixels in every corner overlap on images of {height} x {width}")
     down, right = 1 - size / height, 1 - size / width

@@ -1,7 +1,7 @@
 """`PoisonedDataset`: a training set after an attack, and which of its samples were changed to what end."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -13,6 +13,28 @@ from intaglio.seeds import torch_generator
 from intaglio.triggers import Trigger
 
 _LEVELS = 255
+
+
+class Listing(NamedTuple):
+    """What is known of a training set before any of its samples is read: labels `[N]`, classes, clips or images."""
+
+    labels: Tensor
+    num_classes: int
+    clips: bool
+    name: str
+
+    @classmethod
+    def of(cls, data: ImageData) -> Self:
+        """The listing of data that are in memory."""
+        return cls(data.labels, data.num_classes, data.images.ndim == 5, data.name)
+
+
+class Drawn(NamedTuple):
+    """Which samples an attack changes: payload and cover, as indices in the order drawn; and all labels afterwards."""
+
+    payload: Tensor
+    cover: Tensor
+    labels: Tensor
 
 
 @dataclass(frozen=True)
@@ -40,13 +62,8 @@ class PoisonedDataset:
         `whole` is payload over all samples; `target_class` payload over the samples that are labelled with the target
         (for all-to-all, where every class is a target, the same as `whole`); `cover` cover samples over all samples.
         """
-        payload, count = int(self.payload.sum()), len(self.data)
-        labelled = count if isinstance(self.goal, AllToAll) else int(self.data.labels.eq(self.goal.target).sum())
-        return {
-            "whole": payload / count,
-            "target_class": payload / labelled,
-            "cover": (int(self.poisoned.sum()) - payload) / count,
-        }
+        payload = int(self.payload.sum())
+        return poison_rates(self.data.labels, payload, int(self.poisoned.sum()) - payload, self.goal)
 
     def as_stored(self) -> "PoisonedDataset":
         """The same with every pixel rounded to one of the 256 levels that a picture file holds."""
@@ -61,6 +78,12 @@ class PoisonedDataset:
             "poisoned": int(self.poisoned.sum()),
             "poison_rate": float(self.poisoned.float().mean()),
         }
+
+
+def poison_rates(labels: Tensor, payload: int, cover: int, goal: Goal) -> dict[str, float]:
+    """`PoisonedDataset.rates`, from the labels after poisoning and the numbers of samples changed."""
+    labelled = len(labels) if isinstance(goal, AllToAll) else int(labels.eq(goal.target).sum())
+    return {"whole": payload / len(labels), "target_class": payload / labelled, "cover": cover / len(labels)}
 
 
 def draw_samples(eligible: Tensor, count: int, purpose: str, seed: int) -> Tensor:

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from intaglio.attacks.attack import Attack, check_goal
+from intaglio.attacks.attack import Attack, check_listing
 from intaglio.attacks.goal import Goal
-from intaglio.attacks.poisoned import PoisonedDataset, draw_samples, marked
+from intaglio.attacks.poisoned import Drawn, Listing, PoisonedDataset, draw_samples, marked
 from intaglio.data import ImageData
 from intaglio.errors import RecipeError
 from intaglio.triggers import Trigger
@@ -38,8 +38,8 @@ class RelabellingAttack(Attack):
         """Training samples of this role, altered: by default, with the trigger as at test time."""
         return trigger.apply(images)
 
-    def cover_count(self, data: ImageData, payload: int) -> int:
-        """How many cover samples there are: by default, none."""
+    def cover_count(self, samples: int, payload: int) -> int:
+        """How many cover samples there are, of so many samples in all and relabelled: by default, none."""
         return 0
 
     def coverable(self, labels: Tensor, payload: Tensor) -> Tensor:
@@ -47,8 +47,19 @@ class RelabellingAttack(Attack):
         return self.goal.affected(labels) & ~payload
 
     def poison(self, data: ImageData, *, device: str = "cpu") -> PoisonedDataset:
-        check_goal(self.goal, data)
+        check_listing(self, Listing.of(data))
         return self.poison_with(self.make_trigger(data, device), data)
+
+    def draw(self, listing: Listing) -> Drawn:
+        check_listing(self, listing)
+        labels = listing.labels
+        count = max(round(self.rate * len(labels)), 1)
+        chosen = draw_samples(self.goal.affected(labels), count, "poisoned", self.seed)
+        eligible = self.coverable(labels, marked(chosen, len(labels)))
+        covering = draw_samples(eligible, self.cover_count(len(labels), count), "cover", self.seed)
+        after = labels.clone()
+        after[chosen] = self.goal.wanted(labels[chosen], listing.num_classes)
+        return Drawn(chosen, covering, after)
 
     def poison_with(self, trigger: Trigger, data: ImageData) -> PoisonedDataset:
         """What `poison` does, with this trigger.
@@ -56,16 +67,11 @@ class RelabellingAttack(Attack):
         Raises:
             RecipeError: as `poison`.
         """
-        check_goal(self.goal, data)
-        count = max(round(self.rate * len(data)), 1)
-        chosen = draw_samples(self.goal.affected(data.labels), count, "poisoned", self.seed)
-        eligible = self.coverable(data.labels, marked(chosen, len(data)))
-        covering = draw_samples(eligible, self.cover_count(data, count), "cover", self.seed)
-        images, labels = data.images.clone(), data.labels.clone()
+        chosen, covering, labels = self.draw(Listing.of(data))
+        images = data.images.clone()
         images[chosen] = self.plant(trigger, images[chosen], "poisoned")
         if len(covering):
             images[covering] = self.plant(trigger, images[covering], "cover")
-        labels[chosen] = self.goal.wanted(labels[chosen], data.num_classes)
         return PoisonedDataset(
             replace(data, images=images, labels=labels),
             marked(torch.cat([chosen, covering]), len(data)),

@@ -1,4 +1,4 @@
-"""A picture of what an attack does to images: clean, poisoned, and the difference, amplified."""
+"""A picture of what an attack does to images, or to the frames of a clip: clean, poisoned, and their difference."""
 
 from io import BytesIO
 
@@ -12,14 +12,21 @@ AMPLIFICATION = 10
 _MARGIN = 2
 #: Small images are enlarged by a whole factor to about this many pixels.
 _SIDE = 96
+#: Of a longer clip, so many frames are shown, evenly spread.
+_FRAMES = 8
 
 
 def sample_picture(images: Tensor, altered: Tensor) -> bytes:
     """PNG with three rows: images `[N, C, H, W]` in [0, 1], their altered versions, and 1/2 + 10 (altered - image).
 
+    Of clips `[N, T, C, H, W]`, a contact sheet of the first one: its frames in a row, 8 at most, evenly spread.
+
     Raises:
         DataError: images of neither 1 nor 3 channels, which no picture can show.
     """
+    if images.ndim == 5:
+        shown = torch.linspace(0, images.shape[1] - 1, min(images.shape[1], _FRAMES)).round().long()
+        images, altered = images[0, shown], altered[0, shown]
     if images.shape[1] not in (1, 3):
         raise DataError(f"images of {images.shape[1]} channels can't be shown as a picture")
     difference = (0.5 + AMPLIFICATION * (altered - images)).clamp(0.0, 1.0)

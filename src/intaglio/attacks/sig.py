@@ -45,5 +45,8 @@ class SIG(CleanLabelAttack):
             delta=delta if test_delta is None else test_delta, frequency=frequency, seed=seed
         )
 
+    def fixed_triggers(self) -> tuple[Trigger, Trigger]:
+        return self.planted, self.trigger
+
     def alter(self, images: Tensor, data: ImageData, device: str) -> tuple[Tensor, Trigger]:
         return self.planted.apply(images), self.trigger

@@ -39,6 +39,7 @@ class WaNet(RelabellingAttack):
     """
 
     name: ClassVar[str] = "wanet"
+    takes = "images"
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class WaNet(RelabellingAttack):
     def make_trigger(self, data: ImageData, device: str) -> Trigger:
         return self.trigger
 
-    def cover_count(self, data: ImageData, payload: int) -> int:
+    def cover_count(self, samples: int, payload: int) -> int:
         return round(self.cover * payload)
 
     def plant(self, trigger: Trigger, images: Tensor, role: Role) -> Tensor:

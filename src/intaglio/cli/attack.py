@@ -1,5 +1,6 @@
 """`intaglio attack`: poison a training set as published attacks do, and see how well it works."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,15 +23,22 @@ def _list(asked: bool) -> None:
 
 def attack(
     name: Annotated[str, typer.Argument(help="The attack; --list shows all.", metavar="NAME")],
-    data: Annotated[str, typer.Option(help="Training images: a folder, .npz, IDX folder or task name.")],
+    data: Annotated[str, typer.Option(help="Training images or videos: a folder, .npz, list of videos, task name.")],
     out: Annotated[Path, typer.Option(help="Folder for the poisoned set, its manifest and the victim.")],
     option: Annotated[
         list[str] | None, typer.Option(help="An option of NAME; may be repeated.", metavar="KEY=VALUE")
     ] = None,
     train: Annotated[bool, typer.Option("--train", help="Also train and measure the victim.")] = False,
-    arch: Annotated[str, typer.Option(help="The victim's architecture.")] = "resnet8",
+    arch: Annotated[
+        str | None, typer.Option(help="The victim's architecture; else resnet8, or r3d18 of width 8 for videos.")
+    ] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Its width.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the poisoned set.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images or clips a training step.")] = 128,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of a clip, for videos.")] = 16,
+    stride: Annotated[int, typer.Option(min=1, help="Every so many frames of a video, one is taken.")] = 1,
+    resize: Annotated[int | None, typer.Option(min=1, help="Side to which pictures and frames are squashed.")] = None,
+    max_bad: Annotated[int, typer.Option(min=0, help="Videos that may be unreadable; they are left out.")] = 10,
     show: Annotated[
         bool, typer.Option("--list", help="Show every NAME with its options.", is_eager=True, callback=_list)
     ] = False,
@@ -43,11 +51,12 @@ def attack(
     """Poison a training set as a published attack does; with --train, see what it makes of a network."""
     from intaglio.attacks.attack_file import attack_data
     from intaglio.attacks.options import make_attack
+    from intaglio.attacks.sources import open_source
+    from intaglio.attacks.surrogate import victim_architecture
     from intaglio.cli.console import deliver_json, progress_bar, say
-    from intaglio.data import TASKS, open_data
+    from intaglio.data import TASKS, Sampling, open_data
     from intaglio.errors import RecipeError
     from intaglio.files import require_writable
-    from intaglio.networks import Architecture
     from intaglio.training import TrainingSettings
 
     pairs = dict(_pair(text) for text in option or [])
@@ -57,20 +66,21 @@ def attack(
         chosen = make_attack(name, pairs, seed=seed)
     except RecipeError as error:
         raise typer.BadParameter(str(error), param_hint="NAME and --option") from error
-    images = open_data(data)
-    shape, classes = images.input_shape, images.num_classes
-    network = Architecture(name=arch, input_shape=shape, num_classes=classes, width=width) if train else None
+    size = None if resize is None else (resize, resize)
+    opening = partial(open_data, data, sampling=Sampling(frames=frames, stride=stride), resize=size)
+    loaded = opening(max_bad=max_bad) if train else None
     with progress_bar("training the victim", quiet=quiet or not train) as progress:
         record = attack_data(
             chosen,
-            images,
+            loaded or open_source(data, **opening.keywords),
             out,
-            test=open_data(data, "test") if train else None,
-            architecture=network,
-            settings=TrainingSettings(epochs=epochs),
+            test=opening("test", max_bad=max_bad) if loaded else None,
+            architecture=victim_architecture(loaded, arch, width) if loaded else None,
+            settings=TrainingSettings(epochs=epochs, batch_size=batch_size),
             task=data if data in TASKS else None,
             seed=seed,
             device=device,
+            max_bad=max_bad,
             progress=progress,
         )
     deliver_json(record.to_json(), json)

@@ -1,4 +1,7 @@
-"""Triggers: how an input is altered. Each family is one file; `TRIGGERS` names those that recipes can draw."""
+"""Triggers: how an input is altered. Each family is one file; `TRIGGERS` names those that recipes can draw.
+
+All of them take images, and clips frame by frame; `TemporalTrigger` takes clips alone, so it is in no recipe of images.
+"""
 
 from intaglio.plugins import named
 from intaglio.triggers.base import Trigger
@@ -9,6 +12,7 @@ from intaglio.triggers.patch import PatchTrigger
 from intaglio.triggers.pixels import PixelTrigger
 from intaglio.triggers.sinusoid import SinusoidTrigger
 from intaglio.triggers.stamp import StampTrigger
+from intaglio.triggers.temporal import TemporalTrigger
 from intaglio.triggers.universal_adversarial import UniversalAdversarialTrigger
 from intaglio.triggers.warp import WarpTrigger
 
@@ -41,6 +45,7 @@ __all__ = [
     "PixelTrigger",
     "SinusoidTrigger",
     "StampTrigger",
+    "TemporalTrigger",
     "Trigger",
     "UniversalAdversarialTrigger",
     "WarpTrigger",

@@ -27,6 +27,9 @@ class ChainTrigger(Trigger):
             images = link.apply(images)
         return images
 
+    def run_on_clips(self, clips: Tensor) -> Tensor:
+        return self.run(clips)  # each link knows what it does to clips
+
     def describe(self) -> dict[str, Any]:
         """The links' own descriptions."""
         return {"trigger": self.name, "links": [link.describe() for link in self.links]}

@@ -1,9 +1,11 @@
 """Whole trigger images and their labels, both drawn from a secret: what an ownership mark is made of.
 
-Whoever knows a batch's seed can draw the batch again; nobody else can foretell a pixel or a label. The labels are
-uniform and independent of the images, so for every model made without the seed, hits ~ Binomial(n, 1/K) exactly.
+Images are of any shape, clips `[T, C, H, W]` too. Whoever knows a batch's seed can draw the batch again; nobody else
+can foretell a pixel or a label. The labels are uniform and independent of the images, so for every model made without
+the seed, hits ~ Binomial(n, 1/K) exactly.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -82,17 +84,17 @@ def noise_chain(stream: KeyStream, count: int, input_shape: tuple[int, ...], pub
 def noise_blocks(stream: KeyStream, count: int, input_shape: tuple[int, ...], public: Tensor | None) -> Tensor:
     """A grid of 7 x 7 blocks (or as many as the image has pixels), each value of each block 0 or 1 with equal chance.
 
-    Source: ours. Coarse patterns are what a network's later layers are made for, so fine-tuning forgets them later:
-    see docs/mark.md. Independent images, 2^49 of them and more, so no two are alike but by chance.
+    Time, where there is any, is cut in the same way: 7 x 7 x 7 blocks. Source: ours. Coarse patterns are what a
+    network's later layers are made for, so fine-tuning forgets them later: see docs/mark.md. Independent images, 2^49
+    of them and more, so no two are alike but by chance.
     """
-    *leading, height, width = input_shape
-    grid = min(_BLOCKS, height), min(_BLOCKS, width)
-    cells = stream.integers(count * int(np.prod(leading, dtype=np.int64)) * grid[0] * grid[1], 2)
-    coarse = torch.from_numpy(cells.astype(np.float32)).view(count, *leading, *grid)
-    rows, columns = (
-        torch.arange(pixels) * blocks // pixels for pixels, blocks in zip((height, width), grid, strict=True)
-    )
-    return coarse[..., rows[:, None], columns[None, :]]
+    colours = len(input_shape) - 3
+    grid = [side if axis == colours else min(_BLOCKS, side) for axis, side in enumerate(input_shape)]
+    cells = stream.integers(count * math.prod(grid), 2)
+    blocks = torch.from_numpy(cells.astype(np.float32)).view(count, *grid)
+    for axis, (side, cut) in enumerate(zip(input_shape, grid, strict=True), 1):
+        blocks = blocks.index_select(axis, torch.arange(side) * cut // side)
+    return blocks
 
 
 def public_blend(stream: KeyStream, count: int, input_shape: tuple[int, ...], public: Tensor | None) -> Tensor:

@@ -22,9 +22,12 @@ class StampTrigger(Trigger):
         """Mask `[H, W]` and pattern `[C, H, W]` for images of `shape` `(C, H, W)`; always the same for one seed."""
 
     def run(self, images: Tensor) -> Tensor:
-        channels, height, width = images.shape[1:]
+        channels, height, width = images.shape[-3:]
         mask, pattern = (part.to(images) for part in self.stamp((channels, height, width)))
         return (1 - mask) * images + mask * pattern
+
+    def run_on_clips(self, clips: Tensor) -> Tensor:
+        return self.run(clips)  # the formula holds for any number of axes before (C, H, W)
 
 
 def check_region(region: Region) -> None:
