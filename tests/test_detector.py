@@ -141,7 +141,7 @@ def test_a_detector_must_write_run() -> None:
 # --- the one-pixel detector ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 5, 5), (3, 1, 1)])
+@pytest.mark.parametrize("shape", [(2, 3, 1, 1), (3, 1, 1)])
 def test_inputs_without_places_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(RecipeError, match="one-pixel-signature needs images of some pixels"):
         OnePixelSignature().inspect(random_model(shape, 3))
@@ -212,7 +212,7 @@ def test_evidence_is_sorted_and_points_at_the_peak() -> None:
     effect = torch.zeros(3, 6, 6)
     for index, (row, column) in enumerate([(0, 0), (2, 3), (5, 5)]):
         effect[index, row, column] = 9.0
-    known = SimpleNamespace(responses=SimpleNamespace(effect=effect), targets=torch.tensor([2, 0, 1]))
+    known = SimpleNamespace(responses=SimpleNamespace(effect=effect), targets=torch.tensor([2, 0, 1]), frames=None)
     measurement = cast(Measurement, known)
     evidence = class_evidence(measurement, torch.tensor([0.1, 0.9, 0.5]), (1, 6, 6))
     assert [entry.index for entry in evidence] == [0, 1, 2]

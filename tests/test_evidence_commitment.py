@@ -454,7 +454,7 @@ def test_a_machine_that_draws_otherwise_says_so(monkeypatch: pytest.MonkeyPatch)
 def test_only_pictures_are_disclosed() -> None:
     commitment = signed().commitment
     shown = opened()
-    for shape in ((2, 6, 6), (4, 1, 6, 6)):
+    for shape in ((2, 6, 6), (4, 2, 6, 6)):
         odd = commitment.model_copy(update={"input_shape": shape})
         with pytest.raises(EvidenceError, match=re.escape("only grey and RGB images [1 or 3, H, W] can be disclosed")):
             disclose(OWNER, odd, 0)

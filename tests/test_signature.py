@@ -12,7 +12,8 @@ from torch import nn
 from intaglio.classifiers import Access, CallableClassifier, Classifier, TorchClassifier
 from intaglio.errors import ClassifierError, DataError, IntaglioError, RecipeError
 from intaglio.scan import one_pixel_responses, one_pixel_signature, signature, signature_maps
-from intaglio.scan.signature import VARIANTS, base_images, pixel_values, resolve_grid
+from intaglio.scan.places import Places, resolve_grid
+from intaglio.scan.signature import VARIANTS, base_images, pixel_values
 from naive_signature import naive_signature
 from scan_models import counted, noise, random_model
 
@@ -143,7 +144,7 @@ def test_values_may_differ_from_place_to_place() -> None:
 @settings(max_examples=40, deadline=None)
 def test_blocks_cover_every_pixel_once(height: int, width: int, data: st.DataObject) -> None:
     grid = (data.draw(st.integers(1, height)), data.draw(st.integers(1, width)))
-    places = signature._Places((1, height, width), grid, 1)
+    places = Places((1, height, width), grid, 1)
     masks = places.masks(0, len(places))
     assert masks.shape == (grid[0] * grid[1], 1, height, width)
     assert bool((masks.sum(0) == 1).all())
@@ -153,7 +154,7 @@ def test_blocks_cover_every_pixel_once(height: int, width: int, data: st.DataObj
 
 
 def test_large_squares_are_cut_at_the_border() -> None:
-    masks = signature._Places((1, 5, 6), None, 3).masks(0, 30)
+    masks = Places((1, 5, 6), None, 3).masks(0, 30)
     sizes = masks.flatten(1).sum(1).view(5, 6)
     assert sizes.tolist() == [[4, 6, 6, 6, 6, 4], *[[6, 9, 9, 9, 9, 6]] * 3, [4, 6, 6, 6, 6, 4]]
 
@@ -224,8 +225,8 @@ def test_labels_alone_are_not_enough() -> None:
         one_pixel_signature(labels)
 
 
-def test_videos_and_bases_of_other_sizes_are_refused() -> None:
-    with pytest.raises(RecipeError, match=r"needs images \(C, H, W\)"):
-        one_pixel_signature(random_model((2, 1, 4, 4), 3), ("grey",))
+def test_frames_of_images_and_bases_of_other_sizes_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"only clips \(T, C, H, W\) have frames"):
+        one_pixel_signature(random_model((1, 4, 4), 3), ("grey",), frames="each")
     with pytest.raises(RecipeError, match="expected a base image"):
         one_pixel_responses(random_model((1, 4, 4), 3), torch.zeros(1, 4, 5), pixel_values(1))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from intaglio.classifiers import Access, CallableClassifier, TorchClassifier
 from intaglio.data import ImageData
-from intaglio.errors import ClassifierError, DataError, ModelError, RecipeError
+from intaglio.errors import ClassifierError, DataError, ModelError
 from intaglio.networks import Architecture
 from intaglio.scan.ban import BAN, Noise, noisy, noisy_layers
 from intaglio.scan.detector import Request
@@ -221,12 +221,6 @@ def test_an_ascent_stays_within_radius_and_bounds_and_raises_confidence() -> Non
     assert 0 <= float(moved.min()) <= float(moved.max()) <= 1
     before, after = (classifier.log_probs(batch).amax(dim=1) for batch in (images, moved))
     assert bool((after > before).all())
-
-
-def test_trodo_knows_no_videos() -> None:
-    module = nn.Sequential(nn.Flatten(), nn.Linear(2 * 144, 3))
-    with pytest.raises(RecipeError, match="images"):
-        TRODO().inspect(TorchClassifier(module, input_shape=(2, *SHAPE), num_classes=3))
 
 
 def test_standing_out_by_hand() -> None:

@@ -33,8 +33,7 @@ def architecture_of(classifier: Classifier, given: str | Architecture | None = N
     if isinstance(given, Architecture):
         return given
     if isinstance(given, str):
-        channels, height, width = classifier.input_shape[-3:]
-        return Architecture(name=given, input_shape=(channels, height, width), num_classes=classifier.num_classes)
+        return Architecture(name=given, input_shape=classifier.input_shape, num_classes=classifier.num_classes)
     path = Path(classifier.source)
     sidecar = find_sidecar(path) if path.is_file() else None
     if sidecar is None or sidecar.architecture is None:

@@ -130,6 +130,8 @@ def _input_shape(
         raise ModelError(f"{name}: doesn't state its input size ({stated}): give input_shape")
     if preprocessing.layout == "NCHW" and sides[-3] > 4 and sides[-1] in (1, 3, 4):
         raise ModelError(f"{name}: inputs {stated} look like channels last: give a preprocessing with layout NHWC")
+    if preprocessing.layout == "NCHW" and len(sides) == 4 and sides[0] in (1, 3) and sides[1] not in (1, 3, 4):
+        raise ModelError(f"{name}: inputs {stated} look like channels before time: give a preprocessing with NCTHW")
     return preprocessing.raw_shape(sides)
 
 

@@ -228,10 +228,7 @@ def _architecture(path: Path, request: _Request, given: str | Architecture) -> A
     if isinstance(given, Architecture):
         return given
     shape, count = request.shapes(str(path))
-    if len(shape) != 3:
-        raise ModelError(f"{path}: architecture '{given}' takes images (C, H, W), got {shape}")
-    channels, height, width = shape
-    return Architecture(name=given, input_shape=(channels, height, width), num_classes=count)
+    return Architecture(name=given, input_shape=shape, num_classes=count)
 
 
 def _from_module(module: nn.Module, request: _Request, source: str) -> Classifier:

@@ -19,7 +19,8 @@ class Preprocessing(BaseModel):
     models are `mean=(.485, .456, .406), std=(.229, .224, .225)`.
 
     `resize` is `(H, W)`, antialiased bilinear; `channel_order` is what the model expects (raw images are RGB);
-    `layout` puts channels before or after the spatial axes.
+    `layout` puts channels before or after the spatial axes, or, for videos, before time (NCTHW); videos of the other
+    layouts are NTCHW and NTHWC.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,7 +30,7 @@ class Preprocessing(BaseModel):
     mean: tuple[Finite, ...] = ()
     std: tuple[Finite, ...] = ()
     channel_order: Literal["rgb", "bgr"] = "rgb"
-    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    layout: Literal["NCHW", "NHWC", "NCTHW"] = "NCHW"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -49,12 +50,16 @@ class Preprocessing(BaseModel):
                 return f"preprocessing {name} has {len(values)} values, but images have {channels} channels"
         if self.channel_order == "bgr" and channels != 3:
             return f"channel order bgr needs 3 channels, but images have {channels}"
+        if self.layout == "NCTHW" and len(input_shape) != 4:
+            return f"layout NCTHW is one of videos (T, C, H, W), but inputs are {input_shape}"
         return None
 
     def model_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of one image as the model sees it, for a raw `input_shape`."""
         *leading, channels, height, width = input_shape
         height, width = self.resize or (height, width)
+        if self.layout == "NCTHW":
+            return (channels, *leading, height, width)
         spatial = (channels, height, width) if self.layout == "NCHW" else (height, width, channels)
         return (*leading, *spatial)
 
@@ -62,6 +67,9 @@ class Preprocessing(BaseModel):
         """The inverse of `model_shape`; with `resize`, raw images are taken to be of that size already."""
         if self.layout == "NCHW":
             return model_shape
+        if self.layout == "NCTHW":
+            first, *leading = model_shape
+            return (*leading[:-2], first, *leading[-2:])
         *leading, height, width, channels = model_shape
         return (*leading, channels, height, width)
 
@@ -78,7 +86,7 @@ class Preprocessing(BaseModel):
             images = images - _per_channel(self.mean, images)
         if any(value != 1.0 for value in self.std):
             images = images / _per_channel(self.std, images)
-        return images if self.layout == "NCHW" else images.movedim(-3, -1)
+        return images if self.layout == "NCHW" else images.movedim(-3, -1 if self.layout == "NHWC" else 1)
 
 
 def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:

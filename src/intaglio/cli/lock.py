@@ -23,13 +23,15 @@ LockFolder = Annotated[
     Path, typer.Option("--lock", envvar="INTAGLIO_LOCK", metavar="DIR", help="The folder that `lock train` wrote.")
 ]
 UserName = Annotated[str, typer.Option("--user", metavar="NAME", help="Whose key it is.")]
-Images = Annotated[list[Path], typer.Argument(help="Pictures, .npy arrays, or folders of them.", metavar="IMAGE...")]
+Images = Annotated[
+    list[Path], typer.Argument(help="Pictures or frames, .npy or .npz arrays, or folders of them.", metavar="IMAGE...")
+]
 
 
 @lock_app.command()
 def train(
     model: Annotated[str, typer.Argument(help="A .safetensors or .pt file, or module:factory.", metavar="MODEL")],
-    data: Annotated[str, typer.Option(help="Training images: a folder, .npz, IDX folder or task name.")],
+    data: Annotated[str, typer.Option(help="Training images or videos: a folder, .npz, IDX folder or task name.")],
     key: KeyFile,
     out: Annotated[Path, typer.Option(help="Folder for the locked model, the key network and the list of users.")],
     mislabel: Annotated[
@@ -57,8 +59,9 @@ def train(
     """Lock a copy of MODEL. Exit code 0: it tells nothing without a key, 1: it leaks (see the table)."""
     from pydantic import ValidationError
 
+    from intaglio.classifiers.derived import with_weights
     from intaglio.cli.console import progress_bar
-    from intaglio.data import open_data
+    from intaglio.data.opening import open_data_for
     from intaglio.files import require_writable
     from intaglio.lock import LockSettings
     from intaglio.lock.lock_file import lock_file
@@ -69,16 +72,15 @@ def train(
         settings = LockSettings(mislabel=mislabel, steps=steps, psnr=psnr)
     except ValidationError as error:
         raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--psnr") from error
-    classifier = open_model(model, arch, input_shape, classes, preprocess, device)
+    classifier = with_weights(open_model(model, arch, input_shape, classes, preprocess, device))  # before any data
     owner = read_key(key, passphrase_file)
-    channels = classifier.input_shape[0]
     with progress_bar(f"locking {classifier.source}", quiet=quiet) as progress:
         written = lock_file(
             classifier,
-            open_data(data, "train", channels=channels),
+            open_data_for(classifier.input_shape, data, "train"),
             owner,
             out,
-            test=open_data(data, "test", channels=channels),
+            test=open_data_for(classifier.input_shape, data, "test"),
             architecture=arch,
             onnx=onnx,
             encrypt=encrypt,
@@ -112,7 +114,7 @@ def issue(
     if out is None or user not in opened.users:
         opened.users.issue(user)
     if out is not None:
-        export_key(opened.user_key(user), out, input_shape=opened.input_shape)
+        export_key(opened.user_key(user), out, input_shape=opened.frame_shape)
     deliver_json(opened.users.to_json(), json)
     where = f"; {out} is the key network: it keys images without the owner's key" if out is not None else ""
     say(f"{user}: key issued{where}", quiet=quiet, json_to_stdout=json == "-")
@@ -179,7 +181,7 @@ def apply(
             raise typer.BadParameter("needed: --user, --lock and --key, or --key-network alone", param_hint="--user")
         opened = _open(lock, key, passphrase_file)
         opened.users.active(user)
-        written = key_files(images, out, opened.input_shape, lambda batch: opened.apply(batch, user=user))
+        written = key_files(images, out, opened.frame_shape, lambda batch: opened.apply(batch, user=user))
     deliver_json(dumps({"written": [str(path) for path in written]}, indent=1) + "\n", json)
     say(f"{out}: {len(written)} files keyed", quiet=quiet, json_to_stdout=json == "-")
     return 0
@@ -200,11 +202,11 @@ def trace(
     import torch
 
     from intaglio.cli.console import deliver_json, say
-    from intaglio.lock.keyed_files import gather, read_images
+    from intaglio.lock.keyed_files import gather, read_all
 
     opened = _open(lock, key, passphrase_file)
     paths = [path for path, _ in gather(images)]
-    parts = [read_images(path, opened.input_shape) for path in paths]
+    parts = read_all(paths, opened.frame_shape)
     found = opened.trace(torch.cat(parts), alpha=alpha)
     deliver_json(found.to_json(), json)
     names = [str(path) for path, part in zip(paths, parts, strict=True) for _ in part]
@@ -220,7 +222,7 @@ def trace(
 @lock_app.command()
 def check(
     model: Annotated[str, typer.Argument(help="The locked model: any model file, or a .sealed one.", metavar="MODEL")],
-    data: Annotated[str, typer.Option(help="Test images: a folder, .npz, IDX folder or task name.")],
+    data: Annotated[str, typer.Option(help="Test images or videos: a folder, .npz, IDX folder or task name.")],
     lock: LockFolder,
     key: KeyFile,
     passphrase_file: PassphraseFile = None,
@@ -235,20 +237,20 @@ def check(
     debug: Debug = False,
 ) -> int:
     """Measure what MODEL gives away without a key. Exit code 0: within 2 points of chance, 1: it leaks."""
-    from intaglio.data import open_data
+    from intaglio.data.opening import open_data_for
     from intaglio.lock import Lock, check_lock
 
     owner = read_key(key, passphrase_file)
     classifier = _open_locked(model, owner, arch, input_shape, classes, preprocess, device)
     opened = Lock.open(lock, owner)
-    images = open_data(data, "test", channels=classifier.input_shape[0])
+    images = open_data_for(classifier.input_shape, data, "test")
     return _show(check_lock(classifier, opened, images, seed=seed), json, quiet, f"{classifier.source}: checked")
 
 
 @lock_app.command()
 def picture(
     model: Annotated[str, typer.Argument(help="The locked model: any model file, or a .sealed one.", metavar="MODEL")],
-    data: Annotated[str, typer.Option(help="Test images: a folder, .npz, IDX folder or task name.")],
+    data: Annotated[str, typer.Option(help="Test images or videos: a folder, .npz, IDX folder or task name.")],
     user: UserName,
     lock: LockFolder,
     key: KeyFile,
@@ -265,7 +267,8 @@ def picture(
 ) -> int:
     """Draw what a lock does: original, keyed image, their difference made visible, and MODEL's answers to both."""
     from intaglio.cli.console import say
-    from intaglio.data import classes_in_turn, open_data
+    from intaglio.data import classes_in_turn
+    from intaglio.data.opening import open_data_for
     from intaglio.files import write_bytes
     from intaglio.lock import Lock, lock_picture
 
@@ -273,7 +276,7 @@ def picture(
     classifier = _open_locked(model, owner, arch, input_shape, classes, preprocess, device)
     opened = Lock.open(lock, owner)
     opened.users.active(user)
-    images = open_data(data, "test", channels=classifier.input_shape[0])
+    images = open_data_for(classifier.input_shape, data, "test")
     shown = images.take(classes_in_turn(images.labels)[:count])
     names = classifier.classes or images.classes
     write_bytes(out, lock_picture(classifier, opened, shown.images, shown.labels, user=user, names=names))

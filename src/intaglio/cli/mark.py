@@ -31,7 +31,7 @@ RegistryPlace = Annotated[
 @mark_app.command()
 def embed(
     model: Annotated[str, typer.Argument(help="A .safetensors or .pt file, or module:factory.", metavar="MODEL")],
-    data: Annotated[str, typer.Option(help="Training images: a folder, .npz, IDX folder or task name.")],
+    data: Annotated[str, typer.Option(help="Training images or videos: a folder, .npz, IDX folder or task name.")],
     key: KeyFile,
     out: Annotated[Path, typer.Option(help="Folder for the marked model, its commitment and fidelity report.")],
     scheme: Annotated[
@@ -66,8 +66,9 @@ def embed(
     debug: Debug = False,
 ) -> int:
     """Embed a mark in a copy of MODEL; write the copy, the signed commitment and the fidelity report to --out."""
+    from intaglio.classifiers.derived import with_weights
     from intaglio.cli.console import deliver_json, progress_bar, say
-    from intaglio.data import open_data
+    from intaglio.data.opening import open_data_for
     from intaglio.evidence.commitment import DecisionRule
     from intaglio.evidence.registry import Registry
     from intaglio.files import require_writable
@@ -79,20 +80,20 @@ def embed(
     if json not in (None, "-"):
         require_writable(json)
     require_writable(out / MODEL)
-    classifier = open_model(model, arch, input_shape, classes, preprocess, device)
+    classifier = with_weights(open_model(model, arch, input_shape, classes, preprocess, device))  # before any data
     owner = read_key(key, passphrase_file)
     if registry is not None:
         Registry.open(registry).close()  # one that is locked, or of a newer version, is refused before the work
-    channels = classifier.input_shape[-3]
+    shape = classifier.input_shape
     with progress_bar(f"marking {classifier.source}", quiet=quiet) as progress:
         commitment, fidelity = mark_file(
             classifier,
-            open_data(data, "train", channels=channels),
+            open_data_for(shape, data, "train"),
             owner,
             out,
-            test=open_data(data, "test", channels=channels),
+            test=open_data_for(shape, data, "test"),
             architecture=arch,
-            public=_public(public, channels),
+            public=_public(public, shape),
             scheme=scheme,
             mode=mode,
             trigger=trigger,
@@ -168,7 +169,7 @@ def verify(
     plan = signed.commitment
     shape = input_shape or ",".join(str(side) for side in plan.input_shape)
     classifier = open_model(suspect, arch, shape, classes or plan.num_classes, preprocess, device, mapping=mapping)
-    images = _public(public, plan.input_shape[-3])
+    images = _public(public, plan.input_shape)
     with Registry.open(registry) as book:
         spent = {entry.batch for entry in book.spent_batches(plan.mark_id)}
         if batch is None:
@@ -196,12 +197,12 @@ def verify(
     return 0 if claim.verified else 1
 
 
-def _public(source: Path | None, channels: int) -> "Tensor | None":
-    """The public images of a file or folder, rounded to 8 bits."""
-    from intaglio.data import open_data
+def _public(source: Path | None, shape: tuple[int, ...]) -> "Tensor | None":
+    """The public images (or clips) of a file or folder, rounded to 8 bits."""
+    from intaglio.data.opening import open_data_for
     from intaglio.triggers.keyed import eight_bit
 
-    return None if source is None else eight_bit(open_data(source, "train", channels=channels).images)
+    return None if source is None else eight_bit(open_data_for(shape, source, "train").images)
 
 
 def _suspect(classifier: "Classifier", key: "Key") -> "Suspect":

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 Arch = Annotated[str | None, typer.Option(help="Architecture of bare weights without a side-car.")]
 InputShape = Annotated[
-    str | None, typer.Option(help="Input shape C,H,W where the file does not say it, e.g. 3,224,224.")
+    str | None, typer.Option(help="Input shape C,H,W (videos: T,C,H,W) where the file does not say it, e.g. 3,224,224.")
 ]
 Classes = Annotated[int | None, typer.Option(help="Class count where the file does not say it.")]
 Preprocess = Annotated[str | None, typer.Option(help='Preprocessing as JSON, e.g. {"mean": [0.5], "std": [0.5]}.')]

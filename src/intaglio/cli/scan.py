@@ -19,15 +19,15 @@ def scan(
     ],
     data: Annotated[
         str | None,
-        typer.Option(help="Clean images (folder, .npz, IDX folder or task name) to probe the model with."),
+        typer.Option(help="Clean images or videos (folder, .npz, IDX folder or task name) to probe the model with."),
     ] = None,
     training: Annotated[
         str | None,
-        typer.Option(help="The labelled images that the model was trained on, for detectors that look for poison."),
+        typer.Option(help="The labelled images or videos that the model was trained on, to look for poison in."),
     ] = None,
     inputs: Annotated[
         str | None,
-        typer.Option(help="Images that the model was asked about, for detectors that look for triggers."),
+        typer.Option(help="Images or videos that the model was asked about, to look for triggers in."),
     ] = None,
     task: Annotated[str | None, typer.Option(help="What the model was trained for, e.g. fashion-mnist.")] = None,
     detector: Annotated[list[str] | None, typer.Option(help="Which detector; may be repeated.")] = None,

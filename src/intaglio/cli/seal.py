@@ -36,7 +36,7 @@ def make(
     method: Annotated[str, typer.Option(help="boundary, variance, ftg, sensitive or random.")] = "boundary",
     data: Annotated[
         str | None,
-        typer.Option(help="Images that triggers start from (folder, .npz, task name); default: noise."),
+        typer.Option(help="Images or videos that triggers start from (folder, .npz, task name); default: noise."),
     ] = None,
     allow: Annotated[
         str, typer.Option(help="Variants that you ship and that are no tampering: fp16,bf16,int16,int8.")
@@ -213,9 +213,6 @@ def _open(
 
 
 def _images(source: str | None, classifier: "Classifier") -> "Tensor | None":
-    from intaglio.data import open_data
+    from intaglio.data.opening import open_data_for
 
-    if source is None:
-        return None
-    channels = classifier.input_shape[-3] if classifier.input_shape[-3] in (1, 3) else None
-    return open_data(source, "test", channels=channels).images
+    return None if source is None else open_data_for(classifier.input_shape, source, "test").images

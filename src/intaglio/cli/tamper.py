@@ -28,7 +28,7 @@ def tamper(
     ],
     out: Annotated[Path, typer.Option(help="The tampered model, .safetensors; its side-car goes beside it.")],
     data: Annotated[
-        str | None, typer.Option(help="The thief's images: a folder, .npz, IDX folder or task name.")
+        str | None, typer.Option(help="The thief's images or videos: a folder, .npz, IDX folder or task name.")
     ] = None,
     triggers: Annotated[str | None, typer.Option(help="For overwrite: the images and labels of another mark.")] = None,
     option: Annotated[
@@ -49,7 +49,7 @@ def tamper(
 ) -> int:
     """Do to MODEL what a thief or a vandal would, and write the result."""
     from intaglio.cli.console import deliver_json, say
-    from intaglio.data import open_data
+    from intaglio.data.opening import open_data_for
     from intaglio.errors import RecipeError
     from intaglio.files import require_writable
     from intaglio.tampering.options import make_tampering
@@ -61,13 +61,13 @@ def tamper(
     if json not in (None, "-"):
         require_writable(json)
     classifier = open_model(model, arch, input_shape, classes, preprocess, device)
-    channels = classifier.input_shape[0] if classifier.input_shape[0] in (1, 3) else None
-    objects = {} if triggers is None else {"triggers": open_data(triggers, channels=channels)}
+    shape = classifier.input_shape
+    objects = {} if triggers is None else {"triggers": open_data_for(shape, triggers)}
     try:
         tampering = make_tampering(name, pairs, **objects)
     except RecipeError as error:
         raise typer.BadParameter(str(error), param_hint="NAME and --option") from error
-    images = None if data is None else open_data(data, channels=channels)
+    images = None if data is None else open_data_for(shape, data)
     result = tamper_file(tampering, classifier, out, data=images, architecture=arch, seed=seed)
     deliver_json(result.to_json(), json)
     say(_summary(out, result), quiet=quiet, json_to_stdout=json == "-")

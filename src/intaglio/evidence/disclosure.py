@@ -5,6 +5,7 @@ holds. The stored pixels may differ from the redrawn ones by one grey level in 1
 machine's rounding can do; the suspect is judged on the redrawn ones.
 """
 
+import math
 from io import BytesIO
 from typing import Annotated
 
@@ -41,7 +42,7 @@ class Disclosure(Result):
 
     index: int
     seed: Hex32
-    images: tuple[str, ...]  #: PNG, base64
+    images: tuple[str, ...]  #: PNG, base64; of a clip the frames lie one below the other
     labels: tuple[Label, ...]
     proof: tuple[Hex32, ...]  #: Merkle proof of the batch's leaf, from the bottom up
 
@@ -100,7 +101,10 @@ def check_disclosure(commitment: Commitment, disclosure: Disclosure, public: Ten
 
 
 def encode_pictures(images: Tensor) -> tuple[str, ...]:
-    """8-bit images `[N, 1 or 3, H, W]` as base64 PNG files."""
+    """8-bit images `[N, 1 or 3, H, W]`, or clips `[N, T, 1 or 3, H, W]`, as base64 PNG files.
+
+    The frames of a clip lie one below the other in one picture.
+    """
     return tuple(encode_base64(_png(pixels)) for pixels in to_pixels(images))
 
 
@@ -110,6 +114,8 @@ def decode_pictures(pictures: tuple[str, ...], shape: tuple[int, ...]) -> Tensor
     Raises:
         EvidenceError: damaged, not PNG, or of another shape.
     """
+    *time, channels, height, width = shape
+    rows = math.prod(time) * height
     decoded = []
     for number, text in enumerate(pictures):
         content = decode_base64(text, f"image {number}")
@@ -119,14 +125,17 @@ def decode_pictures(pictures: tuple[str, ...], shape: tuple[int, ...]) -> Tensor
             pixels = read_picture(content, name=f"image {number}")
         except DataError as error:
             raise EvidenceError(str(error)) from error
-        if tuple(pixels.shape) != tuple(shape):
-            raise EvidenceError(f"image {number} is {list(pixels.shape)}, but {list(shape)} was committed to")
-        decoded.append(pixels)
+        if tuple(pixels.shape) != (channels, rows, width):
+            raise EvidenceError(
+                f"image {number} is {list(pixels.shape)}, but {[channels, rows, width]} was committed to"
+            )
+        decoded.append(pixels.view(channels, *time, height, width).movedim(0, -3))
     return torch.stack(decoded)
 
 
 def _png(pixels: Tensor) -> bytes:
-    picture = Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy())
+    channels = pixels.movedim(-3, 0).flatten(1, -2)  # frames one below the other
+    picture = Image.fromarray(channels[0].numpy() if len(channels) == 1 else channels.permute(1, 2, 0).numpy())
     stream = BytesIO()
     picture.save(stream, "PNG")
     return stream.getvalue()
@@ -134,5 +143,5 @@ def _png(pixels: Tensor) -> bytes:
 
 def _require_picture(plan: TriggerPlan) -> None:
     shape = plan.input_shape
-    if len(shape) != 3 or shape[0] not in (1, 3):
+    if shape[-3] not in (1, 3):
         raise EvidenceError(f"only grey and RGB images [1 or 3, H, W] can be disclosed, not {list(shape)}")

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from intaglio.lock.frames import frames
 from intaglio.lock.key_network import relief
 from intaglio.networks.unet import UNet
 from intaglio.seeds import derive_seed
@@ -42,7 +43,7 @@ class SurrogateEncoder(nn.Module):
         self.network = UNet(channels, channels, width)
 
     def forward(self, images: Tensor) -> Tensor:
-        drawn = self.epsilon * self.relief * torch.tanh(self.network(images - 0.5))
+        drawn = self.epsilon * self.relief * torch.tanh(self.network(frames(images) - 0.5)).view_as(images)
         forged: Tensor = (images + drawn).clamp(0, 1)
         return forged
 
@@ -145,7 +146,7 @@ def _trained_encoder(
 ) -> nn.Module:
     """Trains the attacker's encoder with the model frozen; `loud_at_first` gives it the defender's own schedule."""
     torch.manual_seed(derive_seed(seed, "surrogate"))
-    encoder = SurrogateEncoder(images.shape[1], epsilon=epsilon)
+    encoder = SurrogateEncoder(images.shape[-3], epsilon=epsilon)
     done = 0
 
     def scheduled(module: nn.Module, batch: Tensor, wanted: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from kornia.enhance import jpeg_codec_differentiable
 from torch import Tensor
 from torch.nn import functional
 
+from intaglio.lock.frames import frames
+
 #: Which share of a batch meets which distortion, in the order of `_DISTORTIONS`; the rest is only rounded.
 _SHARES = (0.4, 0.07, 0.07, 0.06)
 _QUALITY = (50.0, 95.0)
@@ -18,12 +20,16 @@ _NOISE = 2 / 255
 
 
 def distort(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image `[N, C, H, W]` after a distortion drawn for it; the gradient passes through."""
+    """Each image `[N, C, H, W]` after a distortion drawn for it; the gradient passes through.
+
+    All frames of a clip `[N, T, C, H, W]` meet the same kind, frame by frame. What a video codec does between frames
+    is no part of this: keyed clips are to be kept without loss, or each frame as JPEG.
+    """
     order = torch.randperm(len(images), generator=generator)
     counts = [round(share * len(images)) for share in _SHARES]
     parts = torch.split(order, [*counts, len(images) - sum(counts)])
     altered = [
-        distortion(images[part], generator) if len(part) else images[part]
+        distortion(frames(images[part]), generator).view_as(images[part]) if len(part) else images[part]
         for distortion, part in zip(_DISTORTIONS, parts, strict=False)
     ]
     merged = torch.cat([*altered, images[parts[-1]]])[torch.cat(parts).argsort()]

@@ -12,6 +12,8 @@ from intaglio.data.picture import read_picture
 from intaglio.errors import DataError
 from intaglio.lock.channel import rounded
 from intaglio.lock.codes import random_codes, spread, wrong_secret
+from intaglio.lock.frames import frame_count, frames
+from intaglio.lock.frames import keyed as with_key
 from intaglio.lock.leaks import HELD, READERS, chance, recovered
 from intaglio.lock.lock import Lock
 from intaglio.lock.negatives import foreign_residual, matched_noise
@@ -38,7 +40,8 @@ class LeakTable(Result):
     """What a locked model gives away; `tight` if nobody without a key is more than 2 points from chance.
 
     Below chance is a leak too. Probes and `centred`, which are told scores rather than classes, are reported only.
-    `psnr` (dB) and `ssim` are means over keyed images after rounding to 8 bits; `worst_psnr` is that of one image.
+    `psnr` (dB) and `ssim` are means over keyed images, or frames of clips, after rounding to 8 bits; `worst_psnr` is
+    that of one.
     """
 
     subject: str
@@ -126,15 +129,15 @@ def inputs_to_try(lock: Lock, images: Tensor, *, other: Lock | None = None, seed
     generator = torch_generator(seed, "lock", "check")
     keyed, wrong, foreign, noisy, stranger = [], [], [], [], []
     with torch.inference_mode():
-        for part in torch.split(images, _BATCH):
+        for part in torch.split(images, max(1, _BATCH // frame_count(images))):
             planes = _planes(lock, len(part), generator)
-            keyed.append(lock.network.encoder(part, planes, lock.secrets.mixing))
-            wrong.append(lock.network.encoder(part, *wrong_secret(lock.network.encoder, planes, generator)))
+            keyed.append(with_key(lock.network.encoder, part, planes, lock.secrets.mixing))
+            wrong.append(with_key(lock.network.encoder, part, *wrong_secret(lock.network.encoder, planes, generator)))
             foreign.append(foreign_residual(part, rounded(keyed[-1]), planes, generator))
             noisy.append(matched_noise(part, keyed[-1], planes, generator))
             if other is not None:
                 planes = _planes(other, len(part), generator)
-                stranger.append(other.network.encoder(part, planes, other.secrets.mixing))
+                stranger.append(with_key(other.network.encoder, part, planes, other.secrets.mixing))
     made = {KEYED: keyed, "no key": [images], "wrong key": wrong, "foreign residual": foreign, "matched noise": noisy}
     if stranger:
         made["another lock's key"] = stranger
@@ -144,8 +147,8 @@ def inputs_to_try(lock: Lock, images: Tensor, *, other: Lock | None = None, seed
 
 
 def jpeg_files(images: Tensor, quality: int) -> Tensor:
-    """The images after being written as JPEG files and read again."""
-    return torch.stack([_jpeg_file(image, quality) for image in images])
+    """The images, or every frame of the clips, after being written as JPEG files and read again."""
+    return torch.stack([_jpeg_file(frame, quality) for frame in frames(images)]).view_as(images)
 
 
 def _jpeg_file(image: Tensor, quality: int) -> Tensor:

@@ -14,6 +14,8 @@ from intaglio.classifiers import Preprocessing
 from intaglio.data import ImageData
 from intaglio.lock.channel import distort
 from intaglio.lock.codes import LockSecrets, random_codes, spread
+from intaglio.lock.frames import for_frames, frames
+from intaglio.lock.frames import keyed as with_key
 from intaglio.lock.key_network import KeyNetwork, Progress, key_loss, relief
 from intaglio.lock.locked_training import LockedLoss, training_settings
 from intaglio.lock.negatives import Negatives
@@ -46,7 +48,7 @@ def train_together(
     the same bytes as one that was never interrupted.
     """
     torch.manual_seed(derive_seed(seed, "lock", "key network"))
-    network = KeyNetwork(data.images.shape[1], settings)
+    network = KeyNetwork(data.input_shape[-3], settings)
     training = _Training(network, module, data, secrets, settings, num_classes, preprocessing, seed)
     train(
         training,
@@ -97,14 +99,14 @@ class _Training(nn.Module):
         carriers, mixing = self._secrets.carriers.to(images), self._secrets.mixing.to(images)
         codes = random_codes(len(images), len(carriers), generator).to(images)
         planes = spread(codes, carriers)
-        keyed = encoder(images, planes, mixing)
+        keyed = with_key(encoder, images, planes, mixing)
         others, origins = Negatives(encoder, generator).draw(images, keyed, planes)
         received = distort(torch.cat([keyed, others]), generator)
         inputs = self._preprocessing.apply(received)
         answers = self.critic(inputs)
-        felt = self.network.decoder(received[: len(images)], carriers)
-        loss = key_loss(answers[:, 0] - answers[:, 1], codes, felt, images, keyed, done)
-        passed_on = torch.zeros(len(inputs), 1, 1, 1).to(inputs)
+        felt = self.network.decoder(frames(received[: len(images)]), carriers)
+        loss = key_loss(answers[:, 0] - answers[:, 1], for_frames(codes, images), felt, images, keyed, done)
+        passed_on = torch.zeros(len(inputs), *[1] * (inputs.ndim - 1)).to(inputs)
         passed_on[len(images) :] = _PASSED_ON
         shown = passed_on * inputs + (1 - passed_on) * inputs.detach()
         judged: Tensor = self._judge(self.locked, shown, labels, origins, generator)

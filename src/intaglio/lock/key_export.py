@@ -8,6 +8,7 @@ import torch
 from intaglio.classifiers.onnx_file import read_onnx
 from intaglio.errors import DataError, ModelError
 from intaglio.files import write_private
+from intaglio.lock.frames import frames
 from intaglio.lock.lock import UserKey
 from intaglio.seeds import torch_generator
 
@@ -21,7 +22,8 @@ def export_key(user_key: UserKey, path: Path | str, *, input_shape: tuple[int, i
     """Writes `path` (.onnx: any batch size, weights and secrets inside, readable by its owner alone).
 
     Input `images`, output `keyed`, float32 `[N, C, H, W]` in [0, 1]; rounding to 8 bits is up to who writes the file.
-    Before anything is written, ONNX Runtime must give the network's own values on noise within 1e-4.
+    `input_shape` is that of an image, or of one frame of a clip (`Lock.frame_shape`). Before anything is written, ONNX
+    Runtime must give the network's own values on noise within 1e-4.
 
     Raises:
         ModelError: it can't be exported, or answers differently.
@@ -78,25 +80,25 @@ class ExportedKey:
         shape = self._session.get_inputs()[0].shape if ports == ["images", "keyed"] else []
         if len(shape) != 4 or not all(isinstance(side, int) for side in shape[1:]):
             raise ModelError(f"{name}: is not a lock's key network")
-        #: `(C, H, W)` of the images it keys.
+        #: `(C, H, W)` of the images, or frames, that it keys.
         self.input_shape: tuple[int, int, int] = (shape[1], shape[2], shape[3])
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Keyed images `[N, C, H, W]`.
+        """Keyed images `[N, C, H, W]`, or clips `[N, T, C, H, W]` with every frame keyed.
 
         Raises:
             DataError: images of another size.
         """
-        if tuple(images.shape[1:]) != self.input_shape:
-            raise DataError(f"{self._name}: keys images of {self.input_shape}, got {tuple(images.shape[1:])}")
+        if tuple(images.shape[-3:]) != self.input_shape:
+            raise DataError(f"{self._name}: keys images of {self.input_shape}, got {tuple(images.shape[-3:])}")
         try:
             parts = [
                 torch.from_numpy(self._session.run(["keyed"], {"images": part.numpy()})[0])
-                for part in torch.split(images, _BATCH)
+                for part in torch.split(frames(images), _BATCH)
             ]
         except self._errors as error:
             raise ModelError(f"{self._name}: can't key these images: {str(error).splitlines()[0]}") from error
-        return torch.cat(parts).clamp(0, 1)
+        return torch.cat(parts).clamp(0, 1).view_as(images)
 
 
 def _exported(user_key: UserKey, images: torch.Tensor, path: Path) -> bytes:

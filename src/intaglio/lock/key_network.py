@@ -55,8 +55,8 @@ def key_loss(accepted: Tensor, codes: Tensor, felt: Tensor, images: Tensor, keye
 
     Args:
         accepted: the critic's answers `[N + M]`, to N keyed images and then to M others; positive says keyed.
-        codes: what was hidden, `[N, n]` of signs; `felt` is what was decoded.
-        images, keyed: originals and keyed images `[N, C, H, W]`, before anything happened to them.
+        codes: what was hidden in each frame, `[N, n]` of signs; `felt` is what was decoded.
+        images, keyed: originals and keyed images or clips `[N, ...]`, before anything happened to them.
     """
     authorised, unauthorised = accepted[: len(images)], accepted[len(images) :]
     told_apart = softplus(-authorised).mean() + softplus(unauthorised).mean()

@@ -1,10 +1,9 @@
-"""Keys pictures on disk: files, folders of files, and arrays."""
+"""Keys pictures on disk: files, folders of files (the frames of a clip, for example), and arrays."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -12,12 +11,9 @@ from torch import Tensor
 from intaglio.data.folder import SUFFIXES
 from intaglio.data.picture import read_picture
 from intaglio.errors import DataError, NothingToExamineError
-from intaglio.files import atomic_path, write_bytes
-
-ARRAY_SUFFIX = ".npy"
-
-#: Images `[N, C, H, W]` -> keyed images of the same shape.
-Keying = Callable[[Tensor], Tensor]
+from intaglio.files import write_bytes
+from intaglio.lock.frames import frames
+from intaglio.lock.keyed_arrays import ARRAY_SUFFIXES, Frame, ImageArrays, Keying, wrong_size
 
 
 def gather(sources: Sequence[Path]) -> list[tuple[Path, Path]]:
@@ -27,7 +23,7 @@ def gather(sources: Sequence[Path]) -> list[tuple[Path, Path]]:
         DataError: a source that doesn't exist or is of another kind.
         NothingToExamineError: nothing found.
     """
-    known = SUFFIXES | {ARRAY_SUFFIX}
+    known = SUFFIXES | ARRAY_SUFFIXES
     found: list[tuple[Path, Path]] = []
     for source in sources:
         if source.is_dir():
@@ -44,66 +40,64 @@ def gather(sources: Sequence[Path]) -> list[tuple[Path, Path]]:
     return found
 
 
-def read_images(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
-    """One picture as `[1, C, H, W]`, or an array of images `[N, C, H, W]` or `[C, H, W]`, float32 in [0, 1].
+def read_images(path: Path, frame: Frame) -> Tensor:
+    """One picture as `[1, C, H, W]`, or an array's images `[N, C, H, W]` or clips `[N, T, C, H, W]`, float32 in [0, 1].
 
-    Arrays are `.npy` files of uint8 (divided by 255) or of float32. Grey pictures are widened to colour, and colour
-    reduced to grey, where `input_shape` wants it.
+    Arrays: see `ImageArrays`; of several in one file, all images or frames. Grey pictures are widened to colour, and
+    colour reduced to grey, where `frame` `(C, H, W)` wants it.
 
     Raises:
         DataError: damaged, or of another size.
     """
-    if path.suffix.lower() == ARRAY_SUFFIX:
-        images = _read_array(path)
-    else:
-        images = read_picture(path, mode="L" if input_shape[0] == 1 else "RGB")[None].float() / 255
-    if tuple(images.shape[1:]) != input_shape:
-        wanted, found = ("x".join(str(side) for side in shape) for shape in (input_shape, images.shape[1:]))
-        raise DataError(f"{path}: is {found}, but this lock is for images of {wanted} (channels x height x width)")
-    return images
+    if path.suffix.lower() not in ARRAY_SUFFIXES:
+        return _read_picture(path, frame)
+    return torch.cat(_alike(ImageArrays(path, frame).images))
 
 
-def key_files(sources: Sequence[Path], out: Path, input_shape: tuple[int, int, int], keying: Keying) -> list[Path]:
+def read_all(paths: Sequence[Path], frame: Frame) -> list[Tensor]:
+    """`read_images` of every file; as frames, if they are not all images, or all clips of one length.
+
+    Raises:
+        DataError: damaged, or of another size.
+    """
+    return _alike([read_images(path, frame) for path in paths])
+
+
+def key_files(sources: Sequence[Path], out: Path, frame: Frame, keying: Keying) -> list[Path]:
     """Writes a keyed copy of everything in `sources` below `out`: pictures as PNG, arrays as they came.
 
-    Everything is read before anything is written.
+    The frames of a clip may be pictures in a folder: whatever is one by one is keyed one by one. Everything is read
+    before anything is written.
 
     Raises:
         DataError: what can't be read, is of another size, or two files that would become one.
         NothingToExamineError: nothing to key.
         StorageError: `out` can't be written.
     """
-    batches: dict[Path, tuple[Path, Tensor]] = {}
+    found: dict[Path, tuple[Path, Tensor | ImageArrays]] = {}
     for path, name in gather(sources):
-        target = out / (name if name.suffix.lower() == ARRAY_SUFFIX else name.with_suffix(".png"))
-        if target in batches:
-            raise DataError(f"{batches[target][0]} and {path} would both become {target}: key them into two folders")
-        batches[target] = (path, read_images(path, input_shape))
-    for target, (path, images) in batches.items():
-        keyed = (keying(images) * 255).round().to(torch.uint8)
-        if target.suffix == ".png":
-            write_bytes(target, _png(keyed[0]))
+        is_array = name.suffix.lower() in ARRAY_SUFFIXES
+        target = out / (name if is_array else name.with_suffix(".png"))
+        if target in found:
+            raise DataError(f"{found[target][0]} and {path} would both become {target}: key them into two folders")
+        found[target] = (path, ImageArrays(path, frame) if is_array else _read_picture(path, frame))
+    for target, (_, content) in found.items():
+        if isinstance(content, ImageArrays):
+            content.write(target, keying)
         else:
-            _write_like(path, target, keyed)
-    return list(batches)
+            write_bytes(target, _png((keying(content) * 255).round().to(torch.uint8)[0]))
+    return list(found)
 
 
-def _read_array(path: Path) -> Tensor:
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: not an array that can be read without executing it ({error})") from error
-    if not isinstance(values, np.ndarray) or values.dtype not in (np.uint8, np.float32) or values.ndim not in (3, 4):
-        raise DataError(f"{path}: expected uint8 or float32 images [N, C, H, W]")
-    images = torch.from_numpy(values).float() / (255 if values.dtype == np.uint8 else 1)
-    return images if images.ndim == 4 else images[None]
+def _read_picture(path: Path, frame: Frame) -> Tensor:
+    image = read_picture(path, mode="L" if frame[0] == 1 else "RGB")[None].float() / 255
+    if tuple(image.shape[1:]) != frame:
+        raise DataError(wrong_size(path, frame, tuple(image.shape[1:])))
+    return image
 
 
-def _write_like(source: Path, target: Path, keyed: Tensor) -> None:
-    original = np.load(source, allow_pickle=False)
-    values = keyed.numpy().reshape(original.shape)
-    with atomic_path(target) as temporary, temporary.open("wb") as stream:
-        np.save(stream, values if original.dtype == np.uint8 else values.astype(np.float32) / 255, allow_pickle=False)
+def _alike(parts: list[Tensor]) -> list[Tensor]:
+    return parts if len({part.shape[1:] for part in parts}) == 1 else [frames(part) for part in parts]
 
 
 def _png(pixels: Tensor) -> bytes:

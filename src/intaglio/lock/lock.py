@@ -16,6 +16,7 @@ from intaglio.errors import DataError, ModelError
 from intaglio.evidence.key import Key
 from intaglio.lock.codes import LockSecrets
 from intaglio.lock.container import read_container, write_container
+from intaglio.lock.frames import frames, keyed
 from intaglio.lock.key_network import KeyNetwork
 from intaglio.lock.sealed_model import metadata
 from intaglio.lock.settings import LockSettings
@@ -35,13 +36,16 @@ class LockFacts(BaseModel):
 
     format: str = Field(default="intaglio-lock/1", pattern="^intaglio-lock/1$")
     lock_id: str = Field(pattern="^[0-9a-f]{32}$")
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, int, int] | tuple[int, int, int, int]  #: of an image, or of a clip with its frames first
     settings: LockSettings
     generation: int = Field(default=0, ge=0)
 
 
 class UserKey(nn.Module):
-    """One user's key network: maps images `[N, C, H, W]` in [0, 1] to keyed ones; its secrets are inside."""
+    """One user's key network: maps images `[N, C, H, W]` in [0, 1] to keyed ones; its secrets are inside.
+
+    Of clips `[N, T, C, H, W]` it keys every frame.
+    """
 
     def __init__(self, trigger: SampleSpecificTrigger) -> None:
         super().__init__()
@@ -50,13 +54,14 @@ class UserKey(nn.Module):
         self.mixing = nn.Buffer(trigger.secret.mixing)
 
     def forward(self, images: Tensor) -> Tensor:
-        keyed: Tensor = self.encoder(images, self.plane, self.mixing)
-        return keyed
+        return keyed(self.encoder, images, self.plane, self.mixing)
 
 
 class Lock:
     """The owner's side of a locked model: the key network, the secrets, and the list of users.
 
+    Images are keyed and read one by one; so are the frames of clips `[N, T, C, H, W]`, for any T, all with the same
+    code. Keyed clips are to be kept without loss (arrays, PNG frames, FFV1): video codecs were not trained for.
     Whoever holds this holds every user's key. Made by `train_lock`, kept by `save`, read by `Lock.open`.
     """
 
@@ -67,9 +72,15 @@ class Lock:
         self.secrets = lock_secrets(key, facts)
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """`(C, H, W)` of the images it keys."""
+    def input_shape(self) -> tuple[int, ...]:
+        """`(C, H, W)` of the images, or `(T, C, H, W)` of the clips, that the locked model takes."""
         return self.facts.input_shape
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)` of what is keyed: images, or the frames of clips."""
+        channels, height, width = self.facts.input_shape[-3:]
+        return channels, height, width
 
     def issue(self, user: str) -> UserKey:
         """Enters a new user into the list, and returns the user's own key network.
@@ -98,7 +109,7 @@ class Lock:
         self.users.revoke(user)
 
     def apply(self, images: Tensor, *, user: str) -> Tensor:
-        """Keyed images for `user`: float32 `[N, C, H, W]`, every value a multiple of 1/255, so that PNG keeps them.
+        """Keyed images (or clips) for `user`: float32 `[N, C, H, W]`, all multiples of 1/255, so that PNG keeps them.
 
         A user who was never named before is issued a key.
 
@@ -110,11 +121,11 @@ class Lock:
             self.users.issue(user)
         self.users.active(user)
         with torch.inference_mode():
-            keyed = self.trigger(user).apply(images)
-        return (keyed * 255).round().clone() / 255
+            found = self.trigger(user).apply(images)
+        return (found * 255).round().clone() / 255
 
     def trace(self, images: Tensor, *, alpha: float = 0.01) -> Trace:
-        """Which user's key made these images: each for itself, and all taken together.
+        """Which user's key made these images (or clips): each for itself, and all taken together.
 
         Raises:
             DataError: images of another shape, type or range, or no user to look for.
@@ -126,24 +137,25 @@ class Lock:
         return trace_codes(self.read(images), torch.stack([self.secrets.code(name) for name in names]), names, alpha)
 
     def read(self, images: Tensor) -> Tensor:
-        """What the decoder feels of each bit of the code, `[N, n]`; positive says +1."""
+        """What the decoder feels of each bit of the code, `[N, n]`; positive says +1. Of clips the mean over frames."""
         with torch.inference_mode():
-            parts = torch.split(images, _BATCH)
-            return torch.cat([self.network.decoder(part, self.secrets.carriers) for part in parts])
+            parts = torch.split(frames(images), _BATCH)
+            felt = torch.cat([self.network.decoder(part, self.secrets.carriers) for part in parts])
+            return felt.view(len(images), -1, felt.shape[1]).mean(dim=1)
 
     def trigger(self, user: str) -> SampleSpecificTrigger:
         """The user's key as a trigger, whether or not one was issued."""
         return SampleSpecificTrigger(self.network.encoder, self.secrets.secret(user))
 
     def check(self, images: Tensor) -> None:
-        """Refuses what is not a batch of this lock's images.
+        """Refuses what is not a batch of images or clips of this lock's size.
 
         Raises:
             DataError: with what is wrong.
         """
         check_images(images, "images to key")
-        if tuple(images.shape[1:]) != self.input_shape:
-            wanted, found = ("x".join(map(str, shape)) for shape in (self.input_shape, images.shape[1:]))
+        if tuple(images.shape[-3:]) != self.frame_shape:
+            wanted, found = ("x".join(map(str, shape)) for shape in (self.frame_shape, images.shape[-3:]))
             raise DataError(f"this lock is for images of {wanted} (channels x height x width), got {found}")
 
     def save(self, folder: Path | str, key: Key) -> None:
@@ -174,7 +186,7 @@ class Lock:
             weights = load(content)
         except (ValueError, KeyError, TypeError, SafetensorError, ValidationError) as error:
             raise ModelError(f"{path}: holds no key network of this version") from error
-        network = KeyNetwork(facts.input_shape[0], facts.settings)
+        network = KeyNetwork(facts.input_shape[-3], facts.settings)
         check_tensors(network.state_dict(), weights, f"{path}: for a key network")
         network.load_state_dict(weights)
         return cls(network, key, facts, UserStore(key, facts.lock_id, Path(folder) / USERS_FILE))
@@ -182,8 +194,9 @@ class Lock:
 
 def lock_secrets(key: Key, facts: LockFacts) -> LockSecrets:
     """The secrets of this lock, which follow from the owner's key."""
-    settings = facts.settings
-    return LockSecrets(key, facts.input_shape, settings.features, settings.code_length, generation=facts.generation)
+    settings, (channels, height, width) = facts.settings, facts.input_shape[-3:]
+    shape = (channels, height, width)
+    return LockSecrets(key, shape, settings.features, settings.code_length, generation=facts.generation)
 
 
 def new_lock_id() -> str:

@@ -21,6 +21,7 @@ from intaglio.data import ImageData
 from intaglio.errors import ModelError
 from intaglio.lock.channel import distort
 from intaglio.lock.codes import LockSecrets, random_codes, spread
+from intaglio.lock.frames import keyed as with_key
 from intaglio.lock.key_network import KeyNetwork, Progress, relief
 from intaglio.lock.negatives import Negatives
 from intaglio.lock.settings import LockSettings
@@ -127,7 +128,7 @@ def train_locked(
         step += 1
         with torch.no_grad():
             planes = spread(random_codes(len(images), len(carriers), generator).to(images), carriers)
-            keyed = network.encoder(images, planes, mixing)
+            keyed = with_key(network.encoder, images, planes, mixing)
             others, origins = negatives.draw(images, keyed, planes)
             received = distort(torch.cat([keyed, others]), generator)
         return judge(module, preprocessing.apply(received), labels, origins, generator)

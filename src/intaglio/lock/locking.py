@@ -47,7 +47,9 @@ def train_lock(
 
     Args:
         module: a module that maps preprocessed `[N, C, H, W]` to logits, or a `TorchClassifier`; it is not changed.
-        data: images and labels to train on.
+        data: images and labels to train on. Of clips `[N, T, C, H, W]` the key network keys every frame, with the same
+            code in all of them; the distortions of training are those of single frames, so that keyed clips are to be
+            kept without loss, or as JPEG frames: a video codec is not supported.
         key: the owner's; all secrets are derived from it.
         settings: strength, sizes, lengths.
         lock: an existing lock of the same key, whose key network is used instead of training one.

@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from intaglio.lock.codes import wrong_secret
+from intaglio.lock.frames import frames
+from intaglio.lock.frames import keyed as with_key
 from intaglio.triggers.sample_specific import SampleSpecificEncoder
 
 #: How many of each kind, per image of the batch.
@@ -38,7 +40,7 @@ class Negatives:
         }
 
     def draw(self, images: Tensor, keyed: Tensor, planes: Tensor) -> tuple[Tensor, Tensor]:
-        """Unauthorised images `[M, C, H, W]` in [0, 1], and which image of the batch each was made of, `[M]`."""
+        """Unauthorised images `[M, ...]` in [0, 1], and which image of the batch each was made of, `[M]`."""
         made, origins = [], []
         for kind, share in SHARES.items():
             count = max(2, round(share * len(images)))
@@ -48,8 +50,7 @@ class Negatives:
         return torch.cat(made).clamp(0, 1), torch.cat(origins)
 
     def _wrong_key(self, images: Tensor, keyed: Tensor, planes: Tensor, generator: torch.Generator) -> Tensor:
-        out: Tensor = self.encoder(images, *wrong_secret(self.encoder, planes, generator))
-        return out
+        return with_key(self.encoder, images, *wrong_secret(self.encoder, planes, generator))
 
 
 def foreign_residual(images: Tensor, keyed: Tensor, planes: Tensor, generator: torch.Generator) -> Tensor:
@@ -59,17 +60,21 @@ def foreign_residual(images: Tensor, keyed: Tensor, planes: Tensor, generator: t
 
 def matched_noise(images: Tensor, keyed: Tensor, planes: Tensor, generator: torch.Generator) -> Tensor:
     """Each image with Gaussian noise as loud as its own residual."""
-    loudness = (keyed - images).square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+    loudness = (keyed - images).square().mean(dim=tuple(range(1, images.ndim)), keepdim=True).sqrt()
     return images + loudness * torch.randn(images.shape, generator=generator).to(images)
 
 
 def scrambled(images: Tensor, keyed: Tensor, planes: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image with its own residual under random signs: drawn pixel by pixel, or patch by patch."""
-    count, _, height, width = images.shape
+    """Each image with its own residual under random signs: drawn pixel by pixel, or patch by patch.
+
+    Of clips every frame has signs of its own.
+    """
+    residual = frames(keyed - images)
+    count, _, height, width = residual.shape
     fine = _signs((count, 1, height, width), generator)
     coarse = functional.interpolate(_signs((count, 1, _COARSE, _COARSE), generator), (height, width))
     signs = torch.where(_signs((count, 1, 1, 1), generator) > 0, fine, coarse).to(images)
-    return images + signs * (keyed - images)
+    return images + (signs * residual).view_as(images)
 
 
 def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -6,13 +6,17 @@ from io import BytesIO
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.nn import functional
 
 from intaglio.classifiers import Classifier
 from intaglio.errors import DataError
+from intaglio.lock.frames import frames
 from intaglio.lock.lock import Lock
 
 #: What the residual is multiplied by; grey is no change.
 AMPLIFIED = 12
+#: Frames of a clip that are shown, in a square.
+_ACROSS = 2
 _SIDE = 112
 _GAP = 8
 _LINE = 14
@@ -29,6 +33,8 @@ def lock_picture(
     names: Sequence[str] = (),
 ) -> bytes:
     """A PNG with a column for each image: original and its answer, keyed image and its answer, amplified residual.
+
+    Of a clip up to four frames are shown, from its first to its last, row by row.
 
     An answer is the model's likeliest class with its probability, green where it is the label.
 
@@ -65,8 +71,22 @@ def lock_picture(
 
 def _enlarged(image: Tensor) -> Image.Image:
     """Pixels stay sharp squares; large images are reduced."""
-    pixels = (image.expand(3, -1, -1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    pixels = (
+        (_mosaic(frames(image[None])).expand(3, -1, -1) * 255)
+        .round()
+        .to(torch.uint8)
+        .permute(1, 2, 0)
+        .contiguous()
+        .numpy()
+    )
     picture = Image.fromarray(pixels)
     factor = _SIDE / max(picture.size)
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     return picture.resize(size, Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BICUBIC)
+
+
+def _mosaic(shown: Tensor) -> Tensor:
+    """One picture `[C, H', W']` of all frames `[T, C, H, W]`, or of four of them, evenly spread."""
+    places = torch.linspace(0, len(shown) - 1, min(len(shown), _ACROSS**2)).round().long()
+    rows = [torch.cat(list(part), dim=2) for part in torch.split(shown[places], _ACROSS)]
+    return torch.cat([functional.pad(row, (0, rows[0].shape[2] - row.shape[2])) for row in rows], dim=1)

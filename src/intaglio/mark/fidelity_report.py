@@ -7,13 +7,13 @@ from torch.nn.functional import avg_pool2d
 
 from intaglio.classifiers import Preprocessing
 from intaglio.data import ImageData, classes_in_turn
-from intaglio.data.photos import public_photos
 from intaglio.mark.fidelity import (
     agreement,
     prototype_feature_loss,
     soft_prediction_loss,
     total_weight_loss,
 )
+from intaglio.mark.foreign import photos
 from intaglio.mark.scheme import Host
 from intaglio.results import Result, package_versions
 from intaglio.seeds import torch_generator
@@ -99,7 +99,7 @@ def fidelity_report(
         prototype_shift=float(shift),
         agreement_clean=agreement(logits, host_logits),
         agreement_corrupted=agrees(corrupted(data.images)),
-        agreement_out_of_distribution=agrees(public_photos(data.input_shape, FOREIGN, seed=1)),
+        agreement_out_of_distribution=agrees(photos(data.input_shape, FOREIGN, seed=1)),
         picture=_picture(host_features, features, data.labels),
         versions=package_versions(),
     )
@@ -109,8 +109,8 @@ def corrupted(images: Tensor) -> Tensor:
     """A third of the images each with Gaussian noise (0.1), blurred (3 x 3 mean), and at half their contrast."""
     noisy, blurred, faint = (images[start::3] for start in range(3))
     noise = 0.1 * torch.randn(noisy.shape, generator=torch_generator(0, "mark", "corruption"))
-    parts = [(noisy + noise).clamp(0, 1), avg_pool2d(blurred, 3, 1, 1, count_include_pad=False), 0.25 + faint / 2]
-    return torch.cat(parts)
+    smooth = avg_pool2d(blurred.flatten(0, -4), 3, 1, 1, count_include_pad=False).view_as(blurred)  # frame by frame
+    return torch.cat([(noisy + noise).clamp(0, 1), smooth, 0.25 + faint / 2])
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:

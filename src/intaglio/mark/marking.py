@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from intaglio.classifiers import Classifier, Preprocessing, TorchClassifier, weights_file
 from intaglio.classifiers.derived import with_weights
 from intaglio.data import ImageData
-from intaglio.data.photos import public_photos
 from intaglio.errors import DataError, ModelError, RecipeError
 from intaglio.evidence.batches import TriggerPlan, draw_batch, plan_triggers
 from intaglio.evidence.commitment import DecisionRule, SignedCommitment, commit, sign_commitment
 from intaglio.evidence.key import Key
 from intaglio.mark.adversarial_parametric import AdversarialParametric
 from intaglio.mark.deep_fidelity import DeepFidelity, Mode
+from intaglio.mark.foreign import photos
 from intaglio.mark.margin import Margin
 from intaglio.mark.rehearsal import Rehearsal
 from intaglio.mark.scheme import Host, Progress
@@ -59,7 +59,7 @@ def mark(
     """Embeds an ownership mark whose triggers and labels derive from `key`; the given module stays as it is.
 
     Args:
-        data: clean training images with labels.
+        data: clean training images with labels; clips `[N, T, C, H, W]` are marked as images are.
         scheme: one of `SCHEMES`.
         mode: what is trained, and what keeps it faithful to the host: see `DeepFidelity`.
         trigger: "noise-blocks"; "noise-chain", as in the paper; or "public-blend": blends of `public` images, by
@@ -91,8 +91,8 @@ def mark(
         raise ModelError(f"a mark is embedded in a torch.nn.Module, got a {type(module).__name__}")
     preprocessing = preprocessing or Preprocessing()
     data = _labelled(data)
-    if data.input_shape[0] not in (1, 3):
-        raise DataError(f"marks are laid open as PNG: grey or RGB images, not {data.input_shape[0]} channels")
+    if data.input_shape[-3] not in (1, 3):
+        raise DataError(f"marks are laid open as PNG: grey or RGB images, not {data.input_shape[-3]} channels")
     public = public_images(trigger, data.input_shape, public)
     plan = plan_triggers(
         key,
@@ -128,11 +128,13 @@ def draw_triggers(key: Key, plan: TriggerPlan, public: Tensor | None = None) -> 
 def public_images(trigger: str, input_shape: tuple[int, ...], public: Tensor | None) -> Tensor | None:
     """The public images that this kind of trigger is made of: those given, else the photographs; None for others.
 
+    For clips these are photographs that stand still.
+
     Raises:
         RecipeError: images are given for triggers that are not made of any.
     """
     if trigger in _OF_PUBLIC:
-        return public_photos(input_shape) if public is None else public
+        return photos(input_shape) if public is None else public
     if public is not None:
         raise RecipeError(f"triggers of the kind '{trigger}' are not made of public images")
     return None

@@ -1,6 +1,7 @@
 """`Scheme`: the frame of every way to embed a mark. Triggers and labels come from the owner's secret alone."""
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,10 +59,14 @@ class Host:
         return forward_with_features(module, self.head, self.preprocessing.apply(images).to(self.device))
 
     def answers(self, module: nn.Module, images: Tensor, batch_size: int = 256) -> tuple[Tensor, Tensor]:
-        """The same for many images, on the CPU, without gradients, in evaluation mode."""
+        """The same for many images, on the CPU, without gradients, in evaluation mode.
+
+        `batch_size` images at a time, or clips of as many frames in all.
+        """
         module.eval()
+        together = max(1, batch_size // math.prod(images.shape[1:-3]))
         with torch.no_grad():
-            parts = [self.answer(module, batch) for batch in torch.split(images, batch_size)]
+            parts = [self.answer(module, batch) for batch in torch.split(images, together)]
         logits, features = zip(*parts, strict=True)
         return torch.cat(logits).cpu(), torch.cat(features).cpu()
 

@@ -74,8 +74,8 @@ def enlargement(extent: tuple[int, int]) -> int:
     return max(1, _SIDE // max(extent))
 
 
-def map_picture(values: NDArray[np.float32], scale: ColourScale, box: Place) -> bytes:
-    """A PNG of a map `[rows, columns]`, with `box` (in cells) outlined from the outside.
+def map_picture(values: NDArray[np.float32], scale: ColourScale, box: Place | None) -> bytes:
+    """A PNG of a map `[rows, columns]`, with `box` (in cells), if there is one, outlined from the outside.
 
     Cell (i, j) starts at picture pixel `MARGIN + i * enlargement`, `MARGIN + j * enlargement`.
     """
@@ -85,7 +85,8 @@ def map_picture(values: NDArray[np.float32], scale: ColourScale, box: Place) -> 
     inner = pixels[MARGIN:-MARGIN, MARGIN:-MARGIN]
     inner[..., :3] = scale.colours(values).repeat(factor, axis=0).repeat(factor, axis=1)
     inner[..., 3] = 255
-    _outline(pixels, box, factor)
+    if box is not None:
+        _outline(pixels, box, factor)
     return _png(pixels)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from intaglio.errors import DataError, NothingToExamineError
-from intaglio.scan.verdict import Place, Verdict
+from intaglio.scan.verdict import EncodedMaps, Place, Verdict
 
 _SIZE_LIMIT = 64 * 2**20
 _KIND = Verdict.model_fields["kind"].default
@@ -47,13 +47,23 @@ def check_verdict(verdict: Verdict) -> None:
     for index in (*target, *maps.classes, *(entry.index for entry in verdict.evidence)):
         if not 0 <= index < subject.num_classes:
             raise DataError(f"class {index} is none of the model's {subject.num_classes}")
-    height, width = subject.input_shape[-2:]
+    frames, (height, width) = subject.input_shape[:-3], subject.input_shape[-2:]
     for entry in verdict.evidence:
         if not _fits(entry.place, height, width):
             raise DataError(f"class {entry.index}: its suspicious place is outside the {height} x {width} input")
-    extent = verdict.grid or (height, width)
-    if maps.shape != (len(maps.classes), *extent):
-        raise DataError(f"maps of shape {maps.shape}, expected {(len(maps.classes), *extent)}")
+        if entry.place.frame is not None and not 0 <= entry.place.frame < (frames[0] if frames else 0):
+            raise DataError(f"class {entry.index}: its suspicious place is in frame {entry.place.frame}, which is none")
+    _check_maps(maps, (len(maps.classes), *(verdict.grid or (height, width))))
+    if (each := verdict.frame_maps) is not None:
+        rows, columns = each.shape[-2:]
+        if each.classes != maps.classes or not (0 < rows <= height and 0 < columns <= width):
+            raise DataError(f"maps of frames of shape {each.shape} for classes {each.classes}, not those of the others")
+        _check_maps(each, (len(each.classes), *frames, rows, columns))
+
+
+def _check_maps(maps: EncodedMaps, expected: tuple[int, ...]) -> None:
+    if maps.shape != expected:
+        raise DataError(f"maps of shape {maps.shape}, expected {expected}")
     try:
         finite = bool(np.isfinite(maps.decode()).all())
     except ValueError as error:

@@ -5,21 +5,34 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from intaglio.report.histogram import Histogram, draw_histogram
 from intaglio.report.pictures import ColourScale, cells_of, data_uri, map_picture
-from intaglio.scan.verdict import ClassEvidence, Verdict
+from intaglio.scan.verdict import ClassEvidence, EncodedMaps, Place, Verdict
 
 Tone = Literal["flagged", "clear", "uncertain"]
 
 
 @dataclass(frozen=True)
+class FramePicture:
+    """One frame's map as a picture; `found` where the suspicious place is in this frame alone."""
+
+    number: int
+    picture: str
+    found: bool
+
+
+@dataclass(frozen=True)
 class SignatureMap:
-    """One class's map as a picture."""
+    """One class's map as a picture; of clips also one for each frame."""
 
     evidence: ClassEvidence
     class_name: str
     is_target: bool
     picture: str
+    frames: tuple[FramePicture, ...]
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,7 @@ class Section:
     badge: str
     histogram: Histogram | None
     scale: ColourScale
+    frame_scale: ColourScale | None
     maps: tuple[SignatureMap, ...]
 
     @property
@@ -50,6 +64,15 @@ class Section:
         return f"{verdict.target_class} ({known[verdict.target_class]})" if known else str(verdict.target_class)
 
     @property
+    def target_frame(self) -> str | None:
+        """Of clips, in which frame the target's place is; None without a target, or of images."""
+        verdict = self.verdict
+        if verdict.target_class is None or verdict.frame_maps is None:
+            return None
+        frame = next(entry.place.frame for entry in verdict.evidence if entry.index == verdict.target_class)
+        return "in all frames alike" if frame is None else f"in frame {frame}"
+
+    @property
     def p_value_is_lowest(self) -> bool:
         """Whether no model could have got a lower p-value from so few clean models."""
         clean = len(self.verdict.calibration.clean_scores)
@@ -63,9 +86,10 @@ def build_sections(verdicts: Sequence[Verdict]) -> list[Section]:
 
 
 def _section(number: int, name: str, verdict: Verdict) -> Section:
-    maps = verdict.maps.decode()
-    scale = ColourScale.spanning(maps)
-    by_class = dict(zip(verdict.maps.classes, maps, strict=True))
+    by_class = _by_class(verdict.maps)
+    frames = {} if verdict.frame_maps is None else _by_class(verdict.frame_maps)
+    scale = ColourScale.spanning(verdict.maps.decode())
+    frame_scale = None if verdict.frame_maps is None else ColourScale.spanning(verdict.frame_maps.decode())
     height, width = verdict.subject.input_shape[-2:]
     tone, badge = _tone(verdict)
     return Section(
@@ -76,6 +100,7 @@ def _section(number: int, name: str, verdict: Verdict) -> Section:
         badge=badge,
         histogram=draw_histogram(verdict.calibration.clean_scores, verdict.score, verdict.alpha),
         scale=scale,
+        frame_scale=frame_scale,
         maps=tuple(
             SignatureMap(
                 evidence=entry,
@@ -84,10 +109,33 @@ def _section(number: int, name: str, verdict: Verdict) -> Section:
                 picture=data_uri(
                     map_picture(values, scale, cells_of(entry.place, (height, width), (len(values), len(values[0]))))
                 ),
+                frames=()
+                if frame_scale is None or entry.index not in frames
+                else _frame_pictures(frames[entry.index], frame_scale, entry.place, (height, width)),
             )
             for entry in verdict.evidence
             if (values := by_class.get(entry.index)) is not None
         ),
+    )
+
+
+def _by_class(maps: EncodedMaps) -> dict[int, NDArray[np.float32]]:
+    return dict(zip(maps.classes, maps.decode(), strict=True))
+
+
+def _frame_pictures(
+    maps: NDArray[np.float32], scale: ColourScale, place: Place, size: tuple[int, int]
+) -> tuple[FramePicture, ...]:
+    """A picture of each of `maps` `[T, rows, columns]`; the box is drawn in the one frame that the place is in."""
+    rows, columns = maps.shape[1:]
+    box = cells_of(place, size, (rows, columns))
+    return tuple(
+        FramePicture(
+            number=number,
+            picture=data_uri(map_picture(values, scale, box if number == place.frame else None)),
+            found=number == place.frame,
+        )
+        for number, values in enumerate(maps)
     )
 
 

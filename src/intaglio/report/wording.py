@@ -71,8 +71,9 @@ def shape(sizes: tuple[int, ...]) -> str:
 
 
 def place(where: Place) -> str:
-    """The rows and columns of a place, counted from 0 at the top left."""
-    return f"{_span('row', where.row, where.height)}, {_span('column', where.column, where.width)}"
+    """The rows and columns of a place, counted from 0 at the top left, and its frame, counted from 0 as well."""
+    frame = "" if where.frame is None else f"frame{_SPACE}{where.frame}, "
+    return f"{frame}{_span('row', where.row, where.height)}, {_span('column', where.column, where.width)}"
 
 
 def measured(variant: str) -> str:

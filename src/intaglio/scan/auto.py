@@ -112,6 +112,7 @@ class Auto(Detector):
             calibration=_summary(table, weights, parts, missing, self.budget, classifier.access),
             evidence=leading.evidence,
             maps=shown.maps,
+            frame_maps=shown.frame_maps,
             grid=shown.grid,
             parts=tuple(parts),
         )

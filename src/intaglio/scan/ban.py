@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import nll_loss
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from intaglio.classifiers import Access, Classifier, TorchClassifier
 from intaglio.errors import ModelError
@@ -153,7 +154,7 @@ def noisy_layers(module: nn.Module) -> list[nn.Module]:
     layers = list(module.modules())
     found: list[nn.Module] = [layer for layer in layers if isinstance(layer, _BatchNorm)]
     if not found:
-        found = list[nn.Module](layer for layer in layers if isinstance(layer, nn.Conv2d | nn.Linear))[:-1]
+        found = list[nn.Module](layer for layer in layers if isinstance(layer, _ConvNd | nn.Linear))[:-1]
     if not found:
         raise ModelError("ban puts noise on batch normalisations, or on layers before the last, and this has neither")
     return found

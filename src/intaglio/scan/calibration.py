@@ -65,7 +65,7 @@ class CalibrationMeta(Result):
     name: str
     task_free: bool
     probes: ProbeKind
-    input_shape: tuple[int, int, int] | None = Field(description="of the task; None: any")
+    input_shape: tuple[int, int, int] | tuple[int, int, int, int] | None = Field(description="of the task; None: any")
     num_classes: int | None
     clean: tuple[CleanScores, ...]
     backdoored_models: int

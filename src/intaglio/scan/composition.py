@@ -8,6 +8,8 @@ predict to be the best of its form, and trying that trigger on images tells a ba
     window w      set the w x w square with the largest sum of e_t > 0 to v_t, where e_t > 0
     whole d       add d * sign(slope of t) to every value: the trigger that a blended backdoor is closest to
 
+Of a clip, a place is a pixel in all frames: a trigger in some of them is within its reach.
+
 This needs scores only, and no gradient. Source: ours; in purpose a black-box sibling of Neural Cleanse
 (Wang et al. 2019), in the last form of a universal fast gradient sign step (Goodfellow et al. 2015).
 """
@@ -19,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from intaglio.classifiers import Classifier
+from intaglio.scan.places import facing
 
 #: Counts are places: pixels, or blocks of a grid.
 SCATTERED = (1, 2, 4, 8, 16, 32, 64)
@@ -67,13 +70,14 @@ class Effect:
 
 
 def compose(responses: Responses, target: int, images: Tensor) -> Tensor:
-    """`images` `[M, C, H, W]` under each of the class's composed triggers: `[forms, M, C, H, W]`."""
+    """`images` `[M, (T,) C, H, W]` under each of the class's composed triggers: `[forms, M, (T,) C, H, W]`."""
     extent = images.shape[-2:]
     effect, best = responses.extremes[:, target].max(dim=0)
     positive = effect.clamp_min(0)
     masks = [_scattered(positive, count) for count in SCATTERED] + [_window(positive, side) for side in WINDOWS]
     pattern = spread(responses.values[best].permute(2, 0, 1), extent)
-    stamped = torch.where(spread(torch.stack(masks), extent)[:, None, None] > 0, pattern, images)
+    covered = spread(torch.stack(masks), extent)[:, None]
+    stamped = torch.where(facing(covered, images) > 0, pattern, images)
     direction = spread(responses.slopes[target].sign(), extent)
     whole = torch.stack([(images + step * direction).clamp(0, 1) for step in WHOLE])
     return torch.cat([stamped, whole])
@@ -83,7 +87,7 @@ def effect_of(classifier: Classifier, altered: Tensor, before: Tensor, target: i
     """What one class's triggers do: `[4, forms]`, the measures of `Effect` in their order.
 
     Args:
-        altered: trial images under each trigger `[forms, M, C, H, W]`.
+        altered: trial images under each trigger `[forms, M, (T,) C, H, W]`.
         before: centred log-probabilities `[M, K]` of the unaltered trial images.
     """
     answers, unit = before.argmax(dim=1), before.std().clamp_min(1e-6)

@@ -24,8 +24,9 @@ Progress = Callable[[int, int], None]
 class Request:
     """What a detector is given beside the classifier.
 
-    Clean images `[N, C, H, W]` of the model's kind and the task's name, if known; for filters also the labelled images
-    that the model was trained on, or images that it was asked about, any of which may carry a trigger.
+    Clean images `[N, C, H, W]`, or clips `[N, T, C, H, W]`, of the model's kind and the task's name, if known; for
+    filters also the labelled images that the model was trained on, or images that it was asked about, any of which may
+    carry a trigger.
     """
 
     clean: Tensor | None = None
@@ -48,6 +49,8 @@ class Finding:
     maps: EncodedMaps
     grid: tuple[int, int] | None
     parts: tuple[Part, ...] = ()
+    #: Of clips, the same maps frame by frame.
+    frame_maps: EncodedMaps | None = None
     #: Who speaks, where one detector handed over to another.
     detector: str | None = None
 
@@ -116,6 +119,7 @@ class Detector(ABC):
             calibration=finding.calibration,
             evidence=finding.evidence,
             maps=finding.maps,
+            frame_maps=finding.frame_maps,
             parts=finding.parts,
         )
 

@@ -10,19 +10,24 @@ from intaglio.errors import DataError, RecipeError
 from intaglio.scan.calibration import Calibration, choose_calibration
 from intaglio.scan.detector import Detector, Finding, Request
 from intaglio.scan.features import peak_places, smoothed
-from intaglio.scan.measurement import Measurement, measure
+from intaglio.scan.measurement import FRAME_BASES, Measurement, measure
+from intaglio.scan.places import frames_of
 from intaglio.scan.probes import Probes, predicted_probes, synthetic_probes
 from intaglio.scan.verdict import ClassEvidence, EncodedMaps, Place
 
 #: Maps of so many classes are kept in a verdict; with 1,000 classes the rest would only fill disks.
 SHOWN_CLASSES = 24
+#: A place is one frame's if that frame moves the answer so many times as far as the median frame does.
+_ONE_FRAME = 2.0
+_IMAGES_ONLY = "Those answer single images, and this one clips: the rank is a rough guide."
 
 
 class OnePixelSignature(Detector):
     """Reads a model's one-pixel signature with an ensemble fitted on clean and backdoored models.
 
     responses to one changed pixel -> composed triggers -> scale-free class features -> signature networks -> score;
-    p-value by rank among clean models.
+    p-value by rank among clean models. Of a clip, a pixel is changed in all frames at once; a second, coarser pass
+    through its frames tells in which of them a place matters, and has no part in the score.
 
     Args:
         calibration: folder of a calibration of your own (`intaglio population fit`); by default the one shipped for
@@ -38,7 +43,7 @@ class OnePixelSignature(Detector):
         self.calibration = calibration
 
     def run(self, classifier: Classifier, request: Request) -> Finding:
-        if len(classifier.input_shape) != 3 or max(classifier.input_shape[1:]) == 1:
+        if max(classifier.input_shape[-2:]) == 1:
             raise RecipeError(f"{self.name} needs images of some pixels, but the model takes {classifier.input_shape}")
         calibration = choose_calibration(
             request.task or classifier.task,
@@ -60,20 +65,28 @@ class OnePixelSignature(Detector):
             )
             summary = calibration.summary()
             summary = summary.model_copy(update={"statement": f"{doubt} {summary.statement}"})
+        if calibration.meta.task_free and frames_of(classifier.input_shape):
+            summary = summary.model_copy(update={"statement": f"{summary.statement} {_IMAGES_ONLY}"})
         probes = choose_probes(calibration, classifier, request.clean)
         measurement = measure(classifier, probes, progress=request.progress)
         with torch.inference_mode():
             scores, suspicions = calibration.ensemble(measurement.features[None], measurement.targets[None])
         evidence = class_evidence(measurement, suspicions[0], classifier.input_shape)
         shown = tuple(entry.index for entry in evidence[:SHOWN_CLASSES])
-        maps = measurement.responses.effect[list(shown)].numpy()
+
+        def encoded(maps: Tensor, bases: int) -> EncodedMaps:
+            base = f"mean of {bases} {'images' if measurement.frames is None else 'clips'}"
+            return EncodedMaps.encode(maps[list(shown)].numpy(), base=base, variant="logit", classes=shown)
+
+        frames = measurement.frames
         return Finding(
             score=float(scores.mean()),
             p_value=calibration.p_value(scores[0]),
             calibrated=not calibration.meta.task_free,
             calibration=summary,
             evidence=evidence,
-            maps=EncodedMaps.encode(maps, base=f"mean of {len(probes.bases)} images", variant="logit", classes=shown),
+            maps=encoded(measurement.responses.effect, measurement.bases),
+            frame_maps=None if frames is None else encoded(frames, FRAME_BASES),
             grid=measurement.grid,
         )
 
@@ -112,10 +125,31 @@ def class_evidence(
                 index=index,
                 suspicion=float(suspicions[position]),
                 peak=float(smooth[index, row, column]),
-                place=Place(row=top, column=left, height=bottom - top, width=right - left),
+                place=_framed(
+                    Place(row=top, column=left, height=bottom - top, width=right - left),
+                    None if measurement.frames is None else measurement.frames[index],
+                    (height, width),
+                ),
             )
         )
     return tuple(evidence)
+
+
+def _framed(place: Place, frames: Tensor | None, size: tuple[int, int]) -> Place:
+    """The place in the one frame whose map `[h, w]` of `[T, h, w]` stands out there from the others', if one does."""
+    if frames is None or len(frames) < 2:
+        return place
+    top, left = (
+        start * cells // pixels
+        for start, cells, pixels in zip((place.row, place.column), frames.shape[1:], size, strict=True)
+    )
+    ends = (place.row + place.height - 1, place.column + place.width - 1)
+    bottom, right = (end * cells // pixels + 1 for end, cells, pixels in zip(ends, frames.shape[1:], size, strict=True))
+    strength = frames[:, top:bottom, left:right].amax(dim=(1, 2))
+    strongest = int(strength.argmax())
+    if float(strength[strongest]) <= _ONE_FRAME * float(strength.median()):
+        return place
+    return place.model_copy(update={"frame": strongest})
 
 
 def _start(cell: int, pixels: int, cells: int) -> int:

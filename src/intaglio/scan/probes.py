@@ -8,6 +8,7 @@ from torch.nn.functional import interpolate
 
 from intaglio.classifiers import Classifier
 from intaglio.data import ImageData, classes_in_turn
+from intaglio.scan.places import frames_of
 from intaglio.seeds import torch_generator
 
 BASES = 8
@@ -18,7 +19,7 @@ CONSIDERED = 1024
 
 @dataclass(frozen=True)
 class Probes:
-    """Base images `[B, C, H, W]` and trial images `[M, C, H, W]`, none in both, and the trials' labels if known."""
+    """Base images `[B, (T,) C, H, W]` and trials `[M, (T,) C, H, W]`, none in both, and the trials' labels if known."""
 
     bases: Tensor
     trials: Tensor
@@ -26,18 +27,29 @@ class Probes:
 
 
 def synthetic_probes(input_shape: tuple[int, ...]) -> Probes:
-    """Random clouds: smooth fields of random scale, contrast and brightness, always the same ones for one shape."""
-    channels, height, width = input_shape
+    """Random clouds: smooth fields of random scale, contrast and brightness, always the same ones for one shape.
+
+    A clip goes evenly from one cloud to another.
+    """
     generator = torch_generator(0, "probes", "clouds")
+    frames = frames_of(input_shape)
+    images = _clouds(input_shape[-3:], (BASES + TRIALS) * (2 if frames else 1), generator)
+    if frames:
+        along = torch.linspace(0, 1, frames).tolist()
+        images = torch.stack([torch.lerp(images[::2], images[1::2], place) for place in along], dim=1)
+    return Probes(images[:BASES], images[BASES:])
+
+
+def _clouds(image_shape: tuple[int, ...], count: int, generator: torch.Generator) -> Tensor:
+    channels, height, width = image_shape
     clouds = []
-    for _ in range(BASES + TRIALS):
+    for _ in range(count):
         cells = int(torch.randint(3, 9, (), generator=generator))
         coarse = torch.rand(1, channels, cells, cells, generator=generator)
         contrast, brightness = torch.rand(2, generator=generator)
         smooth = interpolate(coarse, (height, width), mode="bicubic")[0]
         clouds.append(((smooth - 0.5) * (1 + 2 * contrast) + brightness).clamp(0, 1))
-    images = torch.stack(clouds)
-    return Probes(images[:BASES], images[BASES:])
+    return torch.stack(clouds)
 
 
 def labelled_probes(data: ImageData) -> Probes:

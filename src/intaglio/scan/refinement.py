@@ -15,6 +15,7 @@ from torch import Tensor
 
 from intaglio.classifiers import Classifier
 from intaglio.scan.composition import Responses, best_square, centred, lead, spread
+from intaglio.scan.places import facing
 
 #: Side of the window in places, and rounds of refinement.
 SIDE, ROUNDS = 6, 4
@@ -32,13 +33,13 @@ class Window:
     states: Tensor
 
     def stamp(self, images: Tensor, values: Tensor, cells: tuple[int, int], states: Tensor | None = None) -> Tensor:
-        """`images` `[M, C, H, W]` under each of `states` `[S, side, side]` (default: its own): `[S, M, C, H, W]`."""
+        """`images` `[M, ...]` under each of `states` `[S, side, side]` (default: its own): `[S, M, ...]`."""
         states = self.states[None] if states is None else states
         whole = torch.full((len(states), *cells), UNTOUCHED)
         whole[:, self.row : self.row + states.shape[1], self.column : self.column + states.shape[2]] = states
         pixels = spread(whole, images.shape[-2:])
         colours = values[pixels.clamp_min(0)].permute(0, 3, 1, 2)
-        return torch.where((pixels == UNTOUCHED)[:, None, None], images, colours[:, None])
+        return torch.where(facing((pixels == UNTOUCHED)[:, None], images), images, facing(colours, images))
 
 
 def refine(classifier: Classifier, responses: Responses, target: int, bases: Tensor, rounds: int = ROUNDS) -> Window:

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from intaglio.classifiers import Classifier
 from intaglio.classifiers.opening import Source, open_classifier
-from intaglio.data import TASKS, ImageData, check_images, open_data
-from intaglio.errors import DataError, RecipeError
+from intaglio.data import TASKS, ImageData, check_images
+from intaglio.data.opening import open_data_for
+from intaglio.errors import RecipeError
 from intaglio.plugins import named
 from intaglio.scan.activation_clustering import ActivationClustering
 from intaglio.scan.auto import Auto
@@ -39,6 +40,8 @@ DETECTORS: dict[str, Callable[..., Detector]] = {
     )
 }
 AUTO = "auto"
+#: Of a set of videos no more than so many are decoded as clean ones.
+CLEAN_VIDEOS = 256
 
 
 def scan(
@@ -59,7 +62,8 @@ def scan(
 
     Args:
         model: a `Classifier`, or anything `open_classifier` takes; a bare module or function takes the task's shapes.
-        clean: images float32 `[N, C, H, W]` that the model was made for; checked against its input.
+        clean: images float32 `[N, C, H, W]`, or clips `[N, T, C, H, W]`, that the model was made for; checked against
+            its input.
         task: what the model was trained for; chooses the clean models that its score is ranked against.
         alpha: accepted share of false alarms.
         detector: its name, or a `Detector`; "auto" takes the best that the access allows.
@@ -148,22 +152,20 @@ def make_detector(name: str, calibration: Path | None = None, budget: float | No
 
 
 def clean_images(source: str | Path, classifier: Classifier) -> Tensor:
-    """The test images of a data source, if they are of the classifier's input shape.
+    """The test images of a data source, if they are of the classifier's input shape; of videos at most 256 clips.
 
     Raises:
         DataError: they can't be read, or are of another shape.
     """
-    return fitting_data(source, classifier, "test").images
+    return open_data_for(classifier.input_shape, source, "test", most=CLEAN_VIDEOS).images
 
 
 def fitting_data(source: str | Path, classifier: Classifier, split: str) -> ImageData:
     """The "train" or "test" images of a data source, if they are of the classifier's input shape.
 
+    Videos become clips of the length and size that the model takes.
+
     Raises:
         DataError: they can't be read, or are of another shape.
     """
-    channels = classifier.input_shape[0] if classifier.input_shape[0] in (1, 3) else None
-    data = open_data(source, split, channels=channels)
-    if data.input_shape != classifier.input_shape:
-        raise DataError(f"{source}: images are {data.input_shape}, but the model takes {classifier.input_shape}")
-    return data
+    return open_data_for(classifier.input_shape, source, split)

@@ -26,7 +26,7 @@ class Measured:
     Args:
         score: higher is more suspicious; comparable between models of one task.
         suspicions: `[K]`, for each class how suspicious it is as a backdoor's target; higher is more.
-        maps: `[K, H, W]`, where in the image each class's evidence lies (a reversed mask, a pattern); None: nowhere.
+        maps: `[K, H, W]`, where in the image (of a clip: over all frames) each class's evidence lies; None: nowhere.
         map_name: what the maps show, in a word or two.
         places: `[K]` rectangles of the image; by default the whole of it.
         p_value: the method's own, where its theory gives one: used where no clean models of the task are known.

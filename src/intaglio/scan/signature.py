@@ -10,7 +10,8 @@ Definition, for a base image b, places (i, j), values v from a set V, and class 
     argmax        index in V of the value that gives `logit`
 
 One forward pass answers for all classes, so a signature costs bases * (places * |V| + 1) queries. Modules that can be
-traced answer them by `locality`, which takes less time and gives the same answers.
+traced answer them by `locality`, which takes less time and gives the same answers. Of a clip, a place is a pixel in all
+frames at once, or in one frame; clips are always asked whole.
 """
 
 import itertools
@@ -23,15 +24,13 @@ from torch import Tensor
 from intaglio.classifiers import Access, Classifier
 from intaglio.errors import RecipeError
 from intaglio.scan.locality import Sides, local_answers
+from intaglio.scan.places import Frames, Grid, Places, frames_of, resolve_grid
 from intaglio.seeds import torch_generator
 
 Variant = Literal["probability", "increase", "decrease", "logit", "argmax"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 BaseName = Literal["black", "grey", "white", "noise"]
 
-#: Images with a longer side are probed in a grid of this many blocks a side instead of pixel by pixel.
-GRID = 32
-LARGEST_PIXELWISE = 64
 _CHUNK_BYTES = 64 * 2**20
 
 
@@ -42,23 +41,25 @@ def one_pixel_signature(
     *,
     variants: Sequence[Variant] = VARIANTS,
     size: int = 1,
-    grid: tuple[int, int] | Literal["auto"] | None = "auto",
+    grid: Grid = "auto",
+    frames: Frames = "all",
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """The signature of `classifier`: float32 `[bases, variants, K, H, W]`, or `[..., grid rows, grid columns]`.
 
     Args:
-        bases: base images `[B, C, H, W]`, or names (see `base_images`).
+        bases: base images `[B, C, H, W]` or clips `[B, T, C, H, W]`, or names (see `base_images`).
         values: pixel values `[V, C]`, or how many (see `pixel_values`).
         variants: which maps, in this order.
         size: side of the altered square, in pixels (or blocks); the paper's is 1.
         grid: blocks instead of pixels: `(rows, columns)`; None for single pixels; "auto" uses 32 x 32 blocks
-            where a side is longer than 64 pixels.
+            where a side is longer than 64 pixels; for clips at most 16 x 16, and 8 x 8 for each frame.
+        frames: of clips, a place is altered in "all" frames at once, or in "each" in turn: `[..., K, T, H, W]`.
         progress: called with (queries done, queries in all).
 
     Raises:
         ClassifierError: the classifier gives labels only.
-        RecipeError: a value set, base or grid that does not fit the input.
+        RecipeError: a value set, base or grid that does not fit the input, or frames of an image.
     """
     if unknown := [variant for variant in variants if variant not in VARIANTS]:
         raise RecipeError(f"unknown variant '{unknown[0]}'; known are {', '.join(VARIANTS)}")
@@ -66,8 +67,8 @@ def one_pixel_signature(
         raise RecipeError("a signature needs a size of 1 or more, and at least one base image and variant")
     images = bases if isinstance(bases, Tensor) else base_images(classifier.input_shape, bases)
     if not isinstance(values, Tensor):
-        values = pixel_values(classifier.input_shape[0], values)
-    masks = _Places(classifier.input_shape, resolve_grid(classifier.input_shape, grid), size)
+        values = pixel_values(classifier.input_shape[-3], values)
+    masks = Places(classifier.input_shape, resolve_grid(classifier.input_shape, grid, frames), size, frames)
     total = len(images) * (1 + len(masks) * len(values))
     maps = []
     for number, base in enumerate(images):
@@ -89,15 +90,17 @@ def one_pixel_responses(
     values: Tensor,
     *,
     size: int = 1,
-    grid: tuple[int, int] | Literal["auto"] | None = "auto",
+    grid: Grid = "auto",
+    frames: Frames = "all",
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """All answers behind a signature: log-probabilities `[V, K, H, W]` for one base image `[C, H, W]`.
 
-    `values` is `[V, C]`, or `[V, C, H, W]` for values that differ from place to place. Needs |V| times the memory of
-    a signature; `signature_maps` reduces it.
+    `values` is `[V, C]`, or `[V, C, H, W]` for values that differ from place to place. A base clip is `[T, C, H, W]`,
+    with values `[V, C]` or `[V, T, C, H, W]`; the answers for each frame are `[V, K, T, H, W]`. Needs |V| times the
+    memory of a signature; `signature_maps` reduces it.
     """
-    places = _Places(classifier.input_shape, resolve_grid(classifier.input_shape, grid), size)
+    places = Places(classifier.input_shape, resolve_grid(classifier.input_shape, grid, frames), size, frames)
     flat = torch.empty(len(places), len(values), classifier.num_classes)
     done = 0
     for part, log_probs in _respond(classifier, base, values, places):
@@ -110,7 +113,7 @@ def one_pixel_responses(
 
 
 def signature_maps(responses: Tensor, base: Tensor, variants: Sequence[Variant] = VARIANTS) -> Tensor:
-    """Reduces log-probabilities `[V, K, H, W]`, and `[K]` of the base, to `[variants, K, H, W]`. Pure."""
+    """Reduces log-probabilities `[V, K, (T,) H, W]`, and `[K]` of the base, to `[variants, K, (T,) H, W]`. Pure."""
     flat = responses.flatten(2).permute(2, 0, 1)
     accumulator = _Maps(base, len(flat))
     accumulator.add(slice(0, len(flat)), flat)
@@ -119,7 +122,7 @@ def signature_maps(responses: Tensor, base: Tensor, variants: Sequence[Variant] 
 
 
 def base_images(input_shape: tuple[int, ...], names: Sequence[BaseName]) -> Tensor:
-    """Base images `[B, C, H, W]` that need no data: black, mid-grey, white, or fixed uniform noise in [0.25, 0.75]."""
+    """Bases `[B, (T,) C, H, W]` that need no data: black, mid-grey, white, or fixed uniform noise in [0.25, 0.75]."""
     noise = 0.25 + 0.5 * torch.rand(input_shape, generator=torch_generator(0, "base", "noise"))
     known = {
         "black": torch.zeros(input_shape),
@@ -154,74 +157,25 @@ def pixel_values(channels: int, count: int | None = None) -> Tensor:
     return per_channel.flatten(0, 1)
 
 
-def resolve_grid(
-    input_shape: tuple[int, ...], grid: tuple[int, int] | Literal["auto"] | None
-) -> tuple[int, int] | None:
-    """The grid that "auto" stands for; None means single pixels.
-
-    Raises:
-        RecipeError: more blocks than pixels, or none.
-    """
-    height, width = input_shape[-2:]
-    if grid == "auto":
-        return (min(GRID, height), min(GRID, width)) if max(height, width) > LARGEST_PIXELWISE else None
-    if grid is not None and not (0 < grid[0] <= height and 0 < grid[1] <= width):
-        raise RecipeError(f"a grid of {grid[0]} x {grid[1]} blocks does not fit {height} x {width} pixels")
-    return grid
-
-
 def places_of(input_shape: tuple[int, ...]) -> tuple[Sides, Sides]:
     """Rows and columns of the places that are altered by default: pixels, or the blocks of the grid."""
-    return _Places(input_shape, resolve_grid(input_shape, "auto"), 1).sides()
-
-
-class _Places:
-    """The places to alter, in row-major order: pixels, squares around them, or the blocks of a grid."""
-
-    def __init__(self, input_shape: tuple[int, ...], grid: tuple[int, int] | None, size: int) -> None:
-        height, width = input_shape[-2:]
-        self.extent = grid or (height, width)
-        self._rows, self._columns = (
-            _cover(pixels, cells, size) for pixels, cells in zip((height, width), self.extent, strict=True)
-        )
-
-    def __len__(self) -> int:
-        return self.extent[0] * self.extent[1]
-
-    def masks(self, start: int, stop: int) -> Tensor:
-        """Boolean `[stop - start, 1, H, W]`: the pixels of each place."""
-        places = torch.arange(start, stop)
-        rows, columns = self._rows[places // self.extent[1]], self._columns[places % self.extent[1]]
-        return (rows[:, :, None] & columns[:, None, :])[:, None]
-
-    def sides(self) -> tuple[Sides, Sides]:
-        """The pixels of each cell, along rows and along columns."""
-        rows, columns = (Sides(cover.int().argmax(dim=1), cover.sum(dim=1)) for cover in (self._rows, self._columns))
-        return rows, columns
-
-
-def _cover(pixels: int, cells: int, size: int) -> Tensor:
-    """Boolean `[cells, pixels]`: the pixels that `size` cells around each cell cover, along one side."""
-    owner = torch.arange(pixels) * cells // pixels
-    offset = owner[None, :] - torch.arange(cells)[:, None]
-    return (offset >= -((size - 1) // 2)) & (offset <= size // 2)
+    return Places(input_shape, resolve_grid(input_shape, "auto"), 1).sides()
 
 
 def _respond(
-    classifier: Classifier, base: Tensor, values: Tensor, places: _Places
+    classifier: Classifier, base: Tensor, values: Tensor, places: Places
 ) -> Iterable[tuple[slice | Tensor, Tensor]]:
     """Yields (which places, log-probabilities `[places, V, K]`), a bounded number of images at a time."""
     classifier.require(Access.SCORES)
-    if len(classifier.input_shape) != 3:
-        raise RecipeError(f"a one-pixel signature needs images (C, H, W), got inputs {classifier.input_shape}")
-    if values.ndim == 2:
-        values = values[:, :, None, None]
-    fits = values.ndim == 4 and len(values) > 0 and values.shape[1] == classifier.input_shape[0]
-    if not fits or values.shape[2:] not in ((1, 1), classifier.input_shape[1:]):
-        raise RecipeError(f"expected values [V, {classifier.input_shape[0]}], got {tuple(values.shape)}")
-    if base.shape != classifier.input_shape:
-        raise RecipeError(f"expected a base image {classifier.input_shape}, got {tuple(base.shape)}")
-    if (answers := local_answers(classifier, base, values, *places.sides())) is not None:
+    shape = classifier.input_shape
+    plain = (*[1] * (len(shape) - 3), shape[-3], 1, 1)  # one value for all places
+    if values.ndim == 2 and values.shape[1] == shape[-3]:
+        values = values.view(-1, *plain)
+    if len(values) == 0 or tuple(values.shape[1:]) not in (plain, shape):
+        raise RecipeError(f"expected values [V, {shape[-3]}], got {tuple(values.shape)}")
+    if base.shape != shape:
+        raise RecipeError(f"expected a base image {shape}, got {tuple(base.shape)}")
+    if not frames_of(shape) and (answers := local_answers(classifier, base, values, *places.sides())) is not None:
         return answers
     step = max(1, _CHUNK_BYTES // (base.numel() * 4 * len(values)))
 

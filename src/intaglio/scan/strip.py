@@ -56,6 +56,7 @@ class STRIP(ScoreDetector):
                 "(--inputs, or inputs=images)"
             )
         check_images(inputs, "inputs")
+        classes = classifier.predict(inputs)  # first, for it refuses inputs of another shape
         clean = clean_sample(classifier, request, self.overlays + REFERENCES[1])
         overlays, references = clean[: self.overlays], clean[self.overlays :]
         if len(references) < REFERENCES[0]:
@@ -66,7 +67,6 @@ class STRIP(ScoreDetector):
         known, asked = scores[: len(references)], scores[len(references) :]
         p_values = ranks_among(asked, known)
         excess = (-p_values.log() - 1) / len(asked)  # of mean 0 without triggers
-        classes = classifier.predict(inputs)
         score = float(higher_criticism(p_values, len(known)))
         return Measured(
             score=score,
@@ -83,8 +83,8 @@ def strip_scores(classifier: Classifier, inputs: Tensor, clean: Tensor, *, progr
     Fashion-MNIST models a mean AUROC of 0.92 at full strength, 0.67 with halves). Each costs m queries.
 
     Args:
-        inputs: `[N, C, H, W]`.
-        clean: the overlays `[m, C, H, W]`.
+        inputs: `[N, C, H, W]`, or clips `[N, T, C, H, W]`.
+        clean: the overlays `[m, ...]`.
 
     Raises:
         DataError: images that the model can't take.

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from intaglio.classifiers import Access, Classifier, TorchClassifier
-from intaglio.errors import RecipeError
 from intaglio.scan.detector import Request
 from intaglio.scan.differentiable import log_probs, with_gradients
 from intaglio.scan.probes import synthetic_probes
@@ -35,7 +34,6 @@ class TRODO(ScoreDetector):
 
     Raises (when inspecting):
         ClassifierError: no gradients, or answers that are not finite.
-        RecipeError: a model of videos.
     """
 
     name = "trodo"
@@ -48,8 +46,6 @@ class TRODO(ScoreDetector):
 
     def measure(self, classifier: Classifier, request: Request) -> Measured:
         model = with_gradients(classifier)
-        if len(model.input_shape) != 3:
-            raise RecipeError(f"{self.name} knows images [C, H, W] only, not inputs {list(model.input_shape)}")
         probes = synthetic_probes(model.input_shape)
         rises, afterwards = [], []
         probed = torch.cat([probes.bases, probes.trials]).to(model.device)

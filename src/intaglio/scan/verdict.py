@@ -28,12 +28,13 @@ class Subject(Result):
 
 
 class Place(Result):
-    """A rectangle of pixels, from its upper left corner."""
+    """A rectangle of pixels, from its upper left corner; of a clip in one `frame`, from 0, or (None) in all of them."""
 
     row: int
     column: int
     height: int
     width: int
+    frame: int | None = None
 
 
 class ClassEvidence(Result):
@@ -73,23 +74,24 @@ class CalibrationSummary(Result):
 
 
 class EncodedMaps(Result):
-    """Signature maps `[K, h, w]` of the classes listed, as base64 of little-endian float16."""
+    """Signature maps `[K, h, w]`, or `[K, T, h, w]`, of the classes listed, as base64 of little-endian float16."""
 
     base: str
     variant: str
     classes: tuple[int, ...]
-    shape: tuple[int, int, int]
+    shape: tuple[int, int, int] | tuple[int, int, int, int]
     data: str = Field(repr=False)
 
     @classmethod
     def encode(cls, maps: NDArray[np.float32], *, base: str, variant: str, classes: tuple[int, ...]) -> "EncodedMaps":
-        """Packs `maps` `[len(classes), h, w]`."""
-        count, height, width = maps.shape
+        """Packs `maps` `[len(classes), (T,) h, w]`."""
+        count, *frames, height, width = maps.shape
+        shape = (count, frames[0], height, width) if frames else (count, height, width)
         data = base64.b64encode(np.clip(maps, -6e4, 6e4).astype("<f2").tobytes()).decode()
-        return cls(base=base, variant=variant, classes=classes, shape=(count, height, width), data=data)
+        return cls(base=base, variant=variant, classes=classes, shape=shape, data=data)
 
     def decode(self) -> NDArray[np.float32]:
-        """The maps, float32 `[len(classes), h, w]`."""
+        """The maps, float32 `[len(classes), (T,) h, w]`."""
         return np.frombuffer(base64.b64decode(self.data), "<f2").reshape(self.shape).astype(np.float32)
 
 
@@ -132,4 +134,5 @@ class Verdict(Result):
     calibration: CalibrationSummary
     evidence: tuple[ClassEvidence, ...] = Field(description="most suspicious class first")
     maps: EncodedMaps
+    frame_maps: EncodedMaps | None = Field(default=None, description="of clips: the same frame by frame, in blocks")
     parts: tuple[Part, ...] = Field(default=(), description="the detectors of a stack, heaviest evidence first")

@@ -1,5 +1,6 @@
 """`variance`: the generator of the first fragile watermark without model change. A baseline."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -82,7 +83,8 @@ class PixelNorm(nn.Module):
 
 
 class Generator(nn.Module):
-    """From noise `[N, latent]` to images `[N, C, H, W]` in [0, 1], as in progressive GANs.
+    """From noise `[N, latent]` to images `[N, C, H, W]` in [0, 1], as in progressive GANs; or to clips, whose frames
+    are made side by side, as channels are.
 
     A 4x4 transposed convolution, then blocks that double the side (nearest) and convolve twice (3x3), each with
     LeakyReLU 0.2 and pixel normalisation, until the image fits in; a 1x1 convolution makes the channels. Larger results
@@ -91,7 +93,7 @@ class Generator(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], *, latent: int = 512, channels: int = 64) -> None:
         super().__init__()
-        colours, height, width = shape[-3:]
+        *planes, height, width = shape
         layers: list[nn.Module] = [
             PixelNorm(),
             nn.ConvTranspose2d(latent, channels, 4),
@@ -107,11 +109,12 @@ class Generator(nn.Module):
             for _ in range(2):
                 layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.LeakyReLU(_SLOPE), PixelNorm()]
             side *= 2
-        self.layers = nn.Sequential(*layers, nn.Conv2d(channels, colours, 1))
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels, math.prod(planes), 1))
         self.top, self.left = (side - height) // 2, (side - width) // 2
         self.height, self.width = height, width
+        self.shape = shape
 
     def forward(self, noise: Tensor) -> Tensor:
         images: Tensor = self.layers(noise[:, :, None, None])
         cut = images[:, :, self.top : self.top + self.height, self.left : self.left + self.width]
-        return (cut.tanh() + 1) / 2
+        return ((cut.tanh() + 1) / 2).reshape(len(noise), *self.shape)

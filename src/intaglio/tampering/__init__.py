@@ -3,6 +3,16 @@
 from intaglio.plugins import named
 from intaglio.tampering.average import Average, average_weights
 from intaglio.tampering.bit_flip import BitFlip
+from intaglio.tampering.clip_inputs import (
+    CLIP_TRANSFORMS,
+    ClipTransform,
+    DropFrames,
+    Recompress,
+    ResampleTime,
+    ShuffleFrames,
+    TemporalBlur,
+    TemporalMedian,
+)
 from intaglio.tampering.distil import Distil
 from intaglio.tampering.fine_tune import FineTune
 from intaglio.tampering.inputs import (
@@ -53,11 +63,14 @@ def tampering_named(name: str) -> type[Tampering]:
 
 
 __all__ = [
+    "CLIP_TRANSFORMS",
     "INPUT_TRANSFORMS",
     "TAMPERINGS",
     "Average",
     "BitFlip",
+    "ClipTransform",
     "Distil",
+    "DropFrames",
     "FinePrune",
     "FineTune",
     "InputTransform",
@@ -69,10 +82,15 @@ __all__ = [
     "Poison",
     "Prune",
     "Quantise",
+    "Recompress",
+    "ResampleTime",
     "Resize",
     "RoundBits",
+    "ShuffleFrames",
     "Tampered",
     "Tampering",
+    "TemporalBlur",
+    "TemporalMedian",
     "TransformedInput",
     "WeightShift",
     "average_weights",

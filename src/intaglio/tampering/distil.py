@@ -10,7 +10,7 @@ from torch.nn.functional import kl_div, nll_loss
 
 from intaglio.classifiers.outputs import to_log_probs
 from intaglio.errors import ModelError, RecipeError
-from intaglio.networks import NETWORKS, Architecture
+from intaglio.networks import NETWORKS, VIDEO_NETWORKS, Architecture
 from intaglio.seeds import derive_seed
 from intaglio.tampering.retraining import Retraining, output_kind, training_settings
 from intaglio.tampering.tampering import Material, Tampering
@@ -60,8 +60,9 @@ class Distil(Tampering):
             raise RecipeError(f"unknown answers '{answers}'; known are {', '.join(get_args(Answers))}")
         if not 0 < temperature < float("inf"):
             raise RecipeError(f"the temperature is above 0 and finite, got {temperature}")
-        if isinstance(student, str) and student not in NETWORKS:
-            raise RecipeError(f"unknown student '{student}'; known architectures are {', '.join(sorted(NETWORKS))}")
+        if isinstance(student, str) and student not in NETWORKS | VIDEO_NETWORKS:
+            known = f"{', '.join(sorted(NETWORKS))}; for videos {', '.join(sorted(VIDEO_NETWORKS))}"
+            raise RecipeError(f"unknown student '{student}'; known architectures are {known}")
         if width is not None and (not isinstance(student, str) or width < 1):
             raise RecipeError(f"a width of 1 or more goes with the name of a student's architecture, got {width}")
         self.answers = answers
@@ -105,10 +106,8 @@ class Distil(Tampering):
         if self.student is None:
             return _drawn_anew(module)
         if isinstance(self.student, str):
-            channels, height, width = example.shape[1:]
-            shape = (channels, height, width)
-            named = Architecture(name=self.student, input_shape=shape, num_classes=classes, width=self.width)
-            return named.build()
+            shape = tuple(example.shape[1:])
+            return Architecture(name=self.student, input_shape=shape, num_classes=classes, width=self.width).build()
         student = self.student.build() if isinstance(self.student, Architecture) else self.student()
         try:
             with torch.no_grad():

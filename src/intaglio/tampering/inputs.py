@@ -1,4 +1,4 @@
-"""What an API may do to images before its model sees them: JPEG, noise, resizing, rounding."""
+"""What an API may do to images before its model sees them: JPEG, noise, resizing, rounding. To clips: to each frame."""
 
 import math
 from abc import ABC, abstractmethod
@@ -25,17 +25,21 @@ class InputTransform(ABC):
 
     @final
     def __call__(self, images: Tensor) -> Tensor:
-        """New images of the same shape, float32 `[N, C, H, W]` in [0, 1].
+        """New images or clips of the same shape, float32 `[N, C, H, W]` or `[N, T, C, H, W]` in [0, 1].
 
         Raises:
             DataError: images of a wrong type, shape or range.
         """
         check_images(images, f"input of {self.name}")
-        return self.run(images).clamp(0.0, 1.0)
+        return self.apply(images).clamp(0.0, 1.0)
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Checked images, or every frame of checked clips, transformed."""
+        return self.run(images.flatten(0, -4)).view(images.shape)
 
     @abstractmethod
     def run(self, images: Tensor) -> Tensor:
-        """The transform itself, on checked images."""
+        """The transform itself, on checked images `[N, C, H, W]`."""
 
 
 class Jpeg(InputTransform):
