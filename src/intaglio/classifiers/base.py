@@ -2,6 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar, TypedDict, Unpack, final
 
 import torch
@@ -69,8 +71,8 @@ class Classifier(ABC):
         self.classes = tuple(options.get("classes", ()))
         if self.classes and len(self.classes) != self.num_classes:
             raise ClassifierError(f"{self.source}: {len(self.classes)} class names for {self.num_classes} classes")
-        self._fixed_batch = options.get("fixed_batch")
-        self.batch_size = self._fixed_batch or options.get("batch_size") or _batch_size(self.input_shape, options)
+        self.fixed_batch = options.get("fixed_batch")
+        self.batch_size = self.fixed_batch or options.get("batch_size") or _batch_size(self.input_shape, options)
         if self.batch_size < 1:
             raise ClassifierError(f"batch size must be at least 1, got {self.batch_size}")
         self._outputs: Outputs = options.get("outputs", "auto")
@@ -89,6 +91,21 @@ class Classifier(ABC):
     def reset_queries(self) -> None:
         """Starts counting from zero again."""
         self._queries = 0
+
+    @final
+    def count_queries(self, count: int) -> None:
+        """Counts images that the model was asked by other means than this object's methods."""
+        self._queries += count
+
+    @final
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """What is asked inside doesn't count: checks of the machinery, not questions about the model."""
+        asked = self._queries
+        try:
+            yield
+        finally:
+            self._queries = asked
 
     @property
     def outputs(self) -> Outputs:
@@ -142,26 +159,23 @@ class Classifier(ABC):
             return torch.cat(answers).to(images.device)
 
     def _answer(self, batch: Tensor) -> Tensor:
-        self._queries += len(batch)
-        return self._checked_answer(self._forward(self._prepared(batch))[: len(batch)], len(batch))
+        self.count_queries(len(batch))
+        return self.checked_answer(self._forward(self._prepared(batch))[: len(batch)], len(batch))
 
     def _prepared(self, batch: Tensor) -> Tensor:
         """The batch as the model takes it: preprocessed, and padded with its last image to a fixed batch size."""
-        missing = (self._fixed_batch or 0) - len(batch)
+        missing = (self.fixed_batch or 0) - len(batch)
         if missing > 0:
             batch = torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])])
         return self.preprocessing.apply(batch)
 
     def _probe(self) -> None:
         """Asks once, uncounted, so that a model which can't answer is refused where it is opened."""
-        asked = self._queries
-        try:
+        with self.uncounted():
             if self._outputs == "auto" and self.access >= Access.SCORES:
                 _ = self.outputs
             else:
                 self._ask(self._probe_images())
-        finally:
-            self._queries = asked
 
     def _probe_images(self) -> Tensor:
         """Noise of growing contrast: constant images are left out, for they make some normalisations divide by 0."""
@@ -184,7 +198,12 @@ class Classifier(ABC):
                 "and leave mean and std to the preprocessing"
             )
 
-    def _checked_answer(self, answer: Tensor, count: int) -> Tensor:
+    def checked_answer(self, answer: Tensor, count: int) -> Tensor:
+        """Scores `[count, K]` as float32 (or labels `[count]` as int64), once they are found to be what they should be.
+
+        Raises:
+            ClassifierError: another shape or type, or not finite.
+        """
         if self.access is Access.LABELS:
             return self._checked_labels(answer, count)
         if answer.ndim != 2 or len(answer) != count:

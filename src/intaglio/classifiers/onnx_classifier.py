@@ -66,7 +66,7 @@ class OnnxClassifier(Classifier):
             if self.batch_size == 1:
                 raise
             # Many graphs say that any batch size will do, but reshape to the one they were exported with.
-            self._fixed_batch = self.batch_size = 1
+            self.fixed_batch = self.batch_size = 1
             self._probe()
 
     def _forward(self, batch: Tensor) -> Tensor:

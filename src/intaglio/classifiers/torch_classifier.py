@@ -66,11 +66,9 @@ class TorchClassifier(Classifier):
         Checked and counted like `scores`; preprocessing is part of what is differentiated.
         """
         self._check_images(images)
-        batches = torch.split(images, self._fixed_batch or len(images))
-        self._queries += len(images)
-        answers = [
-            self._checked_answer(self._run(self._prepared(batch))[: len(batch)], len(batch)) for batch in batches
-        ]
+        batches = torch.split(images, self.fixed_batch or len(images))
+        self.count_queries(len(images))
+        answers = [self.checked_answer(self._run(self._prepared(batch))[: len(batch)], len(batch)) for batch in batches]
         return torch.cat(answers)
 
     def _forward(self, batch: Tensor) -> Tensor:
@@ -97,7 +95,7 @@ class TorchClassifier(Classifier):
             return False
         self._channels_last = True
         try:
-            self._forward(self._prepared(self._probe_images()[: self._fixed_batch]))
+            self._forward(self._prepared(self._probe_images()[: self.fixed_batch]))
         except ClassifierError:
             return False
         return True

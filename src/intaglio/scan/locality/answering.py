@@ -55,7 +55,7 @@ def local_answers(classifier: object, base: Tensor, values: Tensor, rows: Sides,
     bounds = torch.stack([*base.aminmax(), *values.aminmax()])
     if resized or preprocessing.layout != "NCHW" or not bool(((bounds >= 0) & (bounds <= 1)).all()):
         return None
-    if classifier._fixed_batch or base.dtype != torch.float32 or values.dtype != torch.float32:
+    if classifier.fixed_batch or base.dtype != torch.float32 or values.dtype != torch.float32:
         return None
     try:
         with torch.inference_mode():
@@ -95,7 +95,7 @@ class _Probing:
             else:
                 with torch.inference_mode():
                     answer = self._answered(places, kept)
-            self.classifier._queries += answer.shape[0] * answer.shape[1]
+            self.classifier.count_queries(answer.shape[0] * answer.shape[1])
             yield places, answer.clone()
 
     def checked(self) -> Answers:
@@ -109,9 +109,8 @@ class _Probing:
         value = kept[-1] if kept else 0
         chosen = sorted({0, len(places) // 3, len(places) * 4 // 5, len(places) - 1})
         images = torch.stack([self.image] + [self._altered(int(places[number]), value) for number in chosen])
-        asked = self.classifier.queries
-        expected = self.classifier.log_probs(images)
-        self.classifier._queries = asked
+        with self.classifier.uncounted():
+            expected = self.classifier.log_probs(images)
         found = torch.cat([self.base_answer[None], answers[chosen, value]])
         if not torch.allclose(found, expected, atol=TOLERANCE, rtol=RELATIVE_TOLERANCE):
             raise ModelError(f"by locality, log-probabilities differ by {float((found - expected).abs().max()):.2g}")
@@ -159,7 +158,7 @@ class _Probing:
         if not kept:
             return answer
         scores = self._aligned(places, kept, None) if self.cut is None else self._by_cell(places, kept, self.cut)
-        checked = self.classifier._checked_answer(scores.flatten(0, 1), len(places) * len(kept))
+        checked = self.classifier.checked_answer(scores.flatten(0, 1), len(places) * len(kept))
         answer[:, kept] = self._log_probs(checked).view(len(places), len(kept), -1)
         return answer
 
