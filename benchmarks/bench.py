@@ -2,10 +2,12 @@
 
     python -m benchmarks.bench [--tasks fashion-mnist,cifar10] [--cifar10 PATH] [--workers N] [--cached]
 
-Needs what `benchmarks.stacks` ships. Writes results/bench.json. Models and cells are kept in the cache, so an
-interrupted run goes on; with --cached nothing is measured any more, and the file holds what was.
+Needs what `benchmarks.stacks` measures and ships. Writes results/bench.json, and ships the stack of `auto`. Models and
+cells are kept in the cache, so an interrupted run goes on; with --cached nothing is measured any more, and the file
+holds what was.
 
-What `auto` says of a model follows from its members' p-values alone, so it is computed from their cells.
+What `auto` says of a model follows from its members' p-values alone, so it is computed from their cells. The stack that
+ships learned from the models of the bench, too; the figures of an attack are those of a stack that never saw it.
 """
 
 import argparse
@@ -15,9 +17,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks.calibrations import OUT
 from benchmarks.fetch import cache_folder
 from benchmarks.results import interval, record
-from benchmarks.stacks import BASE
+from benchmarks.stacks import BASE, stack
 from intaglio.bench import read_bench_recipe, run_bench
 from intaglio.bench.cells import Cell, cell_path, read_cell
 from intaglio.bench.recipe import CLEAN, BenchRecipe
@@ -29,7 +32,7 @@ from intaglio.evidence.statistics import auroc, conformal_p_value, proportion
 from intaglio.populations import LocalExecutor
 from intaglio.scan.clean_scores import shipped_clean_scores
 from intaglio.scan.scanning import DETECTORS
-from intaglio.scan.stack import choose_members, fit_weights, shipped_table
+from intaglio.scan.stack import StackTable, Weights, choose_members, fit_weights
 
 RECIPES = Path(__file__).parent / "bench_recipes"
 TASKS = ("fashion-mnist", "cifar10")
@@ -39,6 +42,12 @@ HOLDINGS: dict[str, tuple[str, ...]] = {
     "the model and clean images": tuple(name for name, kind in DETECTORS.items() if not kind.needs),  # type: ignore[attr-defined]
     "scores only": (BASE, "strip"),
 }
+
+
+#: The figures of a row: over all victims, and over those whose backdoor works.
+KINDS = {"auroc": 0.0, "auroc_working": WORKING}
+#: Backdoors that work less often teach the stack nothing.
+LEAST_ASR = 0.5
 
 
 class Judged(NamedTuple):
@@ -82,46 +91,88 @@ def p_value(cell: Cell, task: str) -> float | None:
     return None if mine is None or cell.score is None else conformal_p_value(cell.score, mine.scores)
 
 
-def auto(task: str, models: Sequence[Judged], allowed: Sequence[str]) -> dict[str, Any]:
-    """What `auto` makes of these detectors: AUROC a row and in the mean, and its false alarms."""
-    table = shipped_table(task)
-    if table is None:
-        raise DataError(f"no stack ships for {task}: run benchmarks.stacks")
-    usable = [name for name in table.detectors if name in allowed and all(name in m.p_values for m in models)]
-    members = choose_members(table, usable, forward=1e-4, budget=None)
-    weights = fit_weights(table, members)
-    clean = [m for m in models if m.row == CLEAN]
-    alarms = sum(weights.p_value(weights.score(m.p_values)) <= ALPHA for m in clean)
+def taught(base: StackTable, models: Sequence[Judged], without: str | None = None) -> StackTable:
+    """The task's stack, taught by the bench's working backdoors as well; those of one row may be left out."""
+    more = tuple(
+        tuple(model.p_values[name] for name in base.detectors)
+        for model in models
+        if model.row not in (CLEAN, without) and model.asr >= LEAST_ASR
+    )
+    return base.model_copy(update={"backdoored": base.backdoored + more})
+
+
+def auto(base: StackTable, models: Sequence[Judged], allowed: Sequence[str]) -> dict[str, Any]:
+    """What `auto` makes of these detectors: AUROC a row, by weights that never saw this attack; the means over rows;
+    the most false alarms of any of these fits; and the weights of the stack that ships.
+    """
+    clean = [model for model in models if model.row == CLEAN]
+    usable = [name for name in base.detectors if name in allowed]
+    found: dict[str, Any] = {"auroc": {}, "auroc_working": {}}
+    most = 0
+    for row in dict.fromkeys(model.row for model in models if model.row != CLEAN):
+        weights = weighed(taught(base, models, without=row), usable)
+        quiet = [weights.score(model.p_values) for model in clean]
+        most = max(most, sum(weights.p_value(score) <= ALPHA for score in quiet))
+        for name, least in KINDS.items():
+            mine = [weights.score(m.p_values) for m in models if m.row == row and m.asr >= least]
+            if mine:
+                found[name][row] = interval(auroc(mine, quiet)) | {"models": len(mine)}
+    shipped = weighed(taught(base, models), usable)
     return {
-        "members": dict(zip(members, (round(float(w), 3) for w in weights.weights), strict=True)),
-        "false_alarms": interval(proportion(alarms, len(clean))) | {"events": alarms, "trials": len(clean)},
-        **areas(models, lambda model: weights.score(model.p_values)),
+        "members": dict(zip(shipped.detectors, (round(float(w), 3) for w in shipped.weights), strict=True)),
+        "false_alarms": interval(proportion(most, len(clean))) | {"events": most, "trials": len(clean)},
+        **found,
+        **{f"mean_{name}": mean(found[name]) for name in KINDS},
     }
+
+
+def weighed(table: StackTable, usable: Sequence[str]) -> Weights:
+    """As `auto` does it, with all the time it likes."""
+    return fit_weights(table, choose_members(table, usable, forward=1e-4, budget=None))
+
+
+def mean(rows: dict[str, dict[str, float]]) -> float | None:
+    """Of the AUROCs of all rows."""
+    return round(sum(area["value"] for area in rows.values()) / len(rows), 4) if rows else None
+
+
+def alone(name: str, models: Sequence[Judged]) -> dict[str, Any]:
+    """A detector by itself; false alarms where it is calibrated."""
+    found = areas(models, lambda model: model.scores[name])
+    ranked = [model.p_values[name] for model in models if model.row == CLEAN and name in model.p_values]
+    alarms = sum(p <= ALPHA for p in ranked)
+    kept = interval(proportion(alarms, len(ranked))) | {"events": alarms, "trials": len(ranked)} if ranked else None
+    return {"false_alarms": kept, **found}
 
 
 def areas(models: Sequence[Judged], score: Callable[[Judged], float]) -> dict[str, Any]:
     """AUROC of each row against the clean models, over all victims and over working ones; and the means over rows."""
     clean = [score(m) for m in models if m.row == CLEAN]
     found: dict[str, Any] = {}
-    for name, least in (("auroc", 0.0), ("auroc_working", WORKING)):
+    for name, least in KINDS.items():
         rows = {}
         for row in dict.fromkeys(m.row for m in models if m.row != CLEAN):
             mine = [score(m) for m in models if m.row == row and m.asr >= least]
             if mine:
                 rows[row] = interval(auroc(mine, clean)) | {"models": len(mine)}
         found[name] = rows
-        found[f"mean_{name}"] = round(sum(area["value"] for area in rows.values()) / len(rows), 4) if rows else None
+        found[f"mean_{name}"] = mean(rows)
     return found
 
 
 def figures(recipe: BenchRecipe, out: Path) -> dict[str, Any]:
-    """The bench's table, `auto` by what the auditor holds, and each detector alone on the same models."""
+    """The bench's table, `auto` by what the auditor holds, and each detector alone on the same models.
+
+    Ships the stack that all of them taught.
+    """
     models = judged(recipe, out)
     kept: dict[str, Any] = {"recipe": recipe.model_dump(mode="json", exclude={"data"})}
     kept["table"] = bench_table(recipe, out).model_dump(mode="json", exclude={"versions"})
     if any(m.row == CLEAN for m in models) and any(m.row != CLEAN for m in models):
-        kept["auto"] = {holding: auto(recipe.task, models, allowed) for holding, allowed in HOLDINGS.items()}
-        kept["alone"] = {name: areas(models, lambda m, name=name: m.scores[name]) for name in recipe.detectors}  # type: ignore[misc]
+        base = stack(recipe.task, [name for name in DETECTORS if all(name in model.p_values for model in models)])
+        taught(base, models).save(OUT / "_stacks" / f"{recipe.task}.json")
+        kept["auto"] = {holding: auto(base, models, allowed) for holding, allowed in HOLDINGS.items()}
+        kept["alone"] = {name: alone(name, models) for name in recipe.detectors}
     return kept
 
 

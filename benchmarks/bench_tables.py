@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks.markdown import load, percent, table
+from benchmarks.markdown import load, percent, ranged, table
 
 PENDING = "Not measured yet: `python -m benchmarks.bench`."
 SHORT = {
@@ -78,19 +78,16 @@ def detectors(task: str) -> str:
         rows.append(
             [
                 SHORT.get(row["detector"], row["detector"]),
-                _alarms(row["false_alarms"]),
+                _alarms(found.get("alone", {}).get(row["detector"], {}).get("false_alarms")),
                 _number(row["seconds"], 1),
                 f"{row['queries']:,.0f}",
             ]
         )
     for name, areas in found.get("auto", {}).items():
-        alarms = areas["false_alarms"]
         members = ", ".join(
             f"{SHORT.get(member, member)} ({weight:.2f})" for member, weight in areas["members"].items()
         )
-        rows.append(
-            [f"auto, {name}: {members}", f"{alarms['events']} of {alarms['trials']} ({percent(alarms)})", "", ""]
-        )
+        rows.append([f"auto, {name}: {members}", _alarms(areas["false_alarms"]), "", ""])
     return table(["detector (weight)", "false alarms at 0.05", "seconds a model", "queries a model"], rows)
 
 
@@ -107,11 +104,7 @@ def _area(area: dict[str, Any] | None) -> str:
 
 
 def _alarms(rate: dict[str, Any] | None) -> str:
-    return (
-        "not calibrated"
-        if rate is None
-        else f"{rate['events']} of {rate['trials']} ({percent(rate | {'value': rate['rate']})})"
-    )
+    return "not calibrated" if rate is None else f"{rate['events']} of {rate['trials']} ({percent(rate)})"
 
 
 def _share(value: float | None) -> str:
@@ -124,3 +117,23 @@ def _points(value: float | None) -> str:
 
 def _number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def imbalance() -> str:
+    """Clean models of unequal classes: who accuses them?"""
+    try:
+        found = load("imbalance")
+    except FileNotFoundError:
+        return "Not measured yet: `python -m benchmarks.imbalance`."
+    rows = [
+        [SHORT[name], ranged(found[name]["auroc"], 2), _alarms(found[name]["false_alarms"]),
+         f"{found[name]['names_the_large_class']} of {found['models']}"]
+        for name in SHORT if name in found
+    ]  # fmt: skip
+    head = [
+        "detector",
+        "AUROC against clean models of equal classes",
+        "false alarms at 0.05",
+        "names the large class first",
+    ]
+    return table(head, rows)

@@ -4,7 +4,7 @@
 
 Needs the populations of `benchmarks.populations`. A detector is ranked among clean models of one population; the stack
 learns from verdicts on models of another (or, for CIFAR-10, each clean model is ranked among the others). The trigger
-families of that other population are patches, pixels and blends: those of `benchmarks.bench` are other attacks.
+families of that other population are patches, pixels and blends; `benchmarks.bench` adds those of its own.
 
 Every verdict is kept in the cache as soon as it is there, so an interrupted run goes on.
 """
@@ -134,12 +134,14 @@ def chosen(plan: Plan) -> tuple[list[ModelRecord], list[ModelRecord], list[Model
 
 
 def ship_scores(detector: str) -> None:
-    """Writes a detector's scores of the clean models of every task."""
+    """Writes a detector's scores of the clean models of every task that is measured."""
     tasks = []
     made = make_detector(detector)
     assert isinstance(made, ScoreDetector)
     for task, plan in PLANS.items():
         ranked = chosen(plan)[0]
+        if not all(Examination(plan.ranked, r.index, detector).path.exists() for r in ranked):
+            continue  # not measured yet
         tasks.append(
             TaskScores(
                 task=task,
@@ -203,13 +205,13 @@ def main() -> None:
             print(f"\r{task}: {number} of {len(missing)}", end="", flush=True)
         print()
         table = stack(task, members)
-        table.save(OUT / "_stacks" / f"{task}.json")
+        table.save(OUT / "_stacks" / f"{task}.json")  # until benchmarks.bench teaches it more attacks
         for names in (members, *([name] for name in members)):
             weights = fit_weights(table, names)
             print(task, ", ".join(names), [round(float(w), 2) for w in weights.weights], f"AUROC {weights.auroc:.3f}")
-    for name in detectors:
-        if name != BASE:
-            ship_scores(name)
+        for name in detectors:
+            if name != BASE:
+                ship_scores(name)
 
 
 if __name__ == "__main__":

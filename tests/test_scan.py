@@ -30,6 +30,7 @@ from scan_models import (
 )
 
 SHAPE = (1, 6, 6)
+BASE = ig.OnePixelSignature.name
 DOUBT = (
     "This model does not answer fashion-mnist images with that task's classes in their order, "
     "so it can't be compared with that task's clean models."
@@ -113,7 +114,8 @@ def test_the_same_model_in_any_wrapping_gets_the_same_verdict() -> None:
             return scores
 
     opened = ig.TorchClassifier(module, input_shape=(1, 28, 28), num_classes=10)
-    verdicts = [ig.scan(model, task=TASK) for model in (module, opened, function)]  # shapes are those of the task
+    # shapes are those of the task
+    verdicts = [ig.scan(model, task=TASK, detector=BASE) for model in (module, opened, function)]
     assert len({verdict.target_class for verdict in verdicts}) == 1
     assert all(verdict.calibrated for verdict in verdicts)
     for verdict in verdicts[1:]:
@@ -135,8 +137,8 @@ def test_the_task_may_come_from_the_classifier() -> None:
 @pytest.mark.parametrize(("data", "name"), [(False, TASK_FREE), (True, TASK_FREE_DATA)])
 def test_a_model_with_its_classes_in_another_order_is_examined_as_one_of_no_known_task(data: bool, name: str) -> None:
     clean = open_data(TASK, "test").images[:100] if data else None
-    verdict = ig.scan(fashion_model(1), clean, task=TASK)
-    plain = ig.scan(fashion_model(1), clean)
+    verdict = ig.scan(fashion_model(1), clean, task=TASK, detector=BASE)
+    plain = ig.scan(fashion_model(1), clean, detector=BASE)
     assert (verdict.calibrated, verdict.calibration.name, verdict.task) == (False, name, TASK)
     assert verdict.calibration.statement == f"{DOUBT} {toy_meta().statement}"
     assert plain.calibration.statement == toy_meta().statement
@@ -148,7 +150,7 @@ def test_a_model_with_its_classes_in_another_order_is_examined_as_one_of_no_know
 
 
 def test_a_model_with_its_classes_in_order_is_compared_with_its_task() -> None:
-    verdict = ig.scan(fashion_model(), task=TASK)
+    verdict = ig.scan(fashion_model(), task=TASK, detector=BASE)
     assert (verdict.calibrated, verdict.calibration.name) == (True, TASK)
     assert verdict.calibration.statement.startswith(f"Calibrated for {TASK}: ranked against ")
 

@@ -233,6 +233,14 @@ def test_one_detectors_trouble_does_not_cost_the_verdict() -> None:
     assert auto(elsewhere).inspect(model(), task="bands").detector == "sharp"
 
 
+def test_a_model_that_is_not_of_the_task_is_left_to_the_base() -> None:
+    stranger = Given("sharp", 0.01, calibrated=False)
+    others = Given("other", 0.5), Given("blind", 0.5), Given("twin", 0.5)
+    verdict = auto(*others, base=stranger).inspect(model(), task="bands")
+    assert (verdict.detector, verdict.calibrated, verdict.p_value) == ("sharp", False, 0.01)
+    assert [other.runs for other in others] == [0, 0, 0]
+
+
 def test_other_tasks_and_shapes_are_left_to_the_base() -> None:
     other = Given("other", 0.5)
     for classifier, task in ((model(), "letters"), (model(), None), (random_model((1, 5, 5), 3), "bands")):

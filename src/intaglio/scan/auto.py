@@ -21,7 +21,7 @@ class Auto(Detector):
 
     Which detectors there are to choose from follows from access and data; which of them pay is known from models of the
     same task (`scan.stack`), and the budget is spent on those first. For a task without such a table the base detector
-    speaks alone: p-values that mean nothing can't be weighed.
+    speaks alone, and for a model that it finds not to be of the task: p-values that mean nothing can't be weighed.
 
     Args:
         base: the detector that speaks alone.
@@ -77,16 +77,19 @@ class Auto(Detector):
         findings: dict[str, Finding] = {}
         seconds: dict[str, float] = {}
         missing: dict[str, str] = {}
-        for name, detector in members.items():
+        for name, detector in sorted(members.items(), key=lambda member: member[0] != self.base.name):
             started = time.perf_counter()
             try:
                 findings[name] = detector.run(classifier, request)
             except IntaglioError as error:  # one detector's trouble must not cost the others' verdict
                 missing[name] = str(error)
             seconds[name] = round(time.perf_counter() - started, 3)
+            if name == self.base.name and name in findings and not findings[name].calibrated:
+                break  # not a model of this task after all: no rank among its models would hold
         ranked = [name for name, finding in findings.items() if finding.calibrated]
+        base = findings.get(self.base.name)
         if len(ranked) < 2:
-            return self._alone(classifier, request, findings.get(self.base.name))
+            return self._alone(classifier, request, base)
         weights = fit_weights(table, ranked)
         p_values = {name: findings[name].p_value for name in ranked}
         score = weights.score(p_values)
