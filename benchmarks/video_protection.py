@@ -46,7 +46,7 @@ NETWORK, WIDTH = "r3d18", 8
 OWNED = 1400
 HOST = TrainingSettings(epochs=14, batch_size=32, learning_rate=3e-3)
 #: Marks: name -> options of `mark`.
-MARKS: dict[str, dict[str, Any]] = {"fixll-pfl": {}, "ftal": {"mode": "ftal"}}
+MARKS: dict[str, dict[str, Any]] = {"fixll-pfl": {}, "fixll-pfl, 30 epochs": {"epochs": 30}, "ftal": {"mode": "ftal"}}
 SEALS = {"boundary": 16, "ftg": 8, "random": 16}
 LOCK = LockSettings(batch_size=32)
 SIGMA = 1e-5
