@@ -26,7 +26,8 @@ class OnePixelSignature(Detector):
     """Reads a model's one-pixel signature with an ensemble fitted on clean and backdoored models.
 
     responses to one changed pixel -> composed triggers -> scale-free class features -> signature networks -> score;
-    p-value by rank among clean models. Of a clip, a pixel is changed in all frames at once; a second, coarser pass
+    p-value by rank among clean models. Attacks with right labels go unseen, and clean models of unequal classes are
+    accused too often (docs/bench.md). Of a clip, a pixel is changed in all frames at once; a second, coarser pass
     through its frames tells in which of them a place matters, and has no part in the score.
 
     Args:

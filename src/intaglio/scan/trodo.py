@@ -25,7 +25,8 @@ class TRODO(ScoreDetector):
     The score is the mean rise of log(p / (1 - p)) of the most likely class, not of p as in the paper: p saturates. On
     12 clean and 24 backdoored networks of Fashion-MNIST (ASR of .9 or more) its AUROC is .79, with p .59; with
     shuffled quarters of clean images in place of clouds .78 and .67. Suspicions are the mean probabilities of the
-    classes after the ascent: a hint at the target, right for about half of these models.
+    classes after the ascent: a hint at the target, right for about half of these models. On models of another training
+    recipe, over nine attacks, AUROC is .56 (docs/bench.md).
 
     Args:
         steps: of the ascent.
