@@ -124,7 +124,11 @@ def test_watch_keeps_history(capsys: pytest.CaptureFixture[str], monkeypatch: py
 def test_a_signal_ends_a_watch_cleanly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     interrupting = Clock(sleep=lambda seconds: signal.raise_signal(signal.SIGINT))
     monkeypatch.setattr("intaglio.seal.watching.Clock", lambda: interrupting)
-    assert main(["seal", "watch", "model.safetensors", *CHECK, "--every", "3600"]) == ExitCode.CLEAN
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore the signal
+    try:
+        assert main(["seal", "watch", "model.safetensors", *CHECK, "--every", "3600"]) == ExitCode.CLEAN
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().out.splitlines()[-1] == "model.safetensors: Intact in 1 checks."
 
 
