@@ -224,7 +224,9 @@ class Recompress(ClipTransform):
         av = load_av()
         coding = _CODINGS[self.codec]
         quantiser = str(round(coding.worst + (coding.best - coding.worst) * (self.quality - 1) / 99))
-        quality = {"crf": quantiser} if self.codec == "h264" else {"qmin": quantiser, "qmax": quantiser}
+        # x264's macroblock tree reads memory that nothing wrote: with it the same clip is coded in several ways
+        h264 = {"crf": quantiser, "mbtree": "0"}
+        quality = h264 if self.codec == "h264" else {"qmin": quantiser, "qmax": quantiser}
         form = "gray" if frames.ndim == 3 else "rgb24"
         try:
             encoder = av.CodecContext.create(coding.encoder, "w")
