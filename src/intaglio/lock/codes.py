@@ -19,7 +19,7 @@ from torch import Tensor
 
 from intaglio.errors import DataError
 from intaglio.evidence.key import Key
-from intaglio.triggers.sample_specific import MIXING_SIZE, SampleSpecificEncoder, Secret, normalised
+from intaglio.triggers.sample_specific import SampleSpecificEncoder, Secret, mixing_shape, normalised
 
 CODE_LENGTH = 96
 _NAME_LIMIT = 100
@@ -29,18 +29,17 @@ _BAND = (0.07, 0.5)
 
 
 class LockSecrets:
-    """The secrets of one owner for images `(C, H, W)`: mixing `[1, C, F, 3, 3]` and carriers `[n, H, W]`."""
+    """The secrets of one owner for images `(C, H, W)`: mixing `[1, 1, F, 3, 3]` and carriers `[n, H, W]`."""
 
     def __init__(
         self, key: Key, input_shape: tuple[int, int, int], features: int, code_length: int, *, generation: int = 0
     ) -> None:
-        channels, height, width = input_shape
+        _, height, width = input_shape
         if code_length * 4 > height * width:
             raise DataError(f"images of {height} x {width} are too small to carry {code_length} bits")
         self._key = key
         self._context = f"lock/generation {generation}" if generation else "lock"
-        shape = (1, channels, features, MIXING_SIZE, MIXING_SIZE)
-        self.mixing = normalised(_normal(key, f"{self._context}/mixing", shape))
+        self.mixing = normalised(_normal(key, f"{self._context}/mixing", (1, *mixing_shape(features))))
         self.carriers = _carriers(key, f"{self._context}/carriers", code_length, height, width)
 
     def code(self, user: str) -> Tensor:

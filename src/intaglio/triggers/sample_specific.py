@@ -24,7 +24,7 @@ class Secret(NamedTuple):
 
     #: The message, spread over the image: `[1 or N, 1, H, W]`.
     plane: Tensor
-    #: How the U-Net's features are mixed into a residual: 3x3 convolutions `[1 or N, C, F, 3, 3]`.
+    #: How the U-Net's features are mixed into a residual: 3x3 convolutions `[1 or N, 1, F, 3, 3]`.
     mixing: Tensor
 
 
@@ -32,8 +32,10 @@ class SampleSpecificEncoder(nn.Module):
     """E(x, k) = clamp(x + s e tanh(W_k * UNet(x, p_k))): x with an invisible residual of its own.
 
     p_k is the message, spread to a plane that the U-Net sees beside the image; W_k mixes its F features into the
-    residual by convolution, so that without k the network alone draws nothing of use. The factor s <= 1, one for each
-    image, keeps every single image at `psnr` or above, whatever the U-Net was trained to.
+    residual by convolution, so that without k the network alone draws nothing of use. The residual is one of brightness,
+    the same in all colours of a pixel: JPEG halves the resolution of colour and rounds it coarsely, and what was hidden
+    there is gone. The factor s <= 1, one for each image, keeps every single image at `psnr` or above, whatever the U-Net
+    was trained to.
 
     Images float32 `[N, C, H, W]` in [0, 1]; the residual is bounded by `epsilon` in every value. Differentiable.
     `relief` is 1 in use; while training starts, a larger value multiplies both bounds.
@@ -75,9 +77,8 @@ class SampleSpecificEncoder(nn.Module):
         return images + residual * (loudest / loudness).clamp(max=1)
 
     def draw_mixing(self, count: int, generator: torch.Generator) -> Tensor:
-        """Random mixings `[count, C, F, 3, 3]`, of the scale that `normalised` gives."""
-        shape = (count, self.channels, self.features, MIXING_SIZE, MIXING_SIZE)
-        return normalised(torch.randn(shape, generator=generator))
+        """Random mixings `[count, 1, F, 3, 3]`, of the scale that `normalised` gives."""
+        return normalised(torch.randn((count, *mixing_shape(self.features)), generator=generator))
 
 
 class SampleSpecificTrigger(Trigger):
@@ -100,8 +101,13 @@ class SampleSpecificTrigger(Trigger):
         return {"trigger": self.name, "epsilon": self.encoder.epsilon, "psnr": self.encoder.psnr}
 
 
+def mixing_shape(features: int) -> tuple[int, ...]:
+    """The shape of one mixing, `[1, F, 3, 3]`: all features to one brightness."""
+    return (1, features, MIXING_SIZE, MIXING_SIZE)
+
+
 def normalised(mixing: Tensor) -> Tensor:
-    """Mixings `[N, C, F, 3, 3]` with the kernel of every output channel scaled to the same norm."""
+    """Mixings `[N, 1, F, 3, 3]`, each scaled to the same norm."""
     norm = mixing.square().sum(dim=(2, 3, 4), keepdim=True).sqrt()
     return mixing * (_MIXING_SCALE / norm.clamp(min=math.ulp(1.0)))
 
