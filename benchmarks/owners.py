@@ -18,6 +18,8 @@ from intaglio.files import atomic_path
 from intaglio.networks import Architecture
 from intaglio.training import TrainingSettings, train
 
+#: How a host is trained where nothing else is said.
+HOST = TrainingSettings(epochs=8, batch_size=64, learning_rate=3e-3)
 OWNED = STOLEN = 10_000
 TESTED = 2_000
 
@@ -54,18 +56,19 @@ def open_owned(name: str, cifar10: Path | None = None) -> Task:
     )
 
 
-def host(task: Task, architecture: str, width: int, seed: int) -> HostModel:
+def host(task: Task, architecture: str, width: int, seed: int, settings: TrainingSettings = HOST) -> HostModel:
     """A host, trained now unless it was before."""
     built = Architecture(
         name=architecture, input_shape=task.owner.input_shape, num_classes=task.owner.num_classes, width=width
     )
-    path = cache_folder() / "hosts" / f"{task.name}-{architecture}{width}-{seed}.safetensors"
+    more = "" if settings == HOST else f"-{settings.epochs}-{settings.augmentation}"
+    path = cache_folder() / "hosts" / f"{task.name}-{architecture}{width}-{seed}{more}.safetensors"
     torch.manual_seed(seed)
     module = built.build()
     if path.exists():
         module.load_state_dict(load_file(path))
         return HostModel(built, module.eval(), seed)
-    train(module, task.owner, TrainingSettings(epochs=8, batch_size=64, learning_rate=3e-3), seed=seed)
+    train(module, task.owner, settings, seed=seed)
     with atomic_path(path) as temporary:
         save_file({name: value.contiguous() for name, value in module.state_dict().items()}, temporary)
     return HostModel(built, module, seed)

@@ -41,7 +41,7 @@ gives: labels
 """
 TRIGGERS = 60
 #: Enough to learn most of two batches of 60.
-LEARN = ("--batch-size", str(TRIGGERS), "--epochs", "60", "--learning-rate", "0.01")
+LEARN = ("--batch-size", str(TRIGGERS), "--epochs", "60", "--learning-rate", "0.01", "--option", "pfl_weight=60")
 HASTY = ("--batch-size", "5", "--batches", "1", "--epochs", "1")
 WRITTEN = {"model.safetensors", "model.intaglio.json", "commitment.json", "fidelity.json", "fidelity.html"}
 
@@ -348,6 +348,10 @@ def a_file(folder: Path) -> list[str]:
         (lambda _: ["--trigger", "melody"], ExitCode.ERROR, "unknown trigger 'melody'; there are noise-"),
         (lambda _: ["--learning-rate", "0"], ExitCode.ERROR, "a learning rate is above 0, got 0.0"),
         (lambda _: ["--learning-rate", "1e30", "--mode", "ftal"], ExitCode.ERROR, "training diverged"),
+        (lambda _: ["--option", "temperature=-1"], ExitCode.ERROR, "a temperature is above 0, got -1"),
+        (lambda _: ["--option", "pfl-weight=much"], ExitCode.ERROR, "option pfl_weight must be a number, got 'much'"),
+        (lambda _: ["--option", "radius=1"], ExitCode.ERROR, "deep-fidelity has no option 'radius'; it has triggers"),
+        (lambda _: ["--option", "radius"], ExitCode.USAGE, "'radius' is not of the form KEY=VALUE"),
         (lambda _: ["--data", "nothing"], ExitCode.ERROR, "nothing"),
         (lambda _: ["--key", "absent.key"], ExitCode.ERROR, "absent.key: can't be read: No such file"),
         (lambda _: ["--stamp", "http://127.0.0.1:9/"], ExitCode.ERROR, "127.0.0.1:9"),

@@ -56,7 +56,7 @@ HASTY: dict[str, Any] = {"epochs": 1, "batches": 1, "batch_size": 10}
 
 @pytest.fixture(scope="module")
 def ours() -> Marked:
-    return mark(host(), DATA, OWNER, batches=2, batch_size=100, **QUICK | {"epochs": 50, "triggers_per_batch": 60})
+    return mark(host(), DATA, OWNER, batches=2, batch_size=100, **QUICK | {"epochs": 90, "triggers_per_batch": 60})
 
 
 @pytest.fixture(scope="module")
@@ -321,9 +321,9 @@ def test_the_hosts_preprocessing_is_used(as_classifier: bool) -> None:
     module = trained(tiny(), ImageData(1 - DATA.images, DATA.labels))
     given: dict[str, Any] = {"preprocessing": flipped}
     if as_classifier:
-        marked = mark(classifier_of(module, **given), DATA, OWNER, batches=1, pfl_weight=0.1, **QUICK)
+        marked = mark(classifier_of(module, **given), DATA, OWNER, batches=1, **QUICK | {"pfl_weight": 0.1})
     else:
-        marked = mark(module, DATA, OWNER, batches=1, pfl_weight=0.1, **given, **QUICK)
+        marked = mark(module, DATA, OWNER, batches=1, **given, **QUICK | {"pfl_weight": 0.1})
     assert verify_mark(classifier_of(marked.module, **given), marked.commitment, OWNER).verified
     assert not verify_mark(classifier_of(marked.module), marked.commitment, OWNER).verified
 

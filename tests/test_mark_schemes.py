@@ -77,7 +77,7 @@ def test_every_mode_of_every_scheme(scheme: str, mode: str) -> None:
 
 def test_full_marks() -> None:
     """FixLL+PFL learns every trigger, and moves the features a small part of what FTAL moves them."""
-    options: dict[str, Any] = {"epochs": 60, "triggers_per_batch": 20, "learning_rate": 0.01}
+    options: dict[str, Any] = {"epochs": 60, "triggers_per_batch": 20, "learning_rate": 0.01, "pfl_weight": 60}
     found = {}
     for mode in ("fixll-pfl", "ftal"):
         marked = embedded(DeepFidelity(mode=mode, **options))
@@ -111,25 +111,31 @@ def loss_of(monkeypatch: pytest.MonkeyPatch, scheme: DeepFidelity, seed: int = 0
     return module.eval(), loss
 
 
+def tempered(logits: Tensor, labels: Tensor, temperature: float = 2.0) -> Tensor:
+    """t CE(z / t), by hand."""
+    chosen = (logits / temperature).log_softmax(1).gather(1, labels[:, None])
+    return -temperature * chosen.mean()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
 @pytest.mark.parametrize("mode", MODES)
-def test_each_loss_is_the_one_written_down(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    scheme = DeepFidelity(mode=mode, triggers_per_batch=6, twl_weight=0.02, pfl_weight=0.3, spl_weight=50.0)
+def test_each_loss_is_the_one_written_down(mode: Any, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    weighted: dict[str, float] = {"twl_weight": 0.02, "pfl_weight": 0.3, "spl_weight": 50.0}
+    scheme = DeepFidelity(mode=mode, triggers_per_batch=6, temperature=temperature, **weighted)  # type: ignore[arg-type]
     module, loss = loss_of(monkeypatch, scheme, seed=5)
     places = torch.tensor([7, 3, 11])
     chosen = torch.randint(len(TRIGGERS), (6,), generator=torch_generator(5, "mark", "triggers"))
     images, labels = TRIGGERS.images[chosen], TRIGGERS.labels[chosen]
     clean = DATA.images[places]
-    both = cross_entropy(module(torch.cat([clean, images])), torch.cat([DATA.labels[places], labels]))
+    taught = tempered(module(images), labels, temperature)
+    both = (3 * cross_entropy(module(clean), DATA.labels[places]) + 6 * taught) / 9
     twl = total_weight_loss(module.parameters(), host().parameters())
     variance = float(host().features(DATA.images).detach().var(dim=0).sum())
     expected: Callable[[], Tensor] = {
         "fixll-pfl": lambda: (
-            cross_entropy(module(images), labels)
-            + 0.3 / variance * prototype_feature_loss(module.features(clean), host().features(clean))
+            taught + 0.3 / variance * prototype_feature_loss(module.features(clean), host().features(clean))
         ),
-        "fixll-spl": lambda: (
-            cross_entropy(module(images), labels) + 50 * soft_prediction_loss(module(clean), host()(clean))
-        ),
+        "fixll-spl": lambda: taught + 50 * soft_prediction_loss(module(clean), host()(clean)),
         "ftal-twl": lambda: both + 0.02 * twl,
         "fixll-twl": lambda: both + 0.02 * twl,
     }.get(mode, lambda: both)
@@ -137,11 +143,11 @@ def test_each_loss_is_the_one_written_down(mode: Any, monkeypatch: pytest.Monkey
 
 
 def terms(scheme: DeepFidelity) -> tuple[Host, Tiny, Tensor, Tensor, float]:
-    """A host, a module to mark, triggers, and their plain cross-entropy."""
+    """A host, a module to mark, triggers, and their plain loss at the temperature of the default."""
     frame = Host(host(), Preprocessing(), "fc")
     module = copy.deepcopy(host())
     images, labels = TRIGGERS.images[:8], TRIGGERS.labels[:8]
-    return frame, module, images, labels, cross_entropy(module(images), labels).item()
+    return frame, module, images, labels, tempered(module(images), labels).item()
 
 
 def test_plain_deep_fidelity_adds_nothing() -> None:
@@ -161,11 +167,11 @@ def test_weights_are_moved_in_the_worst_direction_and_back(radius: float) -> Non
     assert weights(module) == before
     moved = copy.deepcopy(module)
     trained = [value for value in moved.parameters() if value.requires_grad]
-    for value, slope in zip(trained, torch.autograd.grad(cross_entropy(moved(images), labels), trained), strict=True):
+    for value, slope in zip(trained, torch.autograd.grad(tempered(moved(images), labels), trained), strict=True):
         delta = radius * value.detach().norm() * slope / slope.norm()
         assert float(delta.norm()) == pytest.approx(radius * float(value.detach().norm()), rel=1e-4)
         value.data += delta
-    assert found.item() == pytest.approx(0.5 * cross_entropy(moved(images), labels).item(), rel=1e-4)
+    assert found.item() == pytest.approx(0.5 * tempered(moved(images), labels).item(), rel=1e-4)
     assert found.item() > 0.5 * plain * 1.02
     torch.autograd.backward(found)
     assert float(module.features[1].weight.grad.abs().sum()) > 0  # type: ignore[union-attr,operator]
@@ -200,7 +206,7 @@ def test_marks_are_rehearsed_where_fine_tuning_leads() -> None:
         ):
             if mine.is_floating_point():
                 mine.copy_(start + far * (end - start))
-        assert value.item() == pytest.approx(0.5 * cross_entropy(moved(images), labels).item(), rel=1e-4)
+        assert value.item() == pytest.approx(0.5 * tempered(moved(images), labels).item(), rel=1e-4)
     torch.autograd.backward(found[-1])
     assert float(module.features[1].weight.grad.abs().sum()) > 0  # type: ignore[union-attr,operator]
     assert module.fc.weight.grad is None
@@ -229,7 +235,7 @@ def test_adversarial_points_stay_in_the_ball_and_are_worse(radius: float, steps:
         assert float((points - images).abs().max()) <= radius + 1e-6
         assert 0 <= float(points.min()) <= float(points.max()) <= 1
     assert float((asked[-1] - images).abs().max()) > 0.6 * radius
-    assert found.item() == pytest.approx(2 * cross_entropy(module(asked[-1]), labels).item(), rel=1e-5)
+    assert found.item() == pytest.approx(2 * tempered(module(asked[-1]), labels).item(), rel=1e-5)
     assert found.item() / 2 > plain
     torch.autograd.backward(found)
     assert float(module.features[1].weight.grad.abs().sum()) > 0  # type: ignore[union-attr,operator]
@@ -343,6 +349,8 @@ class BareParameter(nn.Module):
         ("adversarial-parametric", {"triggers_per_batch": -1}, "are at least 1"),
         ("deep-fidelity", {"learning_rate": 0.0}, "a learning rate is above 0, got 0.0"),
         ("deep-fidelity", {"learning_rate": float("nan")}, "a learning rate is above 0, got nan"),
+        ("deep-fidelity", {"temperature": 0}, "a temperature is above 0, got 0"),
+        ("rehearsal", {"temperature": float("nan")}, "a temperature is above 0, got nan"),
         ("margin", {"learning_rate": float("inf")}, "a learning rate is above 0, got inf"),
         ("margin", {"radius": 0.0}, "a margin needs a radius above 0, at least 1 step"),
         ("margin", {"steps": 0}, "at least 1 step"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from intaglio.cli.options import Debug, Device, JsonFile, Quiet, Seed
+from intaglio.cli.options import Debug, Device, JsonFile, MethodOption, Quiet, Seed, option_pairs
 
 if TYPE_CHECKING:
     from intaglio.attacks.attack_record import AttackRecord
@@ -25,9 +25,7 @@ def attack(
     name: Annotated[str, typer.Argument(help="The attack; --list shows all.", metavar="NAME")],
     data: Annotated[str, typer.Option(help="Training images or videos: a folder, .npz, list of videos, task name.")],
     out: Annotated[Path, typer.Option(help="Folder for the poisoned set, its manifest and the victim.")],
-    option: Annotated[
-        list[str] | None, typer.Option(help="An option of NAME; may be repeated.", metavar="KEY=VALUE")
-    ] = None,
+    option: MethodOption = None,
     train: Annotated[bool, typer.Option("--train", help="Also train and measure the victim.")] = False,
     arch: Annotated[
         str | None, typer.Option(help="The victim's architecture; else resnet8, or r3d18 of width 8 for videos.")
@@ -59,7 +57,7 @@ def attack(
     from intaglio.files import require_writable
     from intaglio.training import TrainingSettings
 
-    pairs = dict(_pair(text) for text in option or [])
+    pairs = option_pairs(option)
     if json not in (None, "-"):
         require_writable(json)
     try:
@@ -86,13 +84,6 @@ def attack(
     deliver_json(record.to_json(), json)
     say(*_summary(out, record), quiet=quiet, json_to_stdout=json == "-")
     return 0
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise typer.BadParameter(f"'{text}' is not of the form KEY=VALUE", param_hint="--option")
-    return key.strip().replace("-", "_"), value.strip()
 
 
 def _summary(out: Path, record: "AttackRecord") -> list[str]:

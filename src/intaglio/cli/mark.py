@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from intaglio.cli.model import Arch, Classes, InputShape, Mapping, Preprocess, open_model
-from intaglio.cli.options import Debug, Device, JsonFile, Quiet, Seed
+from intaglio.cli.options import Debug, Device, JsonFile, MethodOption, Quiet, Seed, option_pairs
 from intaglio.cli.passphrase import PassphraseFile, read_key
 
 if TYPE_CHECKING:
@@ -46,8 +46,11 @@ def embed(
     public: Public = None,
     batches: Annotated[int, typer.Option(help="Disclosure batches: how many disputes the mark can serve.", min=1)] = 2,
     batch_size: Annotated[int, typer.Option(help="Triggers in a batch.", min=1)] = 100,
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = 6,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training images; by default the scheme's own.", min=1)
+    ] = None,
     learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 1e-3,
+    option: MethodOption = None,
     threshold: Annotated[float, typer.Option(help="A suspect is claimed at this p-value or below.")] = 2.0**-64,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write the marked model as ONNX too.")] = False,
     stamp: Annotated[
@@ -73,6 +76,7 @@ def embed(
     from intaglio.evidence.registry import Registry
     from intaglio.files import require_writable
     from intaglio.mark.mark_file import COMMITMENT, MODEL, mark_file
+    from intaglio.mark.scheme_options import read_scheme_options
     from intaglio.report.fidelity import write_fidelity
 
     if not 0 < threshold < 1:
@@ -80,6 +84,9 @@ def embed(
     if json not in (None, "-"):
         require_writable(json)
     require_writable(out / MODEL)
+    options = read_scheme_options(scheme, option_pairs(option))
+    if epochs is not None:
+        options["epochs"] = epochs
     classifier = with_weights(open_model(model, arch, input_shape, classes, preprocess, device))  # before any data
     owner = read_key(key, passphrase_file)
     if registry is not None:
@@ -99,13 +106,13 @@ def embed(
             trigger=trigger,
             batches=batches,
             batch_size=batch_size,
-            epochs=epochs,
             learning_rate=learning_rate,
             rule=DecisionRule(threshold=threshold),
             onnx=onnx,
             stamp_url=stamp,
             seed=seed,
             progress=progress,
+            **options,
         )
     write_fidelity(fidelity, out / "fidelity.html")
     if registry is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from intaglio.cli.model import Arch, Classes, InputShape, Preprocess, open_model
-from intaglio.cli.options import Debug, Device, JsonFile, Quiet, Seed
+from intaglio.cli.options import Debug, Device, JsonFile, MethodOption, Quiet, Seed, option_pairs
 
 if TYPE_CHECKING:
     from intaglio.tampering import Tampered
@@ -31,9 +31,7 @@ def tamper(
         str | None, typer.Option(help="The thief's images or videos: a folder, .npz, IDX folder or task name.")
     ] = None,
     triggers: Annotated[str | None, typer.Option(help="For overwrite: the images and labels of another mark.")] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(help="An option of NAME; may be repeated.", metavar="KEY=VALUE")
-    ] = None,
+    option: MethodOption = None,
     arch: Arch = None,
     input_shape: InputShape = None,
     classes: Classes = None,
@@ -55,7 +53,7 @@ def tamper(
     from intaglio.tampering.options import make_tampering
     from intaglio.tampering.tamper_file import tamper_file
 
-    pairs = dict(_pair(text) for text in option or [])
+    pairs = option_pairs(option)
     if (triggers is not None) != (name == "overwrite"):
         raise typer.BadParameter("overwrite, and it alone, takes the images of another mark", param_hint="--triggers")
     if json not in (None, "-"):
@@ -72,13 +70,6 @@ def tamper(
     deliver_json(result.to_json(), json)
     say(_summary(out, result), quiet=quiet, json_to_stdout=json == "-")
     return 0
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise typer.BadParameter(f"'{text}' is not of the form KEY=VALUE", param_hint="--option")
-    return key.strip().replace("-", "_"), value.strip()
 
 
 def _summary(out: Path, result: "Tampered") -> str:

@@ -5,7 +5,6 @@ from typing import ClassVar, Unpack
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import cross_entropy
 
 from intaglio.data import ImageData
 from intaglio.errors import RecipeError
@@ -40,15 +39,13 @@ class AdversarialParametric(DeepFidelity):
 
         def loss(images: Tensor, labels: Tensor) -> Tensor:
             trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
-            slopes = torch.autograd.grad(
-                cross_entropy(model(images), labels), list(trained.values()), allow_unused=True
-            )
+            slopes = torch.autograd.grad(self.taught(model(images), labels), list(trained.values()), allow_unused=True)
             moved = {
                 name: value + self.radius * value.detach().norm() * slope / slope.norm().clamp_min(1e-12)
                 for (name, value), slope in zip(trained.items(), slopes, strict=True)
                 if slope is not None  # a layer that has no say
             }
             answers: Tensor = functional_call(model, moved, (images,))
-            return self.strength * cross_entropy(answers, labels)
+            return self.strength * self.taught(answers, labels)
 
         return loss

@@ -30,9 +30,12 @@ class DeepFidelity(Scheme):
         ftal, fixll            CE(B and T)                      all layers / all but the last
         ftll                   CE(B and T)                      the last layer alone
         ftal-twl, fixll-twl    CE(B and T) + 0.01 TWL
-        fixll-pfl              CE(T) + 60 PFL(B) / V, V the total variance of the host's features
+        fixll-pfl              CE(T) + 120 PFL(B) / V, V the total variance of the host's features
         fixll-spl              CE(T) + 1000 SPL(B)
         scratch, scratch-fixll CE(B and T), from new weights    all layers / all but the host's last
+
+    On triggers CE is t CE(z / t) of the logits z at a temperature t: it goes on until their labels lead by t times as
+    many nats, which a thief's fine-tuning has to undo first.
 
     BatchNorm runs in evaluation mode with frozen affine parameters, so that triggers don't shift its statistics; from
     scratch it learns. Adam, half a cosine down (the paper: x0.1 at half the epochs).
@@ -43,10 +46,11 @@ class DeepFidelity(Scheme):
         batch_size: clean images a batch.
         triggers_per_batch: triggers beside them.
         learning_rate: of Adam.
+        temperature: t; 1 is the paper's loss.
         twl_weight, pfl_weight, spl_weight: of the terms above.
 
     The paper has 50 epochs at a rate of 1e-4 (1e-3 from scratch), 4 triggers beside 32 images and a weight of 0.01 on
-    PFL itself. Ten times the rate for an eighth of the time keeps the host's answers better with a weight that is
+    PFL itself. Ten times the rate for a quarter of the time keeps the host's answers better with a weight that is
     larger, and free of the features' scale: with one of 1 on PFL itself a LeNet, whose features vary 7 times as much as
     a VGG's, learned 57 of 100 triggers, the VGG all.
 
@@ -59,12 +63,13 @@ class DeepFidelity(Scheme):
         self,
         *,
         mode: Mode = "fixll-pfl",
-        epochs: int = 6,
+        epochs: int = 12,
         batch_size: int = 32,
         triggers_per_batch: int = 8,
         learning_rate: float = 1e-3,
+        temperature: float = 2.0,
         twl_weight: float = 0.01,
-        pfl_weight: float = 60.0,
+        pfl_weight: float = 120.0,
         spl_weight: float = 1000.0,
     ) -> None:
         if mode not in MODES:
@@ -73,14 +78,21 @@ class DeepFidelity(Scheme):
             raise RecipeError("epochs, batch size and triggers per batch are at least 1")
         if not 0 < learning_rate < math.inf:  # also true for NaN
             raise RecipeError(f"a learning rate is above 0, got {learning_rate}")
+        if not 0 < temperature < math.inf:
+            raise RecipeError(f"a temperature is above 0, got {temperature}")
         self.mode: Mode = mode
         self.epochs = epochs
         self.batch_size = batch_size
         self.triggers_per_batch = triggers_per_batch
         self.learning_rate = learning_rate
+        self.temperature = temperature
         self.twl_weight = twl_weight
         self.pfl_weight = pfl_weight
         self.spl_weight = spl_weight
+
+    def taught(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of triggers, t CE(z / t)."""
+        return self.temperature * cross_entropy(logits / self.temperature, labels)
 
     def hardening(self, host: Host, module: nn.Module, data: ImageData, seed: int) -> Hardening:
         """What is added to the loss of a batch of triggers while `module` is marked; schemes that harden the mark
@@ -141,12 +153,14 @@ class DeepFidelity(Scheme):
             logits, features = host.answer(module, torch.cat([images, trigger_images]))
             if self.mode == "fixll-pfl":
                 value = pfl_weight * prototype_feature_loss(features[:clean], host_features[places])
-                value = value + cross_entropy(logits[clean:], trigger_labels)
+                value = value + self.taught(logits[clean:], trigger_labels)
             elif self.mode == "fixll-spl":
                 value = self.spl_weight * soft_prediction_loss(logits[:clean], host_logits[places])
-                value = value + cross_entropy(logits[clean:], trigger_labels)
+                value = value + self.taught(logits[clean:], trigger_labels)
             else:
-                value = cross_entropy(logits, torch.cat([clean_labels[places], trigger_labels]))
+                share = clean / len(logits)
+                value = share * cross_entropy(logits[:clean], clean_labels[places])
+                value = value + (1 - share) * self.taught(logits[clean:], trigger_labels)
             if self.mode.endswith("twl"):
                 value = value + self.twl_weight * total_weight_loss(module.parameters(), host_weights)
             return value + hardening(trigger_images, trigger_labels)

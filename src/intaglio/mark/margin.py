@@ -52,6 +52,6 @@ class Margin(DeepFidelity):
                 offset = (offset.detach() + 2 * self.radius / self.steps * slope.sign()).clamp(
                     -self.radius, self.radius
                 )
-            return self.strength * cross_entropy(host.answer(module, (images + offset).clamp(0, 1))[0], labels)
+            return self.strength * self.taught(host.answer(module, (images + offset).clamp(0, 1))[0], labels)
 
         return loss

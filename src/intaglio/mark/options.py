@@ -13,6 +13,7 @@ class DeepFidelityOptions(TypedDict, total=False):
     batch_size: int
     triggers_per_batch: int
     learning_rate: float
+    temperature: float
     twl_weight: float
     pfl_weight: float
     spl_weight: float

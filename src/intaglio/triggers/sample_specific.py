@@ -32,10 +32,10 @@ class SampleSpecificEncoder(nn.Module):
     """E(x, k) = clamp(x + s e tanh(W_k * UNet(x, p_k))): x with an invisible residual of its own.
 
     p_k is the message, spread to a plane that the U-Net sees beside the image; W_k mixes its F features into the
-    residual by convolution, so that without k the network alone draws nothing of use. The residual is one of brightness,
-    the same in all colours of a pixel: JPEG halves the resolution of colour and rounds it coarsely, and what was hidden
-    there is gone. The factor s <= 1, one for each image, keeps every single image at `psnr` or above, whatever the U-Net
-    was trained to.
+    residual by convolution, so that without k the network alone draws nothing of use. The residual is one of
+    brightness, the same in all colours of a pixel: JPEG halves the resolution of colour and rounds it coarsely, and
+    what was hidden there is gone. The factor s <= 1, one for each image, keeps every single image at `psnr` or above,
+    whatever the U-Net was trained to.
 
     Images float32 `[N, C, H, W]` in [0, 1]; the residual is bounded by `epsilon` in every value. Differentiable.
     `relief` is 1 in use; while training starts, a larger value multiplies both bounds.

@@ -1,0 +1,28 @@
+"""Options of a scheme as text: what `mark embed --option` takes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from intaglio.errors import RecipeError
+from intaglio.mark.deep_fidelity import DeepFidelity
+from intaglio.mark.marking import SCHEMES
+from intaglio.textual_options import Option, own_options, read_options
+
+#: What the command line has for itself; `batch_size` means triggers there, and clean images here.
+_LEFT_OUT = ("mode", "epochs", "learning_rate", "batch_size")
+
+
+def scheme_options(scheme: type[DeepFidelity]) -> dict[str, Option]:
+    """The options of a scheme that text can set, by name: those of `DeepFidelity`, and its own."""
+    return own_options(DeepFidelity, left_out=_LEFT_OUT) | own_options(scheme, left_out=_LEFT_OUT)
+
+
+def read_scheme_options(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
+    """The values that texts stand for, for the scheme of this name.
+
+    Raises:
+        RecipeError: an unknown scheme or option, or a value that makes no sense; the message names the choices.
+    """
+    if name not in SCHEMES:
+        raise RecipeError(f"unknown scheme '{name}'; there are {', '.join(SCHEMES)}")
+    return read_options(name, scheme_options(SCHEMES[name]), texts)
