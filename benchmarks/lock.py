@@ -3,7 +3,8 @@
     python -m benchmarks.lock [--cifar10 PATH] [--parts cost,leaks,mislabel,attacks,together] [--cached]
 
 Writes results/lock.json. Every cell and every lock is kept in the cache as soon as it is there, so an interrupted run
-goes on; with --cached nothing is measured any more, and the file holds what was. Some ten minutes of one core a lock.
+goes on; with --cached nothing is measured any more. What was not measured now stays in the file as it was. Some ten
+minutes of one core a lock.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from benchmarks.lock_measures import USERS, keying_cost, traced
 from benchmarks.lock_together import marked_first, together
 from benchmarks.owners import Task, accuracy, classifier, open_owned
 from benchmarks.owners import host as owned_host
-from benchmarks.results import record
+from benchmarks.results import RESULTS, record
 from intaglio.classifiers import Sidecar
 from intaglio.evidence.key import Key
 from intaglio.files import write_json
@@ -221,8 +222,18 @@ def _folder(name: str, seed: int) -> Path:
     return cache_folder() / "lock" / f"{name}-{seed}"
 
 
-def _known(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for row in rows if row]
+def _over(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """What was found, over what was known before; what is empty is not known."""
+    merged = dict(before)
+    for name, value in found.items():
+        if isinstance(value, dict):
+            value = _over(before.get(name, {}), value)
+        elif isinstance(value, list):  # of locks: one for each seed
+            known = {row["seed"]: row for row in [*before.get(name, []), *value] if row}
+            value = [known[seed] for seed in sorted(known)]
+        if value not in ({}, []):
+            merged[name] = value
+    return merged
 
 
 def main() -> None:
@@ -239,7 +250,7 @@ def main() -> None:
     for name in PLANS:
         if name == "cifar10" and options.cifar10 is None:
             continue
-        figures[name] = {"leaks": _known([leaks(name, seed) for seed in seeds] if "leaks" in parts else [])}
+        figures[name] = {"leaks": [leaks(name, seed) for seed in seeds] if "leaks" in parts else []}
     closely = figures["fashion-mnist"]
     if "mislabel" in parts:
         closely["mislabel"] = {kind: mislabelled("fashion-mnist", kind) for kind in ("shift", "random")}
@@ -247,7 +258,9 @@ def main() -> None:
         closely["attacks"] = attacked("fashion-mnist", 0)
     if "together" in parts:
         closely["together"] = combined("fashion-mnist")
-    print(record("lock", figures))
+    path = RESULTS / "lock.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    print(record("lock", _over(before, figures)))
 
 
 if __name__ == "__main__":

@@ -319,7 +319,6 @@ def main() -> None:
     torch.set_num_threads(1)
     path = RESULTS / "mark.json"
     figures = json.loads(path.read_text()) if path.exists() else {}
-    figures.pop("provenance", None)
     parts = options.parts.split(",")
     for name in ["fashion-mnist", *(["cifar10"] if options.cifar10 else [])]:
         task = open_owned(name, options.cifar10)

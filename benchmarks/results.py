@@ -16,9 +16,12 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def record(name: str, figures: dict[str, Any]) -> Path:
-    """Writes `figures` with how they came about, and returns the path."""
+    """Writes `figures` with how they came about, and returns the path.
+
+    `figures` may hold those of an earlier run: where they came from is then said anew.
+    """
     path = RESULTS / f"{name}.json"
-    write_json(path, {"provenance": provenance(), **figures})
+    write_json(path, {**figures, "provenance": provenance()})
     return path
 
 
@@ -45,7 +48,7 @@ def provenance() -> dict[str, Any]:
 def _command() -> str:
     """As it was typed, but with the names of files alone: where they lie is the business of one machine."""
     module = getattr(sys.modules["__main__"].__spec__, "name", "?")
-    named = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    named = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
     return shlex.join(["python", "-m", module, *named])
 
 

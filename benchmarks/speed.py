@@ -182,7 +182,6 @@ def known() -> Figures:
     """The figures of results/speed.json: those that are not measured now are kept."""
     path = RESULTS / "speed.json"
     figures: Figures = json.loads(path.read_text()) if path.exists() else {}
-    figures.pop("provenance", None)
     return figures
 
 

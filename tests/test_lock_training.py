@@ -58,6 +58,14 @@ def test_relief_loosens_the_bounds_for_training() -> None:
     assert float(psnr(images, network(images, *secret(network))).mean()) < float(psnr(images, quiet).mean()) - 6
 
 
+def test_the_residual_is_one_of_brightness() -> None:
+    """The same in all colours, where none is clamped: JPEG would take what lies in colour alone."""
+    network, images = encoder(3), 0.2 + 0.6 * some_images(4, (3, 12, 12))
+    residual = network(images, *secret(network)) - images
+    assert float(residual.detach().abs().max()) > 1e-3
+    assert torch.allclose(residual, residual.mean(dim=1, keepdim=True).expand_as(residual), atol=1e-6)
+
+
 def test_each_image_gets_its_own_residual_whatever_its_company() -> None:
     network, images = encoder(), some_images(3)
     trigger = SampleSpecificTrigger(network, secret(network))
