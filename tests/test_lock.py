@@ -355,3 +355,17 @@ def test_no_picture_of_nothing() -> None:
     for images, labels in ((some_images(2), torch.zeros(1).long()), (some_images(2)[:0], torch.zeros(0).long())):
         with pytest.raises(DataError, match="as many labels as images"):
             lock_picture(classifier, tiny_lock(), images, labels, user="alice")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_locks_of_the_first_format(channels: int, tmp_path: Path) -> None:
+    """Grey ones key as they did; colour ones would key otherwise now, so they are refused."""
+    lock, images = tiny_lock(shape=(channels, 12, 12)), some_images(2, (channels, 12, 12))
+    lock.facts = lock.facts.model_copy(update={"format": "intaglio-lock/1"})
+    keyed = lock.apply(images, user="alice")
+    lock.save(tmp_path, OWNER)
+    if channels == 1:
+        assert torch.equal(Lock.open(tmp_path, OWNER).apply(images, user="alice"), keyed)
+    else:
+        with pytest.raises(ModelError, match="holds no key network of this version"):
+            Lock.open(tmp_path, OWNER)

@@ -2,10 +2,10 @@
 
 import secrets as random_bytes
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -30,15 +30,24 @@ _BATCH = 256
 
 
 class LockFacts(BaseModel):
-    """What is kept beside the weights of a key network."""
+    """What is kept beside the weights of a key network.
+
+    In the first format the residual of colour images differed from colour to colour; of grey ones it was the same.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: str = Field(default="intaglio-lock/1", pattern="^intaglio-lock/1$")
+    format: Literal["intaglio-lock/1", "intaglio-lock/2"] = "intaglio-lock/2"
     lock_id: str = Field(pattern="^[0-9a-f]{32}$")
     input_shape: tuple[int, int, int] | tuple[int, int, int, int]  #: of an image, or of a clip with its frames first
     settings: LockSettings
     generation: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _grey_if_old(self) -> Self:
+        if self.format == "intaglio-lock/1" and self.input_shape[-3] != 1:
+            raise ValueError("a lock of colour images in the first format")
+        return self
 
 
 class UserKey(nn.Module):
