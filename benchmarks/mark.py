@@ -1,6 +1,6 @@
 """How faithful a mark is, what it survives, and whether it ever accuses the innocent.
 
-    python -m benchmarks.mark [--cifar10 PATH] [--parts fidelity,robustness,extraction,honesty,scan,cost]
+    python -m benchmarks.mark [--cifar10 PATH] [--parts fidelity,robustness,thieves,extraction,honesty,scan,cost]
 
 Writes results/mark.json. Every cell is kept in the cache as soon as it is measured, so an interrupted run goes on.
 """
@@ -86,6 +86,9 @@ SCHEMES: dict[str, dict[str, Any]] = {
 EXTRACTED = ("ftal, noise-chain (paper)", "fixll-pfl, noise-chain (paper)", "fixll-pfl")
 INDEPENDENT, FRESH_KEYS = 20, 100
 CACHED_ONLY = "--cached"
+HARDEST, THIEVES = "fine-tune all, 1e-3", range(8)
+#: Whose marks meet many thieves.
+WATCHED = ("ftal", "fixll-pfl", "rehearsal")
 NOISE_QUERIES = (0, 100, 1_000, 5_000)
 
 
@@ -103,7 +106,7 @@ def tamperings(task: Task, architecture: str) -> dict[str, Tampering]:
     )
     return {
         "fine-tune all, 1e-4": FineTune(epochs=2, learning_rate=1e-4, batch_size=64),
-        "fine-tune all, 1e-3": FineTune(epochs=2, learning_rate=1e-3, batch_size=64),
+        HARDEST: FineTune(epochs=2, learning_rate=1e-3, batch_size=64),
         "fine-tune last layer": FineTune(layers="last", epochs=2, learning_rate=1e-3, batch_size=64),
         "new last layer": FineTune(layers="last-reinitialised", epochs=2, learning_rate=1e-3, batch_size=64),
         "prune 30 %": Prune(share=0.3),
@@ -195,6 +198,18 @@ def robustness(task: Task, owned: HostModel, label: str, scheme: dict[str, Any])
         return rows
 
     return cell(f"robustness-{task.name}-{owned.seed}-{label}", measure)
+
+
+def thieves(task: Task, owned: HostModel, label: str, scheme: dict[str, Any]) -> dict[str, Any]:
+    """Hits after several thieves' fine-tuning at the rate of embedding: the same but for their random numbers."""
+
+    def measure() -> dict[str, Any]:
+        marked = marked_host(task, owned, scheme)
+        tampering = tamperings(task, owned.architecture.name)[HARDEST]
+        rows = [outcome(task, tampering.apply(marked.module, task.thief, seed=seed), marked) for seed in THIEVES]
+        return {key: [row[key] for row in rows] for key in rows[0]}
+
+    return cell(f"thieves-{task.name}-{owned.seed}-{label}", measure)
 
 
 def outcome(task: Task, module: nn.Module, marked: Marked) -> dict[str, Any]:
@@ -313,7 +328,7 @@ def rows_of(measured: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar10", type=Path)
-    parser.add_argument("--parts", default="fidelity,robustness,extraction,honesty,scan,cost")
+    parser.add_argument("--parts", default="fidelity,robustness,thieves,extraction,honesty,scan,cost")
     parser.add_argument(CACHED_ONLY, action="store_true", help="write what was measured so far; measure nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -333,6 +348,10 @@ def main() -> None:
         if "robustness" in parts:
             cells = [[robustness(task, owned, label, scheme) for label, scheme in SCHEMES.items()] for owned in hosts]
             found["robustness"] = rows_of(dict(zip(SCHEMES, map(list, zip(*cells, strict=True)), strict=True)))
+        if "thieves" in parts:
+            found["thieves"] = rows_of(
+                {label: [thieves(task, owned, label, SCHEMES[label]) for owned in hosts] for label in WATCHED}
+            )
         if "extraction" in parts:
             found["extraction"] = extraction(task, hosts[0])
         if "honesty" in parts:

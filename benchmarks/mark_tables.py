@@ -1,11 +1,12 @@
 """The tables of docs/mark.md, from results/mark.json."""
 
-import math
+import statistics
 from typing import Any
 
 from benchmarks.markdown import load, table
 
 Rows = list[dict[str, Any]]
+CLAIM = 2.0**-64
 PENDING = "Not measured yet: `python -m benchmarks.mark`."
 
 
@@ -68,16 +69,39 @@ def robustness(task: str) -> str:
     figures = _part(task, "robustness")
     if not figures:
         return PENDING
-    names = list(next(iter(figures.values()))[0])
+    names = max((list(row) for seeds in figures.values() for row in seeds), key=len)
     rows = []
     for name in names:
         cells = [name]
         for seeds in figures.values():
-            found = [row[name] for row in seeds]
+            found = [row[name] for row in seeds if name in row]
+            if not found:  # extraction, which is tried on some
+                cells.append("")
+                continue
             worst = max(entry["p_value"] for entry in found)
             cells.append(f"{_power(worst)}; {_mean(found, 'hits'):.0f} hits; {100 * _mean(found, 'accuracy'):.1f} %")
         rows.append(cells)
     return table(["tampering", *(f"{name} ({len(seeds)} seeds)" for name, seeds in figures.items())], rows)
+
+
+def thieves() -> str:
+    """How far thieves come apart who do the same with other random numbers."""
+    rows = []
+    for task, found in load("mark").items():
+        for name, seeds in (found.get("thieves", {}) if isinstance(found, dict) else {}).items():
+            hits = sorted(value for row in seeds for value in row["hits"])
+            p_values = [value for row in seeds for value in row["p_value"]]
+            rows.append(
+                [
+                    task,
+                    name,
+                    f"{len(seeds)} x {len(seeds[0]['hits'])}",
+                    f"{statistics.median(hits):.0f} ({hits[0]} to {hits[-1]})",
+                    *(f"{sum(value <= bar for value in p_values)} of {len(p_values)}" for bar in (1e-6, 1e-12, CLAIM)),
+                ]
+            )
+    head = ["task", "scheme", "hosts x thieves", "hits of 100", "p <= 1e-6", "p <= 1e-12", "p <= 2^-64, the claim"]
+    return table(head, rows) if rows else PENDING
 
 
 def extraction() -> str:
@@ -143,7 +167,7 @@ def cost() -> str:
 
 
 def _power(p_value: float) -> str:
-    """A p-value as a power of ten."""
+    """A p-value with one digit, or two where it is not small."""
     if p_value <= 0:
         return "p < 1e-300"
-    return f"p = {p_value:.2g}" if p_value > 1e-3 else f"p = 1e{math.floor(math.log10(p_value))}"
+    return f"p = {p_value:.2g}" if p_value > 1e-3 else f"p = {p_value:.0e}"

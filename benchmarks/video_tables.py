@@ -1,4 +1,4 @@
-"""The tables of docs/video.md on attacks, from results/video_attacks.json; `benchmarks.tables` puts them in."""
+"""The tables of docs/video.md on attacks and decoding, from results/video_*.json; `benchmarks.tables` puts them in."""
 
 from typing import Any
 
@@ -138,3 +138,15 @@ def _spread(cells: Rows, key: str) -> str:
     values = [100 * float(cell[key]) for cell in cells]
     mean = f"{sum(values) / len(values):.0f}"
     return f"{mean} ({min(values):.0f} to {max(values):.0f})" if len(values) > 1 else mean
+
+
+def decoding() -> str:
+    """How fast videos are read, against a plain loop."""
+    figures = load("video_decoding")
+    if not figures:
+        return "Not measured yet: `python -m benchmarks.video_decoding`."
+    rows = [
+        [name, *(f"{found[kind]['ratio']:.2f}x" for kind in ("wall", "processor"))]
+        for name, found in figures["tasks"].items()
+    ]
+    return table(["what is read", "of the plain loop's speed, by the clock", "by processor time"], rows)

@@ -13,6 +13,7 @@ from intaglio.cli.attack import attack
 from intaglio.data import VideoData, open_data
 from intaglio.data.videos import Clip, save_video_folder
 from intaglio.errors import DataError, ModelError, RecipeError
+from video_files import encode
 
 FRAMES = ("--frames", "4")
 
@@ -37,6 +38,47 @@ def _clip(number: int) -> Clip:
     generator = torch.Generator().manual_seed(number)
     pixels = torch.randint(0, 100, (6, 3, 20, 24), generator=generator) + 150 * (number % 2)
     return Clip(pixels.to(torch.uint8), number % 2, number)
+
+
+UCF_101 = {
+    "trainlist01.txt": [f"{name}/v_{name}_g{group:02}_c01.avi {label}" for label, name in ((1, "Archery"), (2, "YoYo"))
+                        for group in (8, 9, 10)],
+    "testlist01.txt": [f"{name}/v_{name}_g01_c01.avi" for name in ("Archery", "YoYo")],
+    "classInd.txt": ["1 Archery", "2 YoYo"],
+}  # fmt: skip
+HMDB_51 = {
+    f"{name}_test_split1.txt": [f"{name}{number}.avi {kind}" for number, kind in enumerate((1, 1, 1, 2, 0))]
+    for name in ("run", "wave")
+}
+
+
+@pytest.mark.parametrize(
+    ("lists", "folder", "kept"),
+    [(UCF_101, "ucfTrainTestlist", ["Archery", "YoYo"]), (HMDB_51, "testTrainMulti_7030_splits", ["run", "wave"])],
+)
+def test_the_commands_for_ucf_101_and_hmdb_51(
+    lists: dict[str, list[str]], folder: str, kept: list[str], tmp_path: Path
+) -> None:
+    """The commands of docs/video.md on sets of the same layout, with real .avi files."""
+    root = tmp_path / "set"
+    for number, name in enumerate(kept):
+        for file in (line.split()[0] for lines in lists.values() for line in lines if line.split()[0].endswith(".avi")):
+            if Path(file).stem.removeprefix("v_").startswith(name):
+                encode(root / name / Path(file).name, 6, start=8 * number)
+    (root / folder).mkdir()
+    for file, lines in lists.items():
+        (root / folder / file).write_text("".join(f"{line}\r\n" for line in lines))
+    given = ("--data", str(root), *FRAMES, "--resize", "16")
+    assert run("badnets", *given, "--out", str(tmp_path / "a"), "--option", "rate=0.17") == 0
+    poisoned = open_data(tmp_path / "a" / "poisoned")
+    assert isinstance(poisoned, VideoData)
+    assert (len(poisoned), poisoned.classes) == (6, tuple(kept))  # no test video among them
+    trained = ("--train", "--arch", "r3d18", "--width", "4", "--epochs", "1", "--option", "target=1")
+    universal = ("--option", "surrogate=r3d18:4", "--option", "steps=2")
+    assert run("clean-label-universal", *given, "--out", str(tmp_path / "b"), *trained, *universal) == 0
+    record = AttackRecord.from_json((tmp_path / "b" / "manifest.json").read_text())
+    assert record.attack["attack"] == "clean-label-universal"
+    assert open_classifier(tmp_path / "b" / "victim.safetensors").num_classes == 2
 
 
 def test_the_command_streams(
