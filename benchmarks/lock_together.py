@@ -23,7 +23,7 @@ from intaglio.tampering import FineTune
 #: Images that the mark's clean data are made of, in six versions each.
 _IMAGES = 2000
 #: A locked model gives way less than others do: with the defaults a claim comes to 1e-14, short of 2^-64.
-_EMBEDDING: dict[str, Any] = {"epochs": 12, "pfl_weight": 20, "triggers_per_batch": 16}
+_EMBEDDING: dict[str, Any] = {"temperature": 1.0, "pfl_weight": 20, "triggers_per_batch": 16}
 
 
 def together(task: Task, host: nn.Module, locked: nn.Module, lock: Lock, key: Key) -> dict[str, Any]:

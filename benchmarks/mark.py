@@ -63,7 +63,7 @@ HOSTS: dict[str, tuple[str, int, TrainingSettings]] = {
 }
 #: The owner's key is fixed, so that a run can be repeated; nobody's model is marked with it.
 KEY = Key(bytes(range(32)))
-#: The paper's triggers and loss of triggers.
+#: The paper's triggers and its loss of them; as many steps and as large ones as taught all of them here.
 PAPER: dict[str, Any] = {
     "trigger": "noise-chain",
     "temperature": 1.0,
@@ -82,13 +82,17 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "margin": {"scheme": "margin"},
     "rehearsal": {"scheme": "rehearsal"},
 }
-#: Whose copies are extracted too: no scheme survives that, and a student takes as long to train as all else together.
-EXTRACTED = ("ftal, noise-chain (paper)", "fixll-pfl, noise-chain (paper)", "fixll-pfl")
+#: For those who want the host's answers kept before all else: the paper's loss of triggers, and more time.
+FAITHFUL: dict[str, Any] = {"temperature": 1.0, "epochs": 20, "pfl_weight": 60.0}
+#: Whose copies are extracted too (of CIFAR-10's hosts the first one's): no scheme survives that, and a student takes as
+#: long to train as all else together.
+EXTRACTED = ("fixll-pfl",)
 INDEPENDENT, FRESH_KEYS = 20, 100
 CACHED_ONLY = "--cached"
-HARDEST, THIEVES = "fine-tune all, 1e-3", range(8)
+EPOCHS = 6
+HARDEST, THIEVES = "fine-tune all, 1e-3", range(5)
 #: Whose marks meet many thieves.
-WATCHED = ("ftal", "fixll-pfl", "rehearsal")
+WATCHED = ("fixll-pfl", "adversarial-parametric", "rehearsal")
 NOISE_QUERIES = (0, 100, 1_000, 5_000)
 
 
@@ -183,7 +187,8 @@ def robustness(task: Task, owned: HostModel, label: str, scheme: dict[str, Any])
         marked = marked_host(task, owned, scheme)
         rows = {"none": outcome(task, marked.module, marked)}
         for name, tampering in tamperings(task, owned.architecture.name).items():
-            if isinstance(tampering, Distil) and label not in EXTRACTED:
+            once = owned.seed == SEEDS[0] or task.name == "fashion-mnist"
+            if isinstance(tampering, Distil) and not (label in EXTRACTED and once):
                 continue
             tampered = tampering.apply(marked.module, task.thief, seed=owned.seed)
             rows[name] = outcome(task, tampered, marked)
@@ -300,20 +305,23 @@ def scanned(task: Task, owned: HostModel, label: str, scheme: dict[str, Any] | N
 
 
 def cost(task: Task, owned: HostModel) -> dict[str, Any]:
-    """Processor seconds of embedding, all of it, over plain fine-tuning of the same steps, interleaved."""
+    """Processor seconds of embedding, all of it, over plain fine-tuning of the same steps, interleaved.
+
+    As many epochs for all: a scheme's default of them is a choice of time, not a cost of its steps.
+    """
 
     def measure() -> dict[str, Any]:
         few = task.owner.take(torch.arange(2000))
-        settings = TrainingSettings(epochs=6, batch_size=32, learning_rate=1e-4, freeze_batchnorm=True)
+        plain = TrainingSettings(epochs=EPOCHS, batch_size=32, learning_rate=1e-4, freeze_batchnorm=True)
         ratios: dict[str, list[float]] = {name: [] for name in SCHEMES}
         for repeat in range(3):
             started = time.process_time()
-            train(copy.deepcopy(owned.module), few, settings, seed=repeat)
-            plain = time.process_time() - started
+            train(copy.deepcopy(owned.module), few, plain, seed=repeat)
+            floor = time.process_time() - started
             for name, scheme in SCHEMES.items():
                 started = time.process_time()
-                mark(owned.module, few, KEY, batches=1, seed=repeat, **scheme)
-                ratios[name].append((time.process_time() - started) / plain)
+                mark(owned.module, few, KEY, batches=1, seed=repeat, **scheme | {"epochs": EPOCHS})
+                ratios[name].append((time.process_time() - started) / floor)
         return {name: {"median": round(float(np.median(values)), 3)} for name, values in ratios.items()}
 
     return cell(f"cost-{task.name}", measure)
@@ -340,31 +348,34 @@ def main() -> None:
         architecture, width, training = HOSTS[name]
         hosts = [host(task, architecture, width, seed, training) for seed in SEEDS]
         found = figures.setdefault(name, {})
+        measured: dict[str, Any] = {}
         if "fidelity" in parts:
-            rows = {mode: {"mode": mode} for mode in MODES} | {k: v for k, v in SCHEMES.items() if "scheme" in v}
-            found["fidelity"] = rows_of(
+            rows = {mode: {"mode": mode} for mode in MODES} | {"fixll-pfl, 20 epochs at temperature 1": FAITHFUL}
+            rows |= {label: scheme for label, scheme in SCHEMES.items() if "scheme" in scheme}
+            measured["fidelity"] = rows_of(
                 {label: [fidelity(task, owned, label, scheme) for owned in hosts] for label, scheme in rows.items()}
             )
         if "robustness" in parts:
             cells = [[robustness(task, owned, label, scheme) for label, scheme in SCHEMES.items()] for owned in hosts]
-            found["robustness"] = rows_of(dict(zip(SCHEMES, map(list, zip(*cells, strict=True)), strict=True)))
+            measured["robustness"] = rows_of(dict(zip(SCHEMES, map(list, zip(*cells, strict=True)), strict=True)))
         if "thieves" in parts:
-            found["thieves"] = rows_of(
+            measured["thieves"] = rows_of(
                 {label: [thieves(task, owned, label, SCHEMES[label]) for owned in hosts] for label in WATCHED}
             )
         if "extraction" in parts:
-            found["extraction"] = extraction(task, hosts[0])
+            measured["extraction"] = extraction(task, hosts[0])
         if "honesty" in parts:
-            found["honesty"] = honesty(task, hosts)
+            measured["honesty"] = honesty(task, hosts)
         if "scan" in parts and name == "fashion-mnist":
-            found["scan"] = rows_of(
+            measured["scan"] = rows_of(
                 {
                     label: [scanned(task, owned, label, scheme) for owned in hosts]
                     for label, scheme in {"host, unmarked": None, **SCHEMES}.items()
                 }
             )
         if "cost" in parts:
-            found["cost"] = cost(task, hosts[0])
+            measured["cost"] = cost(task, hosts[0])
+        found.update({part: value for part, value in measured.items() if value})
         print(record("mark", figures))
 
 

@@ -1,5 +1,6 @@
 """The tables of docs/mark.md, from results/mark.json."""
 
+import math
 import statistics
 from typing import Any
 
@@ -167,7 +168,11 @@ def cost() -> str:
 
 
 def _power(p_value: float) -> str:
-    """A p-value with one digit, or two where it is not small."""
-    if p_value <= 0:
+    """A p-value with one digit, rounded up, or with two where it is not small."""
+    if p_value > 1e-3:
+        return f"p = {p_value:.2g}"
+    if p_value < 1e-300:
         return "p < 1e-300"
-    return f"p = {p_value:.2g}" if p_value > 1e-3 else f"p = {p_value:.0e}"
+    exponent = math.floor(math.log10(p_value))
+    digit = math.ceil(p_value / 10.0**exponent - 1e-9)
+    return f"p = {digit}e{exponent}" if digit < 10 else f"p = 1e{exponent + 1}"

@@ -27,9 +27,9 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def load(name: str) -> Figures:
-    """One file of results."""
+    """The figures of one file of results, without what says how they came about."""
     content: Figures = json.loads((RESULTS / f"{name}.json").read_text())
-    return content
+    return {key: value for key, value in content.items() if key not in ("provenance", "earlier")}
 
 
 def render(text: str, tables: Mapping[str, Callable[[], str]]) -> str:

@@ -1,6 +1,7 @@
 """Where figures are written: `benchmarks/results/NAME.json`, each with the commit, machine and command behind it."""
 
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -13,15 +14,21 @@ from intaglio.files import write_json
 from intaglio.results import package_versions
 
 RESULTS = Path(__file__).parent / "results"
+#: Earlier runs that are named, where a file holds figures of several.
+_RUNS = 5
 
 
 def record(name: str, figures: dict[str, Any]) -> Path:
     """Writes `figures` with how they came about, and returns the path.
 
-    `figures` may hold those of an earlier run: where they came from is then said anew.
+    `figures` may hold those of earlier runs by other commands: how these came about is kept under "earlier".
     """
     path = RESULTS / f"{name}.json"
-    write_json(path, {**figures, "provenance": provenance()})
+    kept, now, runs = dict(figures), provenance(), []
+    if "provenance" in kept:
+        runs = [kept.pop("provenance"), *kept.pop("earlier", [])]
+    earlier = [run for run in runs if run["command"] != now["command"]][:_RUNS]
+    write_json(path, {"provenance": now, **({"earlier": earlier} if earlier else {}), **kept})
     return path
 
 
@@ -48,7 +55,7 @@ def provenance() -> dict[str, Any]:
 def _command() -> str:
     """As it was typed, but with the names of files alone: where they lie is the business of one machine."""
     module = getattr(sys.modules["__main__"].__spec__, "name", "?")
-    named = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    named = [re.sub(r"[^\s=]*/", "", word) for word in sys.argv[1:]]
     return shlex.join(["python", "-m", module, *named])
 
 

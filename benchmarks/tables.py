@@ -114,7 +114,6 @@ def third_party() -> str:
             f"{facts['peak_memory_mb']:,.0f} MB",
         ]
         for name, facts in load("third_party").items()
-        if name != "provenance"
     ]
     return table(["model", "input", "verdict (task-free)", "probed by", "queries", "time", "peak memory"], rows)
 

@@ -118,7 +118,6 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=list(PREPARE), metavar="NAME")
     path = RESULTS / "third_party.json"
     figures = json.loads(path.read_text()) if path.exists() else {}
-    figures.pop("provenance", None)
     for name in parser.parse_args().names:
         figures[name] = scan(*PREPARE[name]())
         print(name, figures[name])

@@ -150,6 +150,14 @@ def terms(scheme: DeepFidelity) -> tuple[Host, Tiny, Tensor, Tensor, float]:
     return frame, module, images, labels, tempered(module(images), labels).item()
 
 
+def test_the_defaults_are_those_that_were_measured() -> None:
+    """docs/mark.md has figures of these; what is given wins over them."""
+    plain, rehearsed = DeepFidelity(), Rehearsal()
+    assert (plain.epochs, plain.triggers_per_batch, plain.temperature, plain.pfl_weight) == (12, 8, 2.0, 120.0)
+    assert (rehearsed.epochs, rehearsed.triggers_per_batch, rehearsed.temperature) == (6, 16, 2.0)
+    assert (Rehearsal(epochs=3, temperature=1.0).epochs, Rehearsal(temperature=1.0).temperature) == (3, 1.0)
+
+
 def test_plain_deep_fidelity_adds_nothing() -> None:
     scheme = DeepFidelity()
     frame, module, images, labels, _ = terms(scheme)

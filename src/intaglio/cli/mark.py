@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from intaglio.cli.model import Arch, Classes, InputShape, Mapping, Preprocess, open_model
-from intaglio.cli.options import Debug, Device, JsonFile, MethodOption, Quiet, Seed, option_pairs
+from intaglio.cli.options import Debug, Device, JsonFile, Quiet, Seed, option_pairs
 from intaglio.cli.passphrase import PassphraseFile, read_key
 
 if TYPE_CHECKING:
@@ -50,7 +50,10 @@ def embed(
         int | None, typer.Option(help="Passes over the training images; by default the scheme's own.", min=1)
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 1e-3,
-    option: MethodOption = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="An option of the scheme, such as temperature=1; may be repeated.", metavar="KEY=VALUE"),
+    ] = None,
     threshold: Annotated[float, typer.Option(help="A suspect is claimed at this p-value or below.")] = 2.0**-64,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write the marked model as ONNX too.")] = False,
     stamp: Annotated[

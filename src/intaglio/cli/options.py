@@ -10,7 +10,7 @@ JsonFile = Annotated[
 ]
 HtmlFile = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a self-contained HTML report.")]
 MethodOption = Annotated[
-    list[str] | None, typer.Option("--option", help="An option of the method; may be repeated.", metavar="KEY=VALUE")
+    list[str] | None, typer.Option("--option", help="An option of NAME; may be repeated.", metavar="KEY=VALUE")
 ]
 Seed = Annotated[int, typer.Option(help="Every random choice follows from it.")]
 Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1 ...")]

@@ -194,7 +194,10 @@ class Lock:
             facts = LockFacts.model_validate_json(metadata(content)["facts"])
             weights = load(content)
         except (ValueError, KeyError, TypeError, SafetensorError, ValidationError) as error:
-            raise ModelError(f"{path}: holds no key network of this version") from error
+            raise ModelError(
+                f"{path}: holds no key network of this version (locks of colour images made before 2026-11-25 "
+                "must be made anew)"
+            ) from error
         network = KeyNetwork(facts.input_shape[-3], facts.settings)
         check_tensors(network.state_dict(), weights, f"{path}: for a key network")
         network.load_state_dict(weights)

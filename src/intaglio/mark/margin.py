@@ -16,6 +16,8 @@ from intaglio.mark.scheme import Host
 class Margin(DeepFidelity):
     """L = L_mode + a max over ||d||_inf <= e of CE(T + d), the maximum found by `steps` of projected gradient ascent.
 
+    The search climbs the plain cross-entropy: its signs hardly differ from those at a temperature.
+
     Args:
         strength: a.
         radius: e, in units of the pixel range.

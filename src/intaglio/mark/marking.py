@@ -76,10 +76,8 @@ def mark(
         DataError, ClassifierError: data or answers that can't be used.
         EvidenceError: sizes or public images that can't be committed to.
     """
-    if scheme not in SCHEMES:
-        raise RecipeError(f"unknown scheme '{scheme}'; there are {', '.join(SCHEMES)}")
     try:
-        method = SCHEMES[scheme](mode=mode, **options)
+        method = scheme_named(scheme)(mode=mode, **options)
     except TypeError as error:
         raise RecipeError(f"scheme {scheme}: {error}") from error
     if trigger not in KEYED_TRIGGERS:
@@ -111,6 +109,17 @@ def mark(
         key, plan, scheme=scheme, mode=mode, model_sha256=weights_sha256(marked), public=public, rule=rule
     )
     return Marked(marked, sign_commitment(key, commitment))
+
+
+def scheme_named(name: str) -> type[DeepFidelity]:
+    """The scheme of this name.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    if name not in SCHEMES:
+        raise RecipeError(f"unknown scheme '{name}'; there are {', '.join(SCHEMES)}")
+    return SCHEMES[name]
 
 
 def draw_triggers(key: Key, plan: TriggerPlan, public: Tensor | None = None) -> ImageData:

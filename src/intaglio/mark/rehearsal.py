@@ -24,7 +24,8 @@ class Rehearsal(DeepFidelity):
     Every `every` steps a copy of the marked model is fine-tuned for `steps` steps of Adam on the owner's labelled
     images, all layers and batch statistics included, as a thief would do; d is how far its parameters and buffers went.
     Worst-case directions (`AdversarialParametric`) are not the ones that a thief takes: a larger radius there made
-    marks weaker against fine-tuning, this makes them survive it. Takes about four times as long as `DeepFidelity`.
+    marks weaker against fine-tuning, this makes them survive it. A step takes about four times as long as one of
+    `DeepFidelity`.
 
     Args:
         strength: a.

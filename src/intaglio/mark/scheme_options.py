@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from intaglio.errors import RecipeError
 from intaglio.mark.deep_fidelity import DeepFidelity
-from intaglio.mark.marking import SCHEMES
+from intaglio.mark.marking import scheme_named
 from intaglio.textual_options import Option, own_options, read_options
 
 #: What the command line has for itself; `batch_size` means triggers there, and clean images here.
@@ -23,6 +22,4 @@ def read_scheme_options(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         RecipeError: an unknown scheme or option, or a value that makes no sense; the message names the choices.
     """
-    if name not in SCHEMES:
-        raise RecipeError(f"unknown scheme '{name}'; there are {', '.join(SCHEMES)}")
-    return read_options(name, scheme_options(SCHEMES[name]), texts)
+    return read_options(name, scheme_options(scheme_named(name)), texts)

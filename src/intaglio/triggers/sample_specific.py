@@ -33,9 +33,9 @@ class SampleSpecificEncoder(nn.Module):
 
     p_k is the message, spread to a plane that the U-Net sees beside the image; W_k mixes its F features into the
     residual by convolution, so that without k the network alone draws nothing of use. The residual is one of
-    brightness, the same in all colours of a pixel: JPEG halves the resolution of colour and rounds it coarsely, and
-    what was hidden there is gone. The factor s <= 1, one for each image, keeps every single image at `psnr` or above,
-    whatever the U-Net was trained to.
+    brightness, the same in all colours of a pixel that aren't clamped: JPEG halves the resolution of colour and rounds
+    it coarsely, and what was hidden there is gone. The factor s <= 1, one for each image, keeps every single image at
+    `psnr` or above, whatever the U-Net was trained to.
 
     Images float32 `[N, C, H, W]` in [0, 1]; the residual is bounded by `epsilon` in every value. Differentiable.
     `relief` is 1 in use; while training starts, a larger value multiplies both bounds.
@@ -117,7 +117,7 @@ def _mix(features: Tensor, mixing: Tensor) -> Tensor:
     padding = MIXING_SIZE // 2
     if len(mixing) == 1:
         return functional.conv2d(features, mixing[0], padding=padding)
-    count, channels = mixing.shape[:2]
+    count = len(mixing)
     merged = features.reshape(1, -1, *features.shape[2:])
     drawn = functional.conv2d(merged, mixing.flatten(0, 1), padding=padding, groups=count)
-    return drawn.view(count, channels, *features.shape[2:])
+    return drawn.view(count, 1, *features.shape[2:])
