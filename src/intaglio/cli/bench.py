@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from intaglio.cli.executor import Address, ExecutorName, ExecutorOption, Workers, make_executor
-from intaglio.cli.options import Debug, JsonFile, Quiet
+from intaglio.cli.options import Debug, JsonFile, Quiet, RecipeSeed
 
 
 def bench(
@@ -16,6 +16,7 @@ def bench(
     workers: Workers = None,
     address: Address = None,
     json: JsonFile = None,
+    seed: RecipeSeed = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
@@ -25,6 +26,8 @@ def bench(
 
     place = make_executor(executor, workers, address, out)
     plan = read_bench_recipe(recipe)
+    if seed is not None:
+        plan = plan.model_copy(update={"seed": seed})
     with progress_bar(f"bench {plan.name}", quiet=quiet) as progress:
         table = run_bench(plan, out, executor=place, progress=progress)
     deliver_json(table.to_json(), json)

@@ -261,12 +261,15 @@ def picture(
     input_shape: InputShape = None,
     classes: Classes = None,
     preprocess: Preprocess = None,
+    json: JsonFile = None,
     device: Device = "cpu",
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
     """Draw what a lock does: original, keyed image, their difference made visible, and MODEL's answers to both."""
-    from intaglio.cli.console import say
+    from json import dumps
+
+    from intaglio.cli.console import deliver_json, say
     from intaglio.data import classes_in_turn
     from intaglio.data.opening import open_data_for
     from intaglio.files import write_bytes
@@ -280,7 +283,13 @@ def picture(
     shown = images.take(classes_in_turn(images.labels)[:count])
     names = classifier.classes or images.classes
     write_bytes(out, lock_picture(classifier, opened, shown.images, shown.labels, user=user, names=names))
-    say(f"{out}: {len(shown)} images as they are, keyed for {user}, and what {classifier.source} says", quiet=quiet)
+    facts = {"picture": str(out), "user": user, "images": len(shown), "model": classifier.source}
+    deliver_json(dumps(facts, indent=1) + "\n", json)
+    say(
+        f"{out}: {len(shown)} images as they are, keyed for {user}, and what {classifier.source} says",
+        quiet=quiet,
+        json_to_stdout=json == "-",
+    )
     return 0
 
 

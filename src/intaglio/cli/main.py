@@ -12,6 +12,7 @@ import typer
 
 from intaglio.cli.attack import attack
 from intaglio.cli.bench import bench
+from intaglio.cli.everywhere import complete
 from intaglio.cli.evidence import evidence_app
 from intaglio.cli.key import key_app
 from intaglio.cli.lock import lock_app
@@ -60,6 +61,7 @@ app.command()(tamper)
 app.command()(report)
 for part in (population_app, key_app, evidence_app, registry_app):
     app.add_typer(part)
+complete(app)
 
 
 @app.callback(invoke_without_command=True)

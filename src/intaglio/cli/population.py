@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from intaglio.cli.executor import Address, ExecutorName, ExecutorOption, Workers, make_executor
-from intaglio.cli.options import Debug, JsonFile, Quiet, Seed
+from intaglio.cli.options import Debug, JsonFile, Quiet, RecipeSeed, Seed
 
 population_app = typer.Typer(
     name="population", no_args_is_help=True, help="Build populations of models; fit detectors."
@@ -22,6 +22,7 @@ def build(
     workers: Workers = None,
     address: Address = None,
     json: JsonFile = None,
+    seed: RecipeSeed = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
@@ -31,6 +32,8 @@ def build(
 
     place = make_executor(executor, workers, address, out)
     plan = read_recipe(recipe)
+    if seed is not None:
+        plan = plan.model_copy(update={"seed": seed})
     with progress_bar(f"building {plan.name}", quiet=quiet) as progress:
         records = build_population(plan, out, data=data, executor=place, progress=progress)
     deliver_json((out / "manifest.json").read_text(), json)
