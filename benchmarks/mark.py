@@ -33,7 +33,10 @@ from intaglio.evidence.key import Key
 from intaglio.evidence.statistics import proportion
 from intaglio.files import atomic_path, write_json
 from intaglio.mark import MODES, Marked, draw_triggers, mark, public_images, verify_mark
+from intaglio.mark.deep_fidelity import DeepFidelity
 from intaglio.mark.fidelity_report import fidelity_report
+from intaglio.mark.marking import SCHEMES as METHODS
+from intaglio.mark.marking import weights_sha256
 from intaglio.scan import scan
 from intaglio.tampering import (
     Average,
@@ -149,9 +152,15 @@ def cell(name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def marked_host(task: Task, owned: HostModel, scheme: dict[str, Any]) -> Marked:
     """One disclosure batch of 100 triggers, as the paper has; embedded now unless it was before."""
-    drawn = hashlib.sha256(
-        json.dumps([owned.architecture.model_dump(mode="json"), scheme], sort_keys=True).encode()
-    ).hexdigest()
+    options = {name: value for name, value in scheme.items() if name not in ("scheme", "trigger")}
+    method = METHODS[scheme.get("scheme", DeepFidelity.name)](**options)
+    made = {
+        "scheme": method.name,
+        "trigger": scheme.get("trigger"),
+        "host": weights_sha256(owned.module),
+        **vars(method),
+    }
+    drawn = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
     folder = cache_folder() / "mark" / "marked" / f"{task.name}-{owned.seed}-{drawn[:16]}"
     weights, statement = folder / "model.safetensors", folder / "commitment.json"
     if statement.exists():
