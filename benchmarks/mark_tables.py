@@ -28,9 +28,9 @@ def _spread(rows: Rows, key: str, scale: float = 1.0, digits: int = 2) -> str:
     return f"{mean:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def fidelity(task: str) -> str:
-    """Modes and schemes by how faithful they are."""
-    figures = _part(task, "fidelity")
+def fidelity(task: str, part: str = "fidelity") -> str:
+    """How faithful the paper's "modes" are, or the schemes by their defaults."""
+    figures = _part(task, part)
     if not figures:
         return PENDING
     head = [
