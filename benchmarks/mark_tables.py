@@ -82,7 +82,9 @@ def robustness(task: str) -> str:
             worst = max(entry["p_value"] for entry in found)
             cells.append(f"{_power(worst)}; {_mean(found, 'hits'):.0f} hits; {100 * _mean(found, 'accuracy'):.1f} %")
         rows.append(cells)
-    return table(["tampering", *(f"{name} ({len(seeds)} seeds)" for name, seeds in figures.items())], rows)
+    return table(
+        ["tampering", *(f"{name} ({len(seeds)} host{'s' * (len(seeds) > 1)})" for name, seeds in figures.items())], rows
+    )
 
 
 def thieves() -> str:
