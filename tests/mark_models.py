@@ -21,7 +21,7 @@ SHAPE = (1, 12, 12)
 CLASSES = 10
 ARCHITECTURE = Architecture(name="tiny", input_shape=SHAPE, num_classes=CLASSES, width=24)
 #: Enough to learn most of 100 triggers.
-QUICK: dict[str, Any] = {"epochs": 40, "triggers_per_batch": 40, "learning_rate": 0.01, "pfl_weight": 60}
+QUICK: dict[str, Any] = {"epochs": 40, "triggers_per_batch": 40, "learning_rate": 0.01, "pfl_weight": 10}
 
 
 class Tiny(nn.Module):

@@ -41,7 +41,8 @@ gives: labels
 """
 TRIGGERS = 60
 #: Enough to learn most of two batches of 60.
-LEARN = ("--batch-size", str(TRIGGERS), "--epochs", "60", "--learning-rate", "0.01", "--option", "pfl_weight=60")
+LEARN = ("--batch-size", str(TRIGGERS), "--epochs", "60", "--learning-rate", "0.01",
+         "--option", "pfl_weight=5", "--option", "triggers_per_batch=40")  # fmt: skip
 HASTY = ("--batch-size", "5", "--batches", "1", "--epochs", "1")
 WRITTEN = {"model.safetensors", "model.intaglio.json", "commitment.json", "fidelity.json", "fidelity.html"}
 

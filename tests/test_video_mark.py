@@ -26,7 +26,7 @@ from intaglio.triggers.keyed import KEYED_TRIGGERS, keyed_batch
 from protected_clips import CLASSES, OWNER, SHAPE, STRANGER, classifier_of, host, known_network, moving_bars, written
 
 #: Enough to learn 60 triggers by heart.
-QUICK: dict[str, Any] = {"epochs": 40, "triggers_per_batch": 40, "learning_rate": 0.01, "pfl_weight": 60}
+QUICK: dict[str, Any] = {"epochs": 40, "triggers_per_batch": 40, "learning_rate": 0.01, "pfl_weight": 10}
 RULE = DecisionRule(threshold=1e-9)
 
 
