@@ -8,12 +8,11 @@ from typing import Annotated, Any
 import typer
 
 _IDLE = "Taken by every command; this one has no use for it."
-#: Name -> its annotation, where a command has no such parameter of its own.
-_UNUSED: dict[str, Any] = {
-    "seed": Annotated[int, typer.Option(help=_IDLE)],
-    "device": Annotated[str, typer.Option(help=_IDLE)],
+#: Name -> its annotation and default, where a command has no such parameter of its own.
+_UNUSED: dict[str, tuple[Any, Any]] = {
+    "seed": (Annotated[int, typer.Option(help=_IDLE)], 0),
+    "device": (Annotated[str, typer.Option(help=_IDLE)], "cpu"),
 }
-_DEFAULTS: dict[str, Any] = {"seed": 0, "device": "cpu"}
 
 
 def complete(app: typer.Typer) -> None:
@@ -28,7 +27,7 @@ def complete(app: typer.Typer) -> None:
 
 def _taking_more(callback: Callable[..., Any]) -> Callable[..., Any]:
     own = inspect.signature(callback)
-    more = [name for name in _UNUSED if name not in own.parameters]
+    more = {name: extra for name, extra in _UNUSED.items() if name not in own.parameters}
     if not more:
         return callback
 
@@ -37,9 +36,9 @@ def _taking_more(callback: Callable[..., Any]) -> Callable[..., Any]:
         return callback(*arguments, **{name: value for name, value in options.items() if name not in more})
 
     added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS[name], annotation=_UNUSED[name])
-        for name in more
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in more.items()
     ]
     wrapped.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
-    wrapped.__annotations__ = callback.__annotations__ | {name: _UNUSED[name] for name in more}
+    wrapped.__annotations__ = callback.__annotations__ | {name: kind for name, (kind, _) in more.items()}
     return wrapped
