@@ -12,6 +12,7 @@ import pytest
 
 import intaglio as ig
 from intaglio.cli.main import ExitCode, main
+from intaglio.evidence.registry import Registry
 from intaglio.scan import Verdict
 from intaglio.scan.calibration import CalibrationMeta
 from scan_models import MODELS, TASK, scanned, toy_meta, write_calibration
@@ -123,6 +124,40 @@ def test_options_reach_the_library(asked: list[dict[str, Any]], tmp_path: Path) 
     main(["scan", CLEAN, "--preprocess", '{"mean": [0.5], "std": [0.5]}', "--outputs", "logits", "-q"])
     assert asked[1]["classifier"].preprocessing == ig.Preprocessing(mean=(0.5,), std=(0.5,))
     assert (asked[1]["classifier"].outputs, asked[1]["clean"]) == ("logits", None)
+
+
+@pytest.mark.usefixtures("asked")
+def test_verdicts_are_registered_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "registry.sqlite"
+    for model in (CLEAN, BACKDOORED):
+        main(["scan", model, "--detector", "auto", "--detector", "strip", "--registry", str(place), "-q"])
+    with Registry.open(place, create=False) as book:
+        kept = book.verdicts()
+        assert {record.sha256: record.name for record in book.models()} == {
+            scanned(name).subject.sha256: path for name, path in (("clean", CLEAN), ("backdoored", BACKDOORED))
+        }
+    expected = [scanned(name) for name in ("clean", "clean", "backdoored", "backdoored")]
+    found = sorted((record.model_sha256, record.flagged, record.p_value) for record in kept)
+    assert found == sorted((verdict.subject.sha256, verdict.flagged, verdict.p_value) for verdict in expected)
+    main(["scan", CLEAN, "-q"])
+    with Registry.open(place, create=False) as book:
+        assert len(book.verdicts()) == len(expected)  # nothing is registered unasked
+    (tmp_path / "text").write_text("not a registry")
+    assert main(["scan", CLEAN, "--registry", str(tmp_path / "text"), "-q"]) == ExitCode.ERROR
+    capsys.readouterr()
+
+
+def test_what_is_no_file_is_not_registered(
+    asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(4, 3))\n"
+    (tmp_path / "users_code.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = ["users_code:make", "--input-shape", "1,2,2", "--classes", "3"]
+    place = tmp_path / "registry.sqlite"
+    assert main(["scan", *model, "--registry", str(place)]) == ExitCode.ERROR
+    assert "not a file, so it has no digest" in capsys.readouterr().err
+    assert (asked, place.exists()) == ([], False)
 
 
 @pytest.mark.usefixtures("asked")

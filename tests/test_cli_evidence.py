@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 import intaglio.evidence.key as key_module
-from evidence_cases import BATCH, OWNER, STRANGER, claim, learned, save_suspect, signed
+from evidence_cases import BATCH, OWNER, STRANGER, claim, learned, save_suspect, signed, suspect_of
+from intaglio.classifiers import Classifier
 from intaglio.cli.evidence import evidence_app
 from intaglio.cli.key import key_app
 from intaglio.cli.main import ExitCode, app, main
@@ -262,6 +263,27 @@ def test_the_suspect_is_asked_again(
     save_suspect(model, learned(signed(), hits=hits))
     assert main(["evidence", "verify", str(path), "--suspect", str(model), "--device", "cpu"]) == code
     assert f"rival.onnx was asked again: {hits} hits, {BATCH - hits} answers differ" in capsys.readouterr().out
+
+
+def test_a_suspect_behind_an_api_of_its_own_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The API says neither what it takes nor how many classes it knows: the commitment does."""
+    path, mapping = claim(tmp_path / "claim.json"), tmp_path / "api.yaml"
+    mapping.write_text("request: {instances: '{images}'}\nencoding: floats\nanswer: labels\ngives: labels\n")
+    asked: dict[str, Any] = {}
+
+    def opened(url: str, **options: Any) -> Classifier:
+        asked.update(options, url=url)
+        return suspect_of(learned(signed()))
+
+    monkeypatch.setattr("intaglio.classifiers.open_classifier", opened)
+    arguments = ["--suspect", "http://127.0.0.1:9/classify", "--mapping", str(mapping)]
+    assert main(["evidence", "verify", str(path), *arguments]) == ExitCode.CLEAN
+    assert f"asked again: {BATCH} hits" in capsys.readouterr().out
+    plan = signed().commitment
+    assert (asked["url"], asked["mapping"]) == ("http://127.0.0.1:9/classify", mapping)
+    assert (asked["input_shape"], asked["num_classes"]) == (plan.input_shape, plan.num_classes)
 
 
 @needs_openssl

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from intaglio.cli.model import Arch, Mapping, Preprocess, open_model
 from intaglio.cli.options import Debug, Device, JsonFile, Quiet
 
 evidence_app = typer.Typer(name="evidence", no_args_is_help=True, help="Show and verify commitments and claims.")
@@ -52,19 +53,25 @@ def verify(
         datetime | None,
         typer.Option(help="When the suspect appeared (UTC): the commitment must have been stamped before that."),
     ] = None,
+    mapping: Mapping = None,
+    arch: Arch = None,
+    preprocess: Preprocess = None,
     json: JsonFile = None,
     device: Device = "cpu",
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
     """Verify FILE with no secret. Exit code 0: verified, 1: whole, but not proved, 2: damaged or changed."""
-    from intaglio.classifiers import open_classifier
     from intaglio.cli.console import deliver_json, say
-    from intaglio.evidence.documents import verify_evidence
+    from intaglio.evidence.documents import read_evidence, verify_evidence
     from intaglio.evidence.timestamp import read_roots
 
     trusted = None if roots is None else read_roots(roots)
-    classifier = None if suspect is None else open_classifier(suspect, device=device)
+    classifier = None
+    if suspect is not None:  # takes what the commitment says the marked model takes
+        plan = read_evidence(file)[1].commitment
+        shape = ",".join(str(side) for side in plan.input_shape)
+        classifier = open_model(suspect, arch, shape, plan.num_classes, preprocess, device, mapping=mapping)
     proof = verify_evidence(file, suspect=classifier, roots=trusted, before=before)
     deliver_json(proof.to_json(), json)
     say(

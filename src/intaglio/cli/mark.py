@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from intaglio.cli.model import Arch, Classes, InputShape, Mapping, Preprocess, open_model
-from intaglio.cli.options import Debug, Device, JsonFile, Quiet, Seed, option_pairs
+from intaglio.cli.options import Debug, Device, JsonFile, Quiet, RegistryPlace, Seed, option_pairs
 from intaglio.cli.passphrase import PassphraseFile, read_key
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ KeyFile = Annotated[Path, typer.Option("--key", metavar="KEY", help="Your key fi
 Public = Annotated[
     Path | None,
     typer.Option(help="Public images (.npz or folder) that triggers are blended from; default: two photographs."),
-]
-RegistryPlace = Annotated[
-    str | None, typer.Option("--registry", metavar="URL", help="Registry to record this in: a file, or a database URL.")
 ]
 
 

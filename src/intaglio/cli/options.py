@@ -12,6 +12,9 @@ HtmlFile = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="W
 MethodOption = Annotated[
     list[str] | None, typer.Option("--option", help="An option of NAME; may be repeated.", metavar="KEY=VALUE")
 ]
+RegistryPlace = Annotated[
+    str | None, typer.Option("--registry", metavar="URL", help="Registry to record this in: a file, or a database URL.")
+]
 Seed = Annotated[int, typer.Option(help="Every random choice follows from it.")]
 RecipeSeed = Annotated[int | None, typer.Option("--seed", help="Instead of the recipe's own.")]
 Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1 ...")]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from intaglio.cli.model import Arch, Classes, InputShape, Mapping, Outputs, Preprocess, open_model
-from intaglio.cli.options import Debug, Device, HtmlFile, JsonFile, Quiet, Seed
+from intaglio.cli.options import Debug, Device, HtmlFile, JsonFile, Quiet, RegistryPlace, Seed
 
 
 def scan(
@@ -44,6 +44,7 @@ def scan(
     preprocess: Preprocess = None,
     outputs: Outputs = "auto",
     mapping: Mapping = None,
+    registry: RegistryPlace = None,
     json: JsonFile = None,
     html: HtmlFile = None,
     seed: Seed = 0,
@@ -53,7 +54,7 @@ def scan(
 ) -> int:
     """Scan MODEL for a backdoor. Exit code 0: none found, 1: found."""
     from intaglio.cli.console import deliver_file, deliver_json, progress_bar, say
-    from intaglio.cli.verdict import json_text, verdict_panel
+    from intaglio.cli.verdict import json_text, record_verdicts, require_recordable, verdict_panel
     from intaglio.files import require_writable
     from intaglio.report import render_report
     from intaglio.scan import clean_images, scan_all
@@ -65,6 +66,8 @@ def scan(
     classifier = open_model(
         model, arch, input_shape, classes, preprocess, device, outputs=outputs, task=task, mapping=mapping
     )
+    if registry is not None:
+        require_recordable(classifier, registry)
     images = clean_images(data, classifier) if data else None
     labelled = fitting_data(training, classifier, "train") if training else None
     suspected = clean_images(inputs, classifier) if inputs else None
@@ -82,6 +85,8 @@ def scan(
             seed=seed,
             progress=progress,
         )
+    if registry is not None:
+        record_verdicts(verdicts, registry)
     deliver_json(json_text(verdicts), json)
     if html is not None:
         deliver_file(render_report(verdicts), html)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from intaglio.cli.model import Arch, Classes, InputShape, Mapping, OutputKind, Outputs, Preprocess, open_model
-from intaglio.cli.options import Debug, Device, JsonFile, Quiet, Seed
+from intaglio.cli.options import Debug, Device, JsonFile, Quiet, RegistryPlace, Seed
 from intaglio.cli.passphrase import PassphraseFile, read_key
 
 if TYPE_CHECKING:
@@ -20,10 +20,6 @@ seal_app = typer.Typer(name="seal", no_args_is_help=True, help="Seal a model; no
 KeyFile = Annotated[Path, typer.Option("--key", metavar="KEY", help="Your key file, from `intaglio key new`.")]
 SealFile = Annotated[Path, typer.Option("--seal", metavar="FILE", help="The seal, from `intaglio seal make`.")]
 Suspect = Annotated[str, typer.Argument(help="A model file, or the URL of a model server.", metavar="SUSPECT")]
-RegistryPlace = Annotated[
-    str | None,
-    typer.Option("--registry", metavar="URL", help="Registry to record checks in: a file, or a database URL."),
-]
 
 
 @seal_app.command()

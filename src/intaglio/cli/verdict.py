@@ -1,7 +1,8 @@
-"""A verdict on the terminal."""
+"""A verdict on the terminal, as JSON and in the registry."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.markup import escape
@@ -9,7 +10,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from intaglio.errors import RecipeError
 from intaglio.scan import Verdict
+
+if TYPE_CHECKING:
+    from intaglio.classifiers import Classifier
 
 
 def json_text(verdicts: Sequence[Verdict]) -> str:
@@ -17,6 +22,34 @@ def json_text(verdicts: Sequence[Verdict]) -> str:
     if len(verdicts) == 1:
         return verdicts[0].to_json()
     return "[" + ",\n".join(verdict.to_json().rstrip() for verdict in verdicts) + "]\n"
+
+
+def require_recordable(classifier: "Classifier", registry: str) -> None:
+    """Does nothing if verdicts on this model can be recorded there: asked before the work.
+
+    Raises:
+        RecipeError: the model is no file, so it has no digest.
+        EvidenceError: the registry is locked, damaged, or of a newer version.
+    """
+    from intaglio.evidence.registry import Registry
+
+    if classifier.sha256 is None:
+        raise RecipeError(f"{classifier.source}: not a file, so it has no digest to be registered by")
+    Registry.open(registry).close()
+
+
+def record_verdicts(verdicts: Sequence[Verdict], registry: str) -> None:
+    """Records verdicts, and the models that they are on by their files' digests."""
+    from intaglio.evidence.registry import Registry
+
+    with Registry.open(registry) as book:
+        for verdict in verdicts:
+            subject = verdict.subject
+            if subject.sha256 is not None:
+                book.add_model(
+                    subject.sha256, name=subject.source, input_shape=subject.input_shape, classes=subject.num_classes
+                )
+                book.record_verdict(subject.sha256, verdict)
 
 
 def verdict_panel(verdict: Verdict) -> Panel:
