@@ -10,7 +10,6 @@ minutes of one core a lock.
 import argparse
 import json
 import time
-from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,14 +18,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from benchmarks.cells import Cells
 from benchmarks.faces import faces
-from benchmarks.fetch import cache_folder
 from benchmarks.lock_attacks import Attack, key_attacks, model_attacks
 from benchmarks.lock_measures import USERS, keying_cost, traced
 from benchmarks.lock_together import marked_first, together
 from benchmarks.owners import Task, accuracy, classifier, open_owned
 from benchmarks.owners import host as owned_host
-from benchmarks.results import RESULTS, record
+from benchmarks.results import known, over, record
 from intaglio.classifiers import Sidecar
 from intaglio.evidence.key import Key
 from intaglio.files import write_json
@@ -68,20 +67,10 @@ PLANS = {
 class Run:
     """What the command line said."""
 
-    cached_only = False
     cifar10: Path | None = None
 
 
-def cell(name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A measurement, made now unless it was before; with --cached it is left out (empty) unless it was."""
-    path = cache_folder() / "lock" / f"{name.replace('/', '_').replace(' ', '-')}.json"
-    if not path.exists():
-        if Run.cached_only:
-            return {}
-        write_json(path, measure())
-        print(name, json.loads(path.read_text()), flush=True)
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+cell = Cells("lock")
 
 
 @cache
@@ -110,7 +99,7 @@ def host(name: str, seed: int) -> nn.Module:
     plan, images, built = PLANS[name], task(name), architecture(name)
     if plan.host is None:
         return owned_host(images, plan.architecture, plan.width, seed).module
-    path = cache_folder() / "lock" / f"host-{name}-{seed}.safetensors"
+    path = cell.folder / f"host-{name}-{seed}.safetensors"
     torch.manual_seed(seed)
     module = built.build()
     if path.exists():
@@ -219,21 +208,7 @@ def _accuracy(attack: Attack) -> dict[str, Any]:
 
 
 def _folder(name: str, seed: int) -> Path:
-    return cache_folder() / "lock" / f"{name}-{seed}"
-
-
-def _over(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """What was found, over what was known before; what is empty is not known."""
-    merged = dict(before)
-    for name, value in found.items():
-        if isinstance(value, dict):
-            value = _over(before.get(name, {}), value)
-        elif isinstance(value, list):  # of locks: one for each seed
-            known = {row["seed"]: row for row in [*before.get(name, []), *value] if row}
-            value = [known[seed] for seed in sorted(known)]
-        if value not in ({}, []):
-            merged[name] = value
-    return merged
+    return cell.folder / f"{name}-{seed}"
 
 
 def main() -> None:
@@ -244,7 +219,7 @@ def main() -> None:
     parser.add_argument("--cached", action="store_true", help="write what is in the cache, and measure nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    Run.cached_only, Run.cifar10 = options.cached, options.cifar10
+    cell.cached_only, Run.cifar10 = options.cached, options.cifar10
     parts, seeds = options.parts.split(","), [int(seed) for seed in options.seeds.split(",")]
     figures: dict[str, Any] = {"cost": cell("cost", keying_cost) if "cost" in parts else {}}
     for name in PLANS:
@@ -258,9 +233,7 @@ def main() -> None:
         closely["attacks"] = attacked("fashion-mnist", 0)
     if "together" in parts:
         closely["together"] = combined("fashion-mnist")
-    path = RESULTS / "lock.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
-    print(record("lock", _over(before, figures)))
+    print(record("lock", over(known("lock"), figures)))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ import argparse
 import copy
 import hashlib
 import json
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,10 @@ from safetensors.torch import load_file
 from scipy.stats import binom, kstest
 from torch import nn
 
+from benchmarks.cells import Cells
 from benchmarks.fetch import cache_folder
 from benchmarks.owners import HOST, HostModel, Task, accuracy, classifier, host, open_owned
-from benchmarks.results import RESULTS, interval, record
+from benchmarks.results import interval, known, record
 from intaglio.classifiers import weights_file
 from intaglio.data import ImageData
 from intaglio.evidence.batches import draw_batch, plan_triggers
@@ -96,12 +95,13 @@ OFFERED: dict[str, dict[str, Any]] = {label: scheme for label, scheme in SCHEMES
 #: long to train as all else together.
 EXTRACTED = ("fixll-pfl",)
 INDEPENDENT, FRESH_KEYS = 20, 100
-CACHED_ONLY = "--cached"
 EPOCHS = 6
 HARDEST, THIEVES = "fine-tune all, 1e-3", range(5)
 #: Whose marks meet many thieves.
 WATCHED = ("fixll-pfl", "adversarial-parametric", "rehearsal")
 NOISE_QUERIES = (0, 100, 1_000, 5_000)
+
+cell = Cells("mark")
 
 
 def tamperings(task: Task, architecture: str) -> dict[str, Tampering]:
@@ -141,18 +141,6 @@ def tamperings(task: Task, architecture: str) -> dict[str, Tampering]:
             answers="hard", student=other, width=8, epochs=5, learning_rate=3e-3, batch_size=64
         ),
     }
-
-
-def cell(name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A measurement, made now unless it was before; with --cached it is left out (empty) unless it was."""
-    path = cache_folder() / "mark" / f"{name.replace('/', '_').replace(' ', '-')}.json"
-    if not path.exists():
-        if CACHED_ONLY in sys.argv:
-            return {}
-        write_json(path, measure())
-        print(name, json.loads(path.read_text()), flush=True)
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
 
 
 def marked_host(task: Task, owned: HostModel, scheme: dict[str, Any]) -> Marked:
@@ -351,11 +339,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar10", type=Path)
     parser.add_argument("--parts", default="modes,fidelity,robustness,thieves,extraction,honesty,scan,cost")
-    parser.add_argument(CACHED_ONLY, action="store_true", help="write what was measured so far; measure nothing")
+    parser.add_argument("--cached", action="store_true", help="write what was measured so far; measure nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    path = RESULTS / "mark.json"
-    figures = json.loads(path.read_text()) if path.exists() else {}
+    cell.cached_only = options.cached
+    figures = known("mark")
     parts = options.parts.split(",")
     for name in ["fashion-mnist", *(["cifar10"] if options.cifar10 else [])]:
         task = open_owned(name, options.cifar10)

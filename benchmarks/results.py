@@ -1,5 +1,6 @@
 """Where figures are written: `benchmarks/results/NAME.json`, each with the commit, machine and command behind it."""
 
+import json
 import platform
 import re
 import shlex
@@ -30,6 +31,30 @@ def record(name: str, figures: dict[str, Any]) -> Path:
     earlier = [run for run in runs if run["command"] != now["command"]][:_RUNS]
     write_json(path, {"provenance": now, **({"earlier": earlier} if earlier else {}), **kept})
     return path
+
+
+def known(name: str) -> dict[str, Any]:
+    """What the file holds already; nothing if there is none."""
+    path = RESULTS / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
+def over(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """What was found, over what was known before; what is empty is not known.
+
+    Rows of a list are the same measurement if they have the same seed, and target where they have one.
+    """
+    merged = dict(before)
+    for name, value in found.items():
+        if isinstance(value, dict):
+            value = over(before.get(name, {}), value)
+        elif isinstance(value, list) and all(isinstance(row, dict) for row in value):
+            rows = {(row["seed"], row.get("target", 0)): row for row in [*before.get(name, []), *value] if row}
+            value = [rows[place] for place in sorted(rows)]
+        if value not in ({}, []):
+            merged[name] = value
+    return merged
 
 
 def interval(value: Interval) -> dict[str, float]:

@@ -9,7 +9,6 @@ machine change them less. Writes results/speed.json.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.results import RESULTS, record
+from benchmarks.results import known, record
 from intaglio.classifiers import TorchClassifier
 from intaglio.networks import Architecture
 from intaglio.scan.locality import Sides, local_answers, local_cost
@@ -163,10 +162,9 @@ def ratio_interval(first: list[float], second: list[float]) -> tuple[float, floa
 
 def values_needed() -> Figures:
     """Queries and AUROC of fewer values against 16, out of results/ablation.json: a hand-made number, grey base."""
-    path = RESULTS / "ablation.json"
-    if not path.exists():
+    by_values = known("ablation").get("hand-made number by values (logit, grey)")
+    if by_values is None:
         return {}
-    by_values = json.loads(path.read_text())["hand-made number by values (logit, grey)"]
     whole = by_values["16"]["value"]
     return {
         count: {
@@ -176,13 +174,6 @@ def values_needed() -> Figures:
         }
         for count, area in by_values.items()
     }
-
-
-def known() -> Figures:
-    """The figures of results/speed.json: those that are not measured now are kept."""
-    path = RESULTS / "speed.json"
-    figures: Figures = json.loads(path.read_text()) if path.exists() else {}
-    return figures
 
 
 def main() -> None:
@@ -195,7 +186,7 @@ def main() -> None:
         if not options.names or any(name.startswith(start) for start in options.names):
             found = measure(case, options.repeats)
             print(name, found, flush=True)
-            figures = known()
+            figures = known("speed")
             figures.setdefault("signature", {})[name] = found
             figures["values"] = values_needed()
             record("speed", figures)

@@ -19,8 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.populations import folder
-from benchmarks.results import interval, record
-from benchmarks.speed import known
+from benchmarks.results import interval, known, record
 from intaglio.classifiers import TorchClassifier, open_classifier
 from intaglio.evidence.statistics import auroc
 from intaglio.networks import Architecture
@@ -148,10 +147,10 @@ def measure_areas(count: int) -> None:
     for batch in map(str, BATCHES):
         for entry in chosen(count):
             label = f"{entry.index}, {'backdoored' if entry.backdoored else 'clean'}"
-            if label in known().get("neural_cleanse_batches", {}).get(batch, {}).get("models", {}):
+            if label in known("speed").get("neural_cleanse_batches", {}).get(batch, {}).get("models", {}):
                 continue
             scored = score(entry, int(batch))
-            figures = known()
+            figures = known("speed")
             part = figures.setdefault("neural_cleanse_batches", {}).setdefault(batch, {"models": {}})
             part["models"][label] = scored
             part.update(summary(part["models"]))
@@ -184,7 +183,7 @@ def main() -> None:
     for case in CASES:
         compared.append(compare(*case))
         print(compared[-1], flush=True)
-        record("speed", {**known(), "neural_cleanse": compared})
+        record("speed", {**known("speed"), "neural_cleanse": compared})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from safetensors.torch import load
 from torch import nn
 
 from benchmarks.fetch import cache_folder, fetch, member
-from benchmarks.results import RESULTS, record
+from benchmarks.results import known, record
 from intaglio.classifiers import Preprocessing, Sidecar
 from intaglio.classifiers.onnx_export import export_onnx
 from intaglio.errors import IntaglioError
@@ -116,8 +116,7 @@ PREPARE = {"chess-pieces": chess, "text-direction": text_direction, "efficientne
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(PREPARE), metavar="NAME")
-    path = RESULTS / "third_party.json"
-    figures = json.loads(path.read_text()) if path.exists() else {}
+    figures = known("third_party")
     for name in parser.parse_args().names:
         figures[name] = scan(*PREPARE[name]())
         print(name, figures[name])

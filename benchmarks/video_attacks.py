@@ -3,16 +3,15 @@
     python -m benchmarks.video_attacks [--clips FOLDER] [--sets moving-digits,camera-motion] [--networks r3d18,cnn_lstm]
         [--parts rows,size,share,eps,conditions,others] [--seeds 0,1,2] [--targets 0,1,2] [--cached]
 
-Writes results/video_attacks.json. Every model, trigger and cell is kept in the cache as soon as it is there, so an
-interrupted run goes on; with --cached nothing is measured any more, and the file holds what was. A victim takes one to
-two minutes of one core, a set's network three clean ones beside.
+Writes results/video_attacks.json, over what it holds. Every model, trigger and cell is kept in the cache as soon as it
+is there, so an interrupted run goes on; with --cached nothing more is measured, and the file gets what was. A victim
+takes one to two minutes of one core, a set's network three clean ones beside.
 
 Of the three clean models of a set and network, that of the victim's own seed says what accuracy is lost, the next is
 the attacker's surrogate, and the last one is shown the same trigger: what it answers is no backdoor.
 """
 
 import argparse
-import json
 import re
 import time
 from collections.abc import Callable
@@ -24,8 +23,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from benchmarks.fetch import cache_folder
-from benchmarks.results import record
+from benchmarks.cells import Cells
+from benchmarks.results import known, over, record
 from benchmarks.video_models import (
     NETWORKS,
     SETTINGS,
@@ -53,7 +52,7 @@ from intaglio.attacks.quality import quality
 from intaglio.classifiers import Sidecar, save_classifier
 from intaglio.data import ImageData
 from intaglio.errors import RecipeError
-from intaglio.files import atomic_path, write_json
+from intaglio.files import atomic_path
 from intaglio.triggers import PatchTrigger, UniversalAdversarialTrigger
 
 PARTS = ("rows", "size", "share", "eps", "conditions", "others")
@@ -111,7 +110,7 @@ class Row(NamedTuple):
         )
         kind = self.frames if self.learned else "static"
         name = f"{variant.label}-{network}-{kind}-{side}-{seed}-{target}.safetensors"
-        attack.file = cache_folder() / "video-attacks" / "triggers" / name
+        attack.file = cell.folder / "triggers" / name
         return attack
 
 
@@ -145,22 +144,7 @@ CONDITION_ROWS = ("UAT + enhancement", "static")
 _PATCH = 7
 
 
-class Run:
-    """What the command line said."""
-
-    cached_only = False
-
-
-def cell(name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A measurement, made now unless it was before; with --cached it is left out (empty) unless it was."""
-    path = cache_folder() / "video-attacks" / f"{_plain(name)}.json"
-    if not path.exists():
-        if Run.cached_only:
-            return {}
-        write_json(path, measure())
-        print(name, json.loads(path.read_text()), flush=True)
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+cell = Cells("video-attacks")
 
 
 def measured(
@@ -180,7 +164,7 @@ def measured(
     victim = trained(variant, network, poisoned.data, seed)
     done = time.process_time()
     if keep:
-        path = cache_folder() / "video-attacks" / "victims" / f"{keep}.safetensors"
+        path = cell.folder / "victims" / f"{keep}.safetensors"
         save_classifier(victim, path, Sidecar(architecture=architecture(variant, network), classes=data.classes))
     control = predictor(variant, clean_model(variant, network, _next(seed, 2)))
     answers = predictor(variant, victim)
@@ -297,7 +281,7 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="measure, but write no results file")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    Run.cached_only = options.cached
+    cell.cached_only = options.cached
     parts = options.parts.split(",")
     seeds, targets = ([int(part) for part in text.split(",")] for text in (options.seeds, options.targets))
     pairs = [(seed, target) for target in targets for seed in seeds]
@@ -329,7 +313,7 @@ def main() -> None:
             found["settings"] = {"architecture": NETWORKS[network], **SETTINGS[kind].model_dump()}
             figures[kind][network] = found
     if not options.dry:
-        print(record("video_attacks", figures))
+        print(record("video_attacks", over(known("video_attacks"), figures)))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.fetch import cache_folder
+from benchmarks.cells import Cells
 from benchmarks.results import interval, record
 from intaglio.classifiers import Classifier, Sidecar, open_classifier, save_classifier
 from intaglio.data import ImageData, classes_in_turn
@@ -72,6 +72,8 @@ FILTERS: dict[str, Callable[[], InputTransform]] = {
 ASKED, TRIGGERED = 100, 0.2
 WORKING = 0.9
 ALPHA = 0.05
+
+cell = Cells("video-defences")
 
 
 class Record(NamedTuple):
@@ -138,21 +140,6 @@ def models_in(folder: Path) -> list[Example]:
     """The finished models of a folder, by name."""
     paths = sorted(folder.glob("*/record.json"))
     return [Example(path.parent, Record(**json.loads(path.read_text()))) for path in paths]
-
-
-def cell(name: str, measure: Callable[[], dict[str, Any]], *, cached_only: bool = False) -> dict[str, Any]:
-    """A measurement, made now unless it was before; with `cached_only` it is left out (empty) unless it was."""
-    path = cache_folder() / "video-defences" / f"{name.replace('/', '_').replace(' ', '-')}.json"
-    if not path.exists():
-        if cached_only:
-            return {}
-        made = measure()
-        print(name, made, flush=True)
-        if "error" in made:  # perhaps it can be measured tomorrow
-            return made
-        write_json(path, made)
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
 
 
 def detected(example: Example, name: str, train: ImageData, test: ImageData) -> dict[str, Any]:
@@ -233,18 +220,13 @@ def summary(examples: Sequence[Example], cells: Sequence[dict[str, Any]]) -> dic
     return row
 
 
-def measure(
-    examples: Sequence[Example], train: ImageData, test: ImageData, names: Sequence[str], cached_only: bool = False
-) -> dict[str, Any]:
+def measure(examples: Sequence[Example], train: ImageData, test: ImageData, names: Sequence[str]) -> dict[str, Any]:
     """The rows of the detectors and filters named."""
     figures: dict[str, Any] = {"detectors": {}, "filters": {}}
     for name in names:
         kind, method = ("detectors", partial(detected, train=train)) if name in DETECTORS else ("filters", filtered)
         cells = [
-            cell(
-                "-".join([*one.folder.parts[-2:], name]), partial(method, one, name, test=test), cached_only=cached_only
-            )
-            for one in examples
+            cell("-".join([*one.folder.parts[-2:], name]), partial(method, one, name, test=test)) for one in examples
         ]
         figures[kind][name] = summary(examples, cells)
     return figures
@@ -298,13 +280,14 @@ def main() -> None:
     parser.add_argument("--cached", action="store_true", help="write what is in the cache, and measure nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    cell.cached_only = options.cached
     variant = Variant.of(options.set, options.clips)
-    folder = options.models or cache_folder() / "video-defences" / "models" / f"{variant.label}-{options.network}"
+    folder = options.models or cell.folder / "models" / f"{variant.label}-{options.network}"
     if options.build and not options.cached:
         build(variant, options.network, folder, options.build)
     train, test = opened(variant, "train"), opened(variant, "test")
     examples = models_in(folder)
-    figures = measure(examples, train, test, options.only.split(","), options.cached)
+    figures = measure(examples, train, test, options.only.split(","))
     known = [one.record._asdict() for one in examples]
     print(record("video_defences", {folder.name: {"models": known, **figures}}))
 

@@ -8,9 +8,7 @@ minutes of one core each; the lock, by estimate, one to two hours.
 """
 
 import argparse
-import json
 import time
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,14 +17,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from benchmarks.fetch import cache_folder
+from benchmarks.cells import Cells
 from benchmarks.lock_measures import traced
 from benchmarks.results import record
 from benchmarks.video_sets import camera_motion
 from intaglio.classifiers import Sidecar, TorchClassifier
 from intaglio.data import ImageData, classes_in_turn
 from intaglio.evidence.key import Key
-from intaglio.files import write_json
 from intaglio.lock import LockSettings, check_lock, train_lock
 from intaglio.lock.sealed_model import write_locked
 from intaglio.mark import draw_triggers, mark, verify_mark
@@ -69,20 +66,10 @@ class Clips(NamedTuple):
 class Run:
     """What the command line said."""
 
-    cached_only = False
     footage: Path | None = None
 
 
-def cell(name: str, measure: Callable[[], Figures]) -> Figures:
-    """A measurement, made now unless it was before; with --cached it is left out (empty) unless it was."""
-    path = _folder() / f"{name.replace(' ', '-')}.json"
-    if not path.exists():
-        if Run.cached_only:
-            return {}
-        write_json(path, measure())
-        print(name, json.loads(path.read_text()), flush=True)
-    found: Figures = json.loads(path.read_text())
-    return found
+cell = Cells("video-protection")
 
 
 @cache
@@ -101,7 +88,7 @@ def architecture() -> Architecture:
 
 def host() -> nn.Module:
     """The unprotected model, trained now unless it was before."""
-    path = _folder() / "host.safetensors"
+    path = cell.folder / "host.safetensors"
     torch.manual_seed(SEED)
     module = architecture().build()
     if path.exists():
@@ -243,7 +230,7 @@ def locked() -> Figures:
     """The leak table of a lock on clips, and how often users are named from one."""
 
     def measure() -> Figures:
-        owned, started, checkpoint = host(), time.process_time(), _folder() / "lock.checkpoint"
+        owned, started, checkpoint = host(), time.process_time(), cell.folder / "lock.checkpoint"
         module, lock = train_lock(owned, clips().owner, KEY, settings=LOCK, seed=SEED, checkpoint=checkpoint)
         seconds = time.process_time() - started
         for user in range(64):
@@ -267,10 +254,6 @@ def locked() -> Figures:
     return cell("lock", measure)
 
 
-def _folder() -> Path:
-    return cache_folder() / "video-protection"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=Path, help="folder with the clips of people; without it, three sources only")
@@ -278,7 +261,7 @@ def main() -> None:
     parser.add_argument("--cached", action="store_true", help="write what is in the cache, and measure nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    Run.cached_only, Run.footage = options.cached, options.clips
+    cell.cached_only, Run.footage = options.cached, options.clips
     parts = options.parts.split(",")
     figures: Figures = {"host": cell("host", lambda: {"accuracy": accuracy(host()), "clips": len(clips().owner)})}
     if "mark" in parts:
