@@ -1,7 +1,7 @@
 """`intaglio mark`: embed an ownership mark, and ask a suspect whether it carries it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -72,10 +72,12 @@ def embed(
     from intaglio.classifiers.derived import with_weights
     from intaglio.cli.console import deliver_json, progress_bar, say
     from intaglio.data.opening import open_data_for
+    from intaglio.errors import RecipeError
     from intaglio.evidence.commitment import DecisionRule
     from intaglio.evidence.registry import Registry
     from intaglio.files import require_writable
     from intaglio.mark.mark_file import COMMITMENT, MODEL, mark_file
+    from intaglio.mark.marking import scheme_named
     from intaglio.mark.scheme_options import read_scheme_options
     from intaglio.report.fidelity import write_fidelity
 
@@ -84,9 +86,14 @@ def embed(
     if json not in (None, "-"):
         require_writable(json)
     require_writable(out / MODEL)
-    options = read_scheme_options(scheme, option_pairs(option))
-    if epochs is not None:
-        options["epochs"] = epochs
+    given = {} if epochs is None else {"epochs": epochs}
+    pairs = option_pairs(option)
+    try:
+        options = read_scheme_options(scheme, pairs) | given
+        everything: dict[str, Any] = {"mode": mode, "learning_rate": learning_rate, **options}
+        scheme_named(scheme)(**everything)  # what makes no sense is refused before any data is opened
+    except RecipeError as error:
+        raise typer.BadParameter(str(error), param_hint="--scheme, --mode and --option") from error
     classifier = with_weights(open_model(model, arch, input_shape, classes, preprocess, device))  # before any data
     owner = read_key(key, passphrase_file)
     if registry is not None:
