@@ -2,12 +2,15 @@
 
     python -m benchmarks.bench [--tasks fashion-mnist,cifar10] [--cifar10 PATH] [--workers N] [--cached]
 
-Needs what `benchmarks.stacks` measures and ships. Writes results/bench.json, and ships the stack of `auto`. Models and
-cells are kept in the cache, so an interrupted run goes on; with --cached nothing is measured any more, and the file
-holds what was.
+Needs what `benchmarks.stacks` measures and ships. Writes results/bench.json, where other tasks' figures stay, and ships
+the stack of `auto`. Models and cells are kept in the cache, so an interrupted run goes on; with --cached nothing is
+measured any more, and the file holds what was.
 
 What `auto` says of a model follows from its members' p-values alone, so it is computed from their cells. The stack that
 ships learned from the models of the bench, too; the figures of an attack are those of a stack that never saw it.
+
+Where nothing ships for a task, as for CIFAR-10, the bench's own clean models are all there is to rank among, each of
+them among the others, and `auto` weighs such ranks: how well detectors tell such models apart. Nothing of it ships.
 """
 
 import argparse
@@ -19,20 +22,21 @@ import torch
 
 from benchmarks.calibrations import OUT
 from benchmarks.fetch import cache_folder
-from benchmarks.results import interval, record
-from benchmarks.stacks import BASE, stack
+from benchmarks.results import interval, known, record
+from benchmarks.stacks import BASE, PLANS, stack
 from intaglio.bench import read_bench_recipe, run_bench
 from intaglio.bench.cells import Cell, cell_path, read_cell
 from intaglio.bench.recipe import CLEAN, BenchRecipe
 from intaglio.bench.running import bench_table
-from intaglio.bench.table import ALPHA, WORKING
+from intaglio.bench.table import ALPHA, WORKING, BenchTable
 from intaglio.bench.victims import read_victim, victim_folder
+from intaglio.data import TASKS as TASKS_KNOWN
 from intaglio.errors import DataError
 from intaglio.evidence.statistics import auroc, conformal_p_value, proportion
 from intaglio.populations import LocalExecutor
 from intaglio.scan.clean_scores import shipped_clean_scores
 from intaglio.scan.scanning import DETECTORS
-from intaglio.scan.stack import StackTable, Weights, choose_members, fit_weights
+from intaglio.scan.stack import MemberCost, StackTable, Weights, choose_members, fit_weights
 
 RECIPES = Path(__file__).parent / "bench_recipes"
 TASKS = ("fashion-mnist", "cifar10")
@@ -48,6 +52,8 @@ HOLDINGS: dict[str, tuple[str, ...]] = {
 KINDS = {"auroc": 0.0, "auroc_working": WORKING}
 #: Backdoors that work less often teach the stack nothing.
 LEAST_ASR = 0.5
+#: Seconds of a plain answer, for estimates of what detectors cost; without a budget it decides nothing.
+FORWARD = 1e-4
 
 
 class Judged(NamedTuple):
@@ -65,7 +71,7 @@ def folder(task: str) -> Path:
 
 
 def judged(recipe: BenchRecipe, out: Path) -> list[Judged]:
-    """Every model that all detectors have looked at."""
+    """Every model that all detectors have looked at, ranked among the clean models that ship, or else of the bench."""
     found = []
     for row, count in recipe.rows():
         for index in range(count):
@@ -79,7 +85,7 @@ def judged(recipe: BenchRecipe, out: Path) -> list[Judged]:
             p_values = {name: p for name, cell in cells.items() if (p := p_value(cell, recipe.task)) is not None}
             scores = {name: float(cell.score) for name, cell in cells.items() if cell.score is not None}
             found.append(Judged(row, victim.asr or 0.0, p_values, scores))
-    return found
+    return found if recipe.task in PLANS else ranked_among_themselves(found)
 
 
 def p_value(cell: Cell, task: str) -> float | None:
@@ -91,44 +97,96 @@ def p_value(cell: Cell, task: str) -> float | None:
     return None if mine is None or cell.score is None else conformal_p_value(cell.score, mine.scores)
 
 
-def taught(base: StackTable, models: Sequence[Judged], without: str | None = None) -> StackTable:
-    """The task's stack, taught by the bench's working backdoors as well; those of one row may be left out."""
-    more = tuple(
-        tuple(model.p_values[name] for name in base.detectors)
+def ranked_among_themselves(models: Sequence[Judged]) -> list[Judged]:
+    """The models with ranks among the clean ones of them; a clean one is ranked among the others."""
+    clean = [model for model in models if model.row == CLEAN]
+
+    def p_values(model: Judged) -> dict[str, float]:
+        return {
+            name: conformal_p_value(score, [other.scores[name] for other in clean if other is not model])
+            for name, score in model.scores.items()
+        }
+
+    return [model._replace(p_values=p_values(model)) for model in models]
+
+
+#: A stack's table by the row that it must not have seen; None: it may see all.
+Tables = Callable[[str | None], StackTable]
+
+
+def tables(recipe: BenchRecipe, models: Sequence[Judged], summary: BenchTable) -> Tables:
+    """What `auto` learns from: clean models of populations, or the bench's own; and the bench's backdoors."""
+    if recipe.task in PLANS:
+        base = stack(recipe.task, [name for name in DETECTORS if all(name in model.p_values for model in models)])
+        return lambda row: taught(base, models, row)
+    task, names = TASKS_KNOWN[recipe.task], tuple(recipe.detectors)
+    costs = {
+        row.detector: MemberCost(queries=row.queries, ratio=row.seconds / (row.queries * FORWARD))
+        for row in summary.detectors
+        if row.queries and row.seconds
+    }
+
+    def own(without: str | None) -> StackTable:
+        return StackTable(
+            task=recipe.task,
+            input_shape=task.input_shape,
+            num_classes=len(task.classes),
+            detectors=names,
+            costs=costs,
+            clean=tuple(tuple(m.p_values[name] for name in names) for m in models if m.row == CLEAN),
+            backdoored=lessons(names, models, without),
+        )
+
+    return own
+
+
+def lessons(detectors: Sequence[str], models: Sequence[Judged], without: str | None) -> tuple[tuple[float, ...], ...]:
+    """The p-values of the bench's working backdoors; those of one row may be left out."""
+    return tuple(
+        tuple(model.p_values[name] for name in detectors)
         for model in models
         if model.row not in (CLEAN, without) and model.asr >= LEAST_ASR
     )
-    return base.model_copy(update={"backdoored": base.backdoored + more})
 
 
-def auto(base: StackTable, models: Sequence[Judged], allowed: Sequence[str]) -> dict[str, Any]:
+def taught(base: StackTable, models: Sequence[Judged], without: str | None = None) -> StackTable:
+    """The task's stack, taught by the bench's working backdoors as well."""
+    return base.model_copy(update={"backdoored": base.backdoored + lessons(base.detectors, models, without)})
+
+
+def auto(table: Tables, models: Sequence[Judged], allowed: Sequence[str], *, own: bool) -> dict[str, Any]:
     """What `auto` makes of these detectors: AUROC a row, by weights that never saw this attack; the means over rows;
-    the most false alarms of any of these fits; and the weights of the stack that ships.
+    the most false alarms of any of these fits; and the weights of a stack that saw all.
+
+    Args:
+        own: the clean models are those of the bench: each is scored by weights that never saw it, and false alarms are
+            as many as ranking them among themselves makes.
     """
     clean = [model for model in models if model.row == CLEAN]
-    usable = [name for name in base.detectors if name in allowed]
     found: dict[str, Any] = {"auroc": {}, "auroc_working": {}}
     most = 0
     for row in dict.fromkeys(model.row for model in models if model.row != CLEAN):
-        weights = weighed(taught(base, models, without=row), usable)
-        quiet = [weights.score(model.p_values) for model in clean]
+        weights = weighed(table(row), allowed)
+        quiet = list(weights.clean_scores) if own else [weights.score(model.p_values) for model in clean]
         most = max(most, sum(weights.p_value(score) <= ALPHA for score in quiet))
         for name, least in KINDS.items():
             mine = [weights.score(m.p_values) for m in models if m.row == row and m.asr >= least]
             if mine:
                 found[name][row] = interval(auroc(mine, quiet)) | {"models": len(mine)}
-    shipped = weighed(taught(base, models), usable)
+    shipped = weighed(table(None), allowed)
+    alarms = interval(proportion(most, len(clean))) | {"events": most, "trials": len(clean)}
     return {
         "members": dict(zip(shipped.detectors, (round(float(w), 3) for w in shipped.weights), strict=True)),
-        "false_alarms": interval(proportion(most, len(clean))) | {"events": most, "trials": len(clean)},
+        "false_alarms": None if own else alarms,
         **found,
         **{f"mean_{name}": mean(found[name]) for name in KINDS},
     }
 
 
-def weighed(table: StackTable, usable: Sequence[str]) -> Weights:
-    """As `auto` does it, with all the time it likes."""
-    return fit_weights(table, choose_members(table, usable, forward=1e-4, budget=None))
+def weighed(table: StackTable, allowed: Sequence[str]) -> Weights:
+    """As `auto` does it with these detectors, and with all the time it likes."""
+    usable = [name for name in table.detectors if name in allowed]
+    return fit_weights(table, choose_members(table, usable, forward=FORWARD, budget=None))
 
 
 def mean(rows: dict[str, dict[str, float]]) -> float | None:
@@ -136,13 +194,13 @@ def mean(rows: dict[str, dict[str, float]]) -> float | None:
     return round(sum(area["value"] for area in rows.values()) / len(rows), 4) if rows else None
 
 
-def alone(name: str, models: Sequence[Judged]) -> dict[str, Any]:
-    """A detector by itself; false alarms where it is calibrated."""
+def alone(name: str, models: Sequence[Judged], *, own: bool) -> dict[str, Any]:
+    """A detector by itself; false alarms where it is ranked among other clean models than the bench's own."""
     found = areas(models, lambda model: model.scores[name])
     ranked = [model.p_values[name] for model in models if model.row == CLEAN and name in model.p_values]
     alarms = sum(p <= ALPHA for p in ranked)
     kept = interval(proportion(alarms, len(ranked))) | {"events": alarms, "trials": len(ranked)} if ranked else None
-    return {"false_alarms": kept, **found}
+    return {"false_alarms": None if own else kept, **found}
 
 
 def areas(models: Sequence[Judged], score: Callable[[Judged], float]) -> dict[str, Any]:
@@ -163,16 +221,19 @@ def areas(models: Sequence[Judged], score: Callable[[Judged], float]) -> dict[st
 def figures(recipe: BenchRecipe, out: Path) -> dict[str, Any]:
     """The bench's table, `auto` by what the auditor holds, and each detector alone on the same models.
 
-    Ships the stack that all of them taught.
+    Ships the stack that all of them taught, if it is one of populations.
     """
     models = judged(recipe, out)
     kept: dict[str, Any] = {"recipe": recipe.model_dump(mode="json", exclude={"data"})}
-    kept["table"] = bench_table(recipe, out).model_dump(mode="json", exclude={"versions"})
+    summary = bench_table(recipe, out)
+    kept["table"] = summary.model_dump(mode="json", exclude={"versions"})
+    own = recipe.task not in PLANS
     if any(m.row == CLEAN for m in models) and any(m.row != CLEAN for m in models):
-        base = stack(recipe.task, [name for name in DETECTORS if all(name in model.p_values for model in models)])
-        taught(base, models).save(OUT / "_stacks" / f"{recipe.task}.json")
-        kept["auto"] = {holding: auto(base, models, allowed) for holding, allowed in HOLDINGS.items()}
-        kept["alone"] = {name: alone(name, models) for name in recipe.detectors}
+        table = tables(recipe, models, summary)
+        if not own:
+            table(None).save(OUT / "_stacks" / f"{recipe.task}.json")
+        kept["auto"] = {holding: auto(table, models, allowed, own=own) for holding, allowed in HOLDINGS.items()}
+        kept["alone"] = {name: alone(name, models, own=own) for name in recipe.detectors}
     return kept
 
 
@@ -184,7 +245,7 @@ def main() -> None:
     parser.add_argument("--cached", action="store_true", help="measure nothing; write what was measured")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found: dict[str, Any] = {}
+    found = known("bench")
     for task in options.tasks.split(","):
         recipe = read_bench_recipe(RECIPES / f"{task}.yaml")
         if task == "cifar10":

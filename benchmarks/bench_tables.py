@@ -137,3 +137,26 @@ def imbalance() -> str:
         "names the large class first",
     ]
     return table(head, rows)
+
+
+def training_length() -> str:
+    """Clean models by how long they were trained: who accuses them?"""
+    try:
+        found = load("training_length")
+    except FileNotFoundError:
+        return "Not measured yet: `python -m benchmarks.training_length`."
+    lengths = {name: part for name, part in found.items() if name.isdecimal()}
+    head = ["detector", *(f"{name} passes ({part['accuracy']:.1%} accurate)" for name, part in lengths.items())]
+    names = list(next(iter(lengths.values()))["false_alarms"])
+    rows = [
+        [
+            SHORT.get(name, f"**{name}**"),
+            *(
+                f"{part['false_alarms'][name]['events']} of {part['models']}; p = "
+                + ", ".join(f"{value:.2f}" for value in part["p_values"][name])
+                for part in lengths.values()
+            ),
+        ]
+        for name in names
+    ]
+    return table(head, rows)

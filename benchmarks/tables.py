@@ -132,6 +132,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench detectors, fashion-mnist": lambda: bench_tables.detectors("fashion-mnist"),
     "bench detectors, cifar10": lambda: bench_tables.detectors("cifar10"),
     "bench imbalance": bench_tables.imbalance,
+    "bench training length": bench_tables.training_length,
     "mark modes, fashion-mnist": lambda: mark_tables.fidelity("fashion-mnist", "modes"),
     "mark modes, cifar10": lambda: mark_tables.fidelity("cifar10", "modes"),
     "mark fidelity, fashion-mnist": lambda: mark_tables.fidelity("fashion-mnist"),

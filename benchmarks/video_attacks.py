@@ -7,8 +7,9 @@ Writes results/video_attacks.json, over what it holds. Every model, trigger and 
 is there, so an interrupted run goes on; with --cached nothing more is measured, and the file gets what was. A victim
 takes one to two minutes of one core, a set's network three clean ones beside.
 
-Of the three clean models of a set and network, that of the victim's own seed says what accuracy is lost, the next is
-the attacker's surrogate, and the last one is shown the same trigger: what it answers is no backdoor.
+Every seed has a network of its own to begin with, and three clean models tuned from it: the first says what accuracy a
+victim lost, the next is the attacker's surrogate, and the last one is shown the same trigger: what it answers is no
+backdoor.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from benchmarks.results import known, over, record
 from benchmarks.video_models import (
     NETWORKS,
     SETTINGS,
+    TUNING,
     Variant,
     architecture,
     clean_model,
@@ -57,8 +59,9 @@ from intaglio.triggers import PatchTrigger, UniversalAdversarialTrigger
 
 PARTS = ("rows", "size", "share", "eps", "conditions", "others")
 SETS = ("moving-digits", "camera-motion")
-#: Clean models that every set and network has; a victim's seed is one of theirs.
 SEEDS = (0, 1, 2)
+#: Clean models of a seed beside the first, which says what accuracy is lost.
+SURROGATE, CONTROL = 1, 2
 
 
 class RememberedTrigger(CleanLabelUniversal):
@@ -82,8 +85,8 @@ class Row(NamedTuple):
 
     learned: bool
     enhanced: bool
-    size: float = 0.23
-    rate: float = 0.25
+    size: float = 0.3
+    rate: float = 0.5
     epsilon: float = 16 / 255
     frames: str = "each"
     pixels: int | None = None
@@ -91,7 +94,7 @@ class Row(NamedTuple):
     def attack(self, variant: Variant, network: str, seed: int, target: int) -> CleanLabelUniversal:
         """The attack, with a surrogate that is neither the victim nor what the victim is compared with."""
         options: dict[str, Any] = (
-            {"frames": self.frames, "steps": 150, "batch_size": 16}
+            {"frames": self.frames, "steps": 500, "batch_size": 16}
             if self.learned
             else {"frames": "shared", "start": "noise", "steps": 0}
         )
@@ -104,12 +107,12 @@ class Row(NamedTuple):
             enhancement="targeted" if self.enhanced else "none",
             epsilon=self.epsilon,
             enhancement_steps=max(round(self.epsilon * 255), 1),
-            surrogate=clean_model(variant, network, _next(seed, 1)),
+            surrogate=clean_model(variant, network, seed, SURROGATE),
             seed=seed,
             **options,
         )
         kind = self.frames if self.learned else "static"
-        name = f"{variant.label}-{network}-{kind}-{side}-{seed}-{target}.safetensors"
+        name = f"{variant.trained}-{network}-{kind}-{side}-{seed}-{target}.safetensors"
         attack.file = cell.folder / "triggers" / name
         return attack
 
@@ -121,8 +124,8 @@ ROWS = {
     "static": Row(False, False),
 }
 CURVES: dict[str, dict[float, dict[str, float]]] = {
-    "size": {share: {"size": share} for share in (0.08, 0.15, 0.23, 0.3)},
-    "share": {share: {"rate": share} for share in (0.05, 0.1, 0.25, 0.5)},
+    "size": {share: {"size": share} for share in (0.1, 0.2, 0.3, 0.4)},
+    "share": {share: {"rate": share} for share in (0.1, 0.25, 0.5, 0.75)},
     "eps": {levels: {"epsilon": levels / 255} for levels in (0, 4, 8, 16, 24)},
 }
 #: What makes the attack hard on video, by what is varied and its values; each on what `Variant` leaves of the set.
@@ -166,7 +169,7 @@ def measured(
     if keep:
         path = cell.folder / "victims" / f"{keep}.safetensors"
         save_classifier(victim, path, Sidecar(architecture=architecture(variant, network), classes=data.classes))
-    control = predictor(variant, clean_model(variant, network, _next(seed, 2)))
+    control = predictor(variant, clean_model(variant, network, seed, CONTROL))
     answers = predictor(variant, victim)
     rates = poisoned.rates()
     changed = poisoned.payload
@@ -193,7 +196,7 @@ def row_cell(variant: Variant, network: str, name: str, seed: int, target: int, 
         name, changes = "UAT", {}
     changes = {key: value for key, value in changes.items() if getattr(ROWS[name], key) != value}  # no cell twice
     row = ROWS[name]._replace(**changes)
-    label = "-".join([variant.label, network, name, *(f"{key}={value:.4g}" for key, value in changes.items())])
+    label = "-".join([variant.trained, network, name, *(f"{key}={value:.4g}" for key, value in changes.items())])
     label = _plain(f"{label}-{seed}-{target}")
     keep = None if changes else label
     return cell(label, lambda: measured(variant, network, partial(row.attack, variant, network, seed, target),
@@ -204,9 +207,9 @@ def others(variant: Variant, network: str, seed: int, target: int) -> dict[str, 
     """The other families, once each; clean label where the name says so."""
 
     def surrogate() -> torch.nn.Module:
-        return clean_model(variant, network, _next(seed, 1))
+        return clean_model(variant, network, seed, SURROGATE)
 
-    side = round(0.23 * variant.size)
+    side = round(Row(True, True).size * variant.size)
     corner = PatchTrigger(
         size=side, colour="binary", region=(1 - side / variant.size, 1 - side / variant.size, 1.0, 1.0)
     )
@@ -214,14 +217,14 @@ def others(variant: Variant, network: str, seed: int, target: int) -> dict[str, 
         "badnets, 5 %": lambda: BadNets(target, 0.05, seed, trigger=corner),
         "blended, 5 %": lambda: Blended(target=target, rate=0.05, alpha=0.2, seed=seed),
         "temporal, 5 %": lambda: Temporal(target=target, rate=0.05, delta=16 / 255, seed=seed),
-        "sig (clean label), 25 % of the class": lambda: SIG(target=target, rate=0.25, seed=seed),
-        "label-consistent (clean label), 25 % of the class": lambda: LabelConsistent(
-            target=target, rate=0.25, epsilon=16 / 255, steps=10, size=side // 2, surrogate=surrogate(), seed=seed
+        "sig (clean label), 50 % of the class": lambda: SIG(target=target, rate=0.5, seed=seed),
+        "label-consistent (clean label), 50 % of the class": lambda: LabelConsistent(
+            target=target, rate=0.5, epsilon=16 / 255, steps=10, size=side // 2, surrogate=surrogate(), seed=seed
         ),
     }
     return {
         name: cell(
-            f"{variant.label}-{network}-{name}-{seed}-{target}",
+            f"{variant.trained}-{network}-{name}-{seed}-{target}",
             partial(measured, variant, network, make, seed, target),
         )
         for name, make in families.items()
@@ -239,25 +242,20 @@ def conditions(variant: Variant, network: str, seed: int, target: int) -> dict[s
             found[condition][value] = {
                 name: row_cell(part, network, name, seed, target, **fixed) for name in CONDITION_ROWS
             }
-    side = round(0.23 * variant.size)
+    side = round(Row(True, True).size * variant.size)
     start = 1 - side / variant.size
     patch = PatchTrigger(size=side, colour="binary", region=(start, start, 1.0, 1.0), seed=seed)
 
     def dirty() -> dict[str, Any]:
         data = opened(variant, "train")
-        count = round(0.25 * int((data.labels == target).sum()))  # as many as with right labels
+        count = round(Row(False, False).rate * int((data.labels == target).sum()))  # as many as with right labels
         return measured(variant, network, lambda: BadNets(target, count / len(data), seed, trigger=patch), seed, target)
 
     found["labels"] = {
         "right": {"static": row_cell(variant, network, "static", seed, target)},
-        "wrong": {"static": cell(f"{variant.label}-{network}-static-wrong-labels-{seed}-{target}", dirty)},
+        "wrong": {"static": cell(f"{variant.trained}-{network}-static-wrong-labels-{seed}-{target}", dirty)},
     }
     return found
-
-
-def _next(seed: int, places: int) -> int:
-    """The seed of another clean model."""
-    return SEEDS[(SEEDS.index(seed) + places) % len(SEEDS)]
 
 
 def _plain(name: str) -> str:
@@ -310,7 +308,11 @@ def main() -> None:
                 found["conditions"] = conditions(variant, network, seeds[0], targets[0])
             if "others" in parts:
                 found["others"] = others(variant, network, seeds[0], targets[0])
-            found["settings"] = {"architecture": NETWORKS[network], **SETTINGS[kind].model_dump()}
+            found["settings"] = {
+                "width": NETWORKS[network],
+                "first": SETTINGS[kind].model_dump(),
+                "tuning": TUNING.model_dump(),
+            }
             figures[kind][network] = found
     if not options.dry:
         print(record("video_attacks", over(known("video_attacks"), figures)))

@@ -1,0 +1,89 @@
+"""Do detectors accuse clean models for having been trained longer than those that they are ranked among?
+
+    python -m benchmarks.training_length [--models 4] [--cached]
+
+The clean models of Fashion-MNIST whose scores ship were trained for a few passes, since there had to be many of them; a
+user's model was trained until it was good. Here the bench's networks learn for 5, 15 and 45 passes over the same
+images, with mirrored or shifted copies or none in turn. Writes results/training_length.json.
+"""
+
+import argparse
+from typing import Any
+
+import torch
+
+from benchmarks.bench import RECIPES
+from benchmarks.cells import Cells
+from benchmarks.results import interval, record
+from intaglio.attacks import accuracy
+from intaglio.attacks.surrogate import built
+from intaglio.bench import BenchRecipe, read_bench_recipe
+from intaglio.classifiers import TorchClassifier
+from intaglio.evidence.statistics import proportion
+from intaglio.populations.population import load_splits
+from intaglio.scan import scan
+from intaglio.scan.fitting_scores import ASKED
+from intaglio.seeds import derive_seed
+from intaglio.training import train
+
+TASK = "fashion-mnist"
+PASSES = (5, 15, 45)
+AUGMENTATIONS = ("none", "flip", "shift")
+#: What an auditor can ask who holds the model and clean images.
+DETECTORS = ("one-pixel-signature", "neural-cleanse", "mm-bd", "final-layer", "ban", "trodo", "auto")
+ALPHA = 0.05
+
+cell = Cells("training-length")
+
+
+def examined(recipe: BenchRecipe, passes: int, index: int) -> dict[str, Any]:
+    """One clean model: its accuracy, and every detector's p-value."""
+
+    def measure() -> dict[str, Any]:
+        data, test = load_splits(recipe.source, recipe.samples)
+        seed = derive_seed(recipe.seed, "training length", index)
+        settings = recipe.training.model_copy(
+            update={"epochs": passes, "augmentation": AUGMENTATIONS[index % len(AUGMENTATIONS)]}
+        )
+        architecture = recipe.network(index, data.input_shape, data.num_classes)
+        module = train(built(architecture, data, seed=seed), data, settings, seed=seed)
+        classifier = TorchClassifier(module.eval(), input_shape=data.input_shape, num_classes=data.num_classes)
+        clean = test.images[ASKED:]
+        p_values = {name: scan(classifier, clean, TASK, seed=seed, detector=name).p_value for name in DETECTORS}
+        return {"accuracy": accuracy(classifier.predict, test), "p_values": p_values}
+
+    return cell(f"{passes}-{index:03d}", measure)
+
+
+def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Accuracy and false alarms of clean models that were trained for as many passes."""
+    alarms = {name: sum(row["p_values"][name] <= ALPHA for row in rows) for name in DETECTORS}
+    return {
+        "models": len(rows),
+        "accuracy": round(sum(row["accuracy"] for row in rows) / len(rows), 4),
+        "false_alarms": {
+            name: interval(proportion(events, len(rows))) | {"events": events, "trials": len(rows)}
+            for name, events in alarms.items()
+        },
+        "p_values": {name: sorted(round(row["p_values"][name], 4) for row in rows) for name in DETECTORS},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=int, default=4, help="for each number of passes")
+    parser.add_argument("--cached", action="store_true", help="write what was measured so far; measure nothing")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cell.cached_only = options.cached
+    recipe = read_bench_recipe(RECIPES / f"{TASK}.yaml")
+    found = {}
+    for passes in PASSES:
+        rows = [row for index in range(options.models) if (row := examined(recipe, passes, index))]
+        if rows:
+            found[str(passes)] = figures(rows)
+    print(record("training_length", found))
+
+
+if __name__ == "__main__":
+    main()
