@@ -5,10 +5,10 @@
 
 Writes results/video_attacks.json, over what it holds. Every model, trigger and cell is kept in the cache as soon as it
 is there, so an interrupted run goes on; with --cached nothing more is measured, and the file gets what was. A victim
-takes one to two minutes of one core, a set's network three clean ones beside.
+takes about a minute of one core, a seed one network to begin with and three clean ones beside.
 
-Every seed has a network of its own to begin with, and three clean models tuned from it: the first says what accuracy a
-victim lost, the next is the attacker's surrogate, and the last one is shown the same trigger: what it answers is no
+Seeds have one of three networks to begin with, in turn, and three clean models tuned from it: the first says what
+accuracy a victim lost, the next is the attacker's surrogate, and the last one is shown the same trigger: what it answers is no
 backdoor.
 """
 

@@ -282,7 +282,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cell.cached_only = options.cached
     variant = Variant.of(options.set, options.clips)
-    folder = options.models or cell.folder / "models" / f"{variant.label}-{options.network}"
+    folder = options.models or cell.folder / "models" / f"{variant.trained}-{options.network}"
     if options.build and not options.cached:
         build(variant, options.network, folder, options.build)
     train, test = opened(variant, "train"), opened(variant, "test")

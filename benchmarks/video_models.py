@@ -3,8 +3,8 @@
 As in the paper, whoever is attacked does not begin at nothing: a network is trained on other clips first, which nobody
 touched, and then tuned on a set of his own, which may be poisoned. The attacker tunes the same network. (Trained from
 random weights, these small networks learn any patch: a static one on a quarter of the target class, labels right, was
-answered with the target on 95 to 100 % of the clips of three victims. With networks of other weights for the attacker,
-the learned trigger came to 99, 22 and 7 % with three of them.)
+answered with the target on 95 to 100 % of the clips of three victims, two with weakened clips. With networks of
+other weights for the attacker, the learned trigger came to 99, 22 and 7 % with three of them.)
 """
 
 import json

@@ -85,10 +85,10 @@ def scan(
             seed=seed,
             progress=progress,
         )
-    if registry is not None:
-        record_verdicts(verdicts, registry)
     deliver_json(json_text(verdicts), json)
     if html is not None:
         deliver_file(render_report(verdicts), html)
     say(*(verdict_panel(verdict) for verdict in verdicts), quiet=quiet, json_to_stdout=json == "-")
+    if registry is not None:  # last, so that a registry that is gone by now costs no verdict
+        record_verdicts(verdicts, registry)
     return int(any(verdict.flagged for verdict in verdicts))
