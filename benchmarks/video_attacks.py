@@ -8,8 +8,8 @@ is there, so an interrupted run goes on; with --cached nothing more is measured,
 takes about a minute of one core, a seed one network to begin with and three clean ones beside.
 
 Seeds have one of three networks to begin with, in turn, and three clean models tuned from it: the first says what
-accuracy a victim lost, the next is the attacker's surrogate, and the last one is shown the same trigger: what it answers is no
-backdoor.
+accuracy a victim lost, the next is the attacker's surrogate, and the last one is shown the same trigger: what it
+answers is no backdoor.
 """
 
 import argparse
