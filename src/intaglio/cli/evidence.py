@@ -70,8 +70,7 @@ def verify(
     classifier = None
     if suspect is not None:  # takes what the commitment says the marked model takes
         plan = read_evidence(file)[1].commitment
-        shape = ",".join(str(side) for side in plan.input_shape)
-        classifier = open_model(suspect, arch, shape, plan.num_classes, preprocess, device, mapping=mapping)
+        classifier = open_model(suspect, arch, plan.input_shape, plan.num_classes, preprocess, device, mapping=mapping)
     proof = verify_evidence(file, suspect=classifier, roots=trusted, before=before)
     deliver_json(proof.to_json(), json)
     say(

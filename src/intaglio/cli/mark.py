@@ -1,7 +1,7 @@
 """`intaglio mark`: embed an ownership mark, and ask a suspect whether it carries it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -77,7 +77,6 @@ def embed(
     from intaglio.evidence.registry import Registry
     from intaglio.files import require_writable
     from intaglio.mark.mark_file import COMMITMENT, MODEL, mark_file
-    from intaglio.mark.marking import scheme_named
     from intaglio.mark.scheme_options import read_scheme_options
     from intaglio.report.fidelity import write_fidelity
 
@@ -86,14 +85,12 @@ def embed(
     if json not in (None, "-"):
         require_writable(json)
     require_writable(out / MODEL)
-    given = {} if epochs is None else {"epochs": epochs}
+    given = {"mode": mode, "learning_rate": learning_rate, **({} if epochs is None else {"epochs": epochs})}
     pairs = option_pairs(option)
     try:
-        options = read_scheme_options(scheme, pairs) | given
-        everything: dict[str, Any] = {"mode": mode, "learning_rate": learning_rate, **options}
-        scheme_named(scheme)(**everything)  # what makes no sense is refused before any data is opened
+        options = read_scheme_options(scheme, pairs, given)
     except RecipeError as error:
-        raise typer.BadParameter(str(error), param_hint="--scheme, --mode and --option") from error
+        raise typer.BadParameter(str(error), param_hint="--scheme and its options") from error
     classifier = with_weights(open_model(model, arch, input_shape, classes, preprocess, device))  # before any data
     owner = read_key(key, passphrase_file)
     if registry is not None:
@@ -109,11 +106,9 @@ def embed(
             architecture=arch,
             public=_public(public, shape),
             scheme=scheme,
-            mode=mode,
             trigger=trigger,
             batches=batches,
             batch_size=batch_size,
-            learning_rate=learning_rate,
             rule=DecisionRule(threshold=threshold),
             onnx=onnx,
             stamp_url=stamp,
@@ -181,8 +176,8 @@ def verify(
     signed = read_commitment(commitment)
     owner = read_key(key, passphrase_file)
     plan = signed.commitment
-    shape = input_shape or ",".join(str(side) for side in plan.input_shape)
-    classifier = open_model(suspect, arch, shape, classes or plan.num_classes, preprocess, device, mapping=mapping)
+    shape, count = input_shape or plan.input_shape, classes or plan.num_classes
+    classifier = open_model(suspect, arch, shape, count, preprocess, device, mapping=mapping)
     images = _public(public, plan.input_shape)
     with Registry.open(registry) as book:
         spent = {entry.batch for entry in book.spent_batches(plan.mark_id)}

@@ -24,7 +24,7 @@ Mapping = Annotated[
 def open_model(
     model: str,
     arch: str | None = None,
-    input_shape: str | None = None,
+    input_shape: str | tuple[int, ...] | None = None,
     classes: int | None = None,
     preprocess: str | None = None,
     device: str = "cpu",
@@ -39,7 +39,7 @@ def open_model(
     return open_classifier(
         model,
         architecture=arch,
-        input_shape=parse_shape(input_shape),
+        input_shape=parse_shape(input_shape) if isinstance(input_shape, str) else input_shape,
         num_classes=classes,
         preprocessing=parse_preprocessing(preprocess),
         outputs=outputs,

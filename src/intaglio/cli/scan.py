@@ -54,7 +54,7 @@ def scan(
 ) -> int:
     """Scan MODEL for a backdoor. Exit code 0: none found, 1: found."""
     from intaglio.cli.console import deliver_file, deliver_json, progress_bar, say
-    from intaglio.cli.verdict import json_text, record_verdicts, require_recordable, verdict_panel
+    from intaglio.cli.verdict import json_text, record_verdicts, recordable_digest, verdict_panel
     from intaglio.files import require_writable
     from intaglio.report import render_report
     from intaglio.scan import clean_images, scan_all
@@ -66,8 +66,7 @@ def scan(
     classifier = open_model(
         model, arch, input_shape, classes, preprocess, device, outputs=outputs, task=task, mapping=mapping
     )
-    if registry is not None:
-        require_recordable(classifier, registry)
+    digest = None if registry is None else recordable_digest(classifier, registry)
     images = clean_images(data, classifier) if data else None
     labelled = fitting_data(training, classifier, "train") if training else None
     suspected = clean_images(inputs, classifier) if inputs else None
@@ -89,6 +88,6 @@ def scan(
     if html is not None:
         deliver_file(render_report(verdicts), html)
     say(*(verdict_panel(verdict) for verdict in verdicts), quiet=quiet, json_to_stdout=json == "-")
-    if registry is not None:  # last, so that a registry that is gone by now costs no verdict
-        record_verdicts(verdicts, registry)
+    if registry is not None and digest is not None:  # last, so that a registry that is gone by now costs no verdict
+        record_verdicts(verdicts, digest, registry)
     return int(any(verdict.flagged for verdict in verdicts))

@@ -201,11 +201,10 @@ def _open(
     device: str,
 ) -> "Classifier":
     """The suspect; one that is no file is taken to have the sealed model's shape, if nothing else is said."""
+    shape: str | tuple[int, ...] | None = input_shape
     if not Path(suspect).exists():
-        record = seal.record
-        input_shape = input_shape or ",".join(str(side) for side in record.input_shape)
-        classes = classes or record.num_classes
-    return open_model(suspect, arch, input_shape, classes, preprocess, device, outputs=outputs, mapping=mapping)
+        shape, classes = shape or seal.record.input_shape, classes or seal.record.num_classes
+    return open_model(suspect, arch, shape, classes, preprocess, device, outputs=outputs, mapping=mapping)
 
 
 def _images(source: str | None, classifier: "Classifier") -> "Tensor | None":

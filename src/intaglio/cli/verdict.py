@@ -24,8 +24,8 @@ def json_text(verdicts: Sequence[Verdict]) -> str:
     return "[" + ",\n".join(verdict.to_json().rstrip() for verdict in verdicts) + "]\n"
 
 
-def require_recordable(classifier: "Classifier", registry: str) -> None:
-    """Does nothing if verdicts on this model can be recorded there: asked before the work.
+def recordable_digest(classifier: "Classifier", registry: str) -> str:
+    """The digest of the model's file, if verdicts on it can be recorded there: asked before the work.
 
     Raises:
         RecipeError: the model is no file, so it has no digest.
@@ -36,20 +36,18 @@ def require_recordable(classifier: "Classifier", registry: str) -> None:
     if classifier.sha256 is None:
         raise RecipeError(f"{classifier.source}: not a file, so it has no digest to be registered by")
     Registry.open(registry).close()
+    return classifier.sha256
 
 
-def record_verdicts(verdicts: Sequence[Verdict], registry: str) -> None:
-    """Records verdicts, and the models that they are on by their files' digests."""
+def record_verdicts(verdicts: Sequence[Verdict], digest: str, registry: str) -> None:
+    """Records verdicts on the model of this digest, and the model."""
     from intaglio.evidence.registry import Registry
 
     with Registry.open(registry) as book:
+        subject = verdicts[0].subject
+        book.add_model(digest, name=subject.source, input_shape=subject.input_shape, classes=subject.num_classes)
         for verdict in verdicts:
-            subject = verdict.subject
-            if subject.sha256 is not None:
-                book.add_model(
-                    subject.sha256, name=subject.source, input_shape=subject.input_shape, classes=subject.num_classes
-                )
-                book.record_verdict(subject.sha256, verdict)
+            book.record_verdict(digest, verdict)
 
 
 def verdict_panel(verdict: Verdict) -> Panel:

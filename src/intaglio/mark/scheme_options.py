@@ -1,6 +1,6 @@
 """Options of a scheme as text: what `mark embed --option` takes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from intaglio.mark.deep_fidelity import DeepFidelity
@@ -16,10 +16,13 @@ def scheme_options(scheme: type[DeepFidelity]) -> dict[str, Option]:
     return own_options(DeepFidelity, left_out=_LEFT_OUT) | own_options(scheme, left_out=_LEFT_OUT)
 
 
-def read_scheme_options(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
-    """The values that texts stand for, for the scheme of this name.
+def read_scheme_options(name: str, texts: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the scheme of this name: those that texts stand for, and those that are `given` as they are.
 
     Raises:
         RecipeError: an unknown scheme or option, or a value that makes no sense; the message names the choices.
     """
-    return read_options(name, scheme_options(scheme_named(name)), texts)
+    scheme: Callable[..., DeepFidelity] = scheme_named(name)
+    options = {**given, **read_options(name, scheme_options(scheme_named(name)), texts)}
+    scheme(**options)  # refuses what makes no sense
+    return options
