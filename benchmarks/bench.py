@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.calibrations import OUT
 from benchmarks.fetch import cache_folder
-from benchmarks.results import interval, known, record
+from benchmarks.results import counted, interval, known, record
 from benchmarks.stacks import BASE, PLANS, stack
 from intaglio.bench import read_bench_recipe, run_bench
 from intaglio.bench.cells import Cell, cell_path, read_cell
@@ -32,7 +32,7 @@ from intaglio.bench.table import ALPHA, WORKING, BenchTable
 from intaglio.bench.victims import read_victim, victim_folder
 from intaglio.data import TASKS as TASKS_KNOWN
 from intaglio.errors import DataError
-from intaglio.evidence.statistics import auroc, conformal_p_value, proportion
+from intaglio.evidence.statistics import auroc, conformal_p_value
 from intaglio.populations import LocalExecutor
 from intaglio.scan.clean_scores import shipped_clean_scores
 from intaglio.scan.scanning import DETECTORS
@@ -174,10 +174,9 @@ def auto(table: Tables, models: Sequence[Judged], allowed: Sequence[str], *, own
             if mine:
                 found[name][row] = interval(auroc(mine, quiet)) | {"models": len(mine)}
     shipped = weighed(table(None), allowed)
-    alarms = interval(proportion(most, len(clean))) | {"events": most, "trials": len(clean)}
     return {
         "members": dict(zip(shipped.detectors, (round(float(w), 3) for w in shipped.weights), strict=True)),
-        "false_alarms": None if own else alarms,
+        "false_alarms": None if own else counted(most, len(clean)),
         **found,
         **{f"mean_{name}": mean(found[name]) for name in KINDS},
     }
@@ -199,8 +198,7 @@ def alone(name: str, models: Sequence[Judged], *, own: bool) -> dict[str, Any]:
     found = areas(models, lambda model: model.scores[name])
     ranked = [model.p_values[name] for model in models if model.row == CLEAN and name in model.p_values]
     alarms = sum(p <= ALPHA for p in ranked)
-    kept = interval(proportion(alarms, len(ranked))) | {"events": alarms, "trials": len(ranked)} if ranked else None
-    return {"false_alarms": None if own else kept, **found}
+    return {"false_alarms": counted(alarms, len(ranked)) if ranked and not own else None, **found}
 
 
 def areas(models: Sequence[Judged], score: Callable[[Judged], float]) -> dict[str, Any]:

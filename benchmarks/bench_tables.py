@@ -92,10 +92,7 @@ def detectors(task: str) -> str:
 
 
 def _load(task: str) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = load("bench").get(task, {})
-    except FileNotFoundError:
-        return {}
+    found: dict[str, Any] = load("bench").get(task, {})
     return found
 
 
@@ -121,9 +118,8 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 def imbalance() -> str:
     """Clean models of unequal classes: who accuses them?"""
-    try:
-        found = load("imbalance")
-    except FileNotFoundError:
+    found = load("imbalance")
+    if not found:
         return "Not measured yet: `python -m benchmarks.imbalance`."
     rows = [
         [SHORT[name], ranged(found[name]["auroc"], 2), _alarms(found[name]["false_alarms"]),
@@ -141,11 +137,9 @@ def imbalance() -> str:
 
 def training_length() -> str:
     """Clean models by how long they were trained: who accuses them?"""
-    try:
-        found = load("training_length")
-    except FileNotFoundError:
+    lengths = load("training_length")
+    if not lengths:
         return "Not measured yet: `python -m benchmarks.training_length`."
-    lengths = {name: part for name, part in found.items() if name.isdecimal()}
     head = ["detector", *(f"{name} passes ({part['accuracy']:.1%} accurate)" for name, part in lengths.items())]
     names = list(next(iter(lengths.values()))["false_alarms"])
     rows = [

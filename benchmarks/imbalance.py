@@ -8,7 +8,6 @@ networks and settings are those of the bench, whose clean models they are compar
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -16,28 +15,25 @@ from typing import Any
 import torch
 
 from benchmarks.bench import RECIPES, folder
-from benchmarks.fetch import cache_folder
-from benchmarks.results import interval, record
+from benchmarks.cells import Cells
+from benchmarks.clean_models import ALPHA, TASK, clean_model
+from benchmarks.results import counted, interval, record
 from intaglio.attacks import accuracy
-from intaglio.attacks.surrogate import built
 from intaglio.bench import BenchRecipe, read_bench_recipe
 from intaglio.bench.cells import cell_path, read_cell
 from intaglio.bench.recipe import CLEAN
-from intaglio.classifiers import TorchClassifier
 from intaglio.data import ImageData
-from intaglio.evidence.statistics import auroc, conformal_p_value, proportion
-from intaglio.files import write_json
+from intaglio.evidence.statistics import auroc, conformal_p_value
 from intaglio.populations.population import load_splits
 from intaglio.scan import scan
 from intaglio.scan.clean_scores import shipped_clean_scores
 from intaglio.scan.fitting_scores import ASKED
 from intaglio.seeds import derive_seed, torch_generator
-from intaglio.training import train
 
-TASK = "fashion-mnist"
-ALPHA = 0.05
 #: What is left of every class but one: 1,000 and nine times 510 images.
 SHARE = 0.51
+
+cell = Cells("imbalance")
 
 
 def unequal(data: ImageData, favoured: int, seed: int) -> ImageData:
@@ -48,16 +44,14 @@ def unequal(data: ImageData, favoured: int, seed: int) -> ImageData:
 
 def examined(recipe: BenchRecipe, index: int) -> dict[str, Any]:
     """One model: trained on as many steps as the bench's, and looked at by every detector."""
-    path = cache_folder() / "imbalance" / f"{index:03d}.json"
-    if not path.exists():
+
+    def measure() -> dict[str, Any]:
         data, test = load_splits(recipe.source, recipe.samples)
         seed = derive_seed(recipe.seed, "imbalance", index)
         favoured = index % data.num_classes
         mine = unequal(data, favoured, seed)
-        settings = recipe.training.model_copy(update={"epochs": round(recipe.training.epochs * len(data) / len(mine))})
-        architecture = recipe.network(index, data.input_shape, data.num_classes)
-        module = train(built(architecture, data, seed=seed), mine, settings, seed=seed)
-        classifier = TorchClassifier(module.eval(), input_shape=data.input_shape, num_classes=data.num_classes)
+        epochs = round(recipe.training.epochs * len(data) / len(mine))
+        classifier = clean_model(recipe, index, mine, seed, epochs=epochs)
         found: dict[str, Any] = {"favoured": favoured, "accuracy": accuracy(classifier.predict, test), "detectors": {}}
         for name in recipe.detectors:
             started = time.process_time()
@@ -77,8 +71,9 @@ def examined(recipe: BenchRecipe, index: int) -> dict[str, Any]:
                 "guess": verdict.evidence[0].index,
                 "seconds": round(time.process_time() - started, 2),
             }
-        write_json(path, found)
-    return dict(json.loads(path.read_text()))
+        return found
+
+    return cell(f"{index:03d}", measure)
 
 
 def figures(recipe: BenchRecipe, rows: list[dict[str, Any]], out: Path) -> dict[str, Any]:
@@ -94,7 +89,7 @@ def figures(recipe: BenchRecipe, rows: list[dict[str, Any]], out: Path) -> dict[
         alarms = sum(p <= ALPHA for p in p_values)
         found[name] = {
             "auroc": interval(auroc([m["score"] for m in mine], [score for score in equal if score is not None])),
-            "false_alarms": interval(proportion(alarms, len(mine))) | {"events": alarms, "trials": len(mine)},
+            "false_alarms": counted(alarms, len(mine)),
             "names_the_large_class": sum(m["guess"] == row["favoured"] for m, row in zip(mine, rows, strict=True)),
         }
     return found

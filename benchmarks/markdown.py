@@ -1,11 +1,10 @@
 """Markdown from figures: tables, intervals, and the places in the documents where they go."""
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from benchmarks.results import RESULTS
+from benchmarks.results import known
 
 Figures = dict[str, Any]
 
@@ -27,9 +26,8 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def load(name: str) -> Figures:
-    """The figures of one file of results, without what says how they came about."""
-    content: Figures = json.loads((RESULTS / f"{name}.json").read_text())
-    return {key: value for key, value in content.items() if key not in ("provenance", "earlier")}
+    """The figures of one file of results, without what says how they came about; none if it was not written yet."""
+    return {key: value for key, value in known(name).items() if key not in ("provenance", "earlier")}
 
 
 def render(text: str, tables: Mapping[str, Callable[[], str]]) -> str:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from intaglio.evidence.statistics import Interval
+from intaglio.evidence.statistics import Interval, proportion
 from intaglio.files import write_json
 from intaglio.results import package_versions
 
@@ -60,6 +60,11 @@ def over(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
 def interval(value: Interval) -> dict[str, float]:
     """An interval as JSON, rounded to 4 digits."""
     return {key: round(float(part), 4) for key, part in value._asdict().items()}
+
+
+def counted(events: int, trials: int) -> dict[str, float]:
+    """A share with its interval and what it was counted on, as JSON."""
+    return interval(proportion(events, trials)) | {"events": events, "trials": trials}
 
 
 def provenance() -> dict[str, Any]:

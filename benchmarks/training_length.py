@@ -14,24 +14,19 @@ import torch
 
 from benchmarks.bench import RECIPES
 from benchmarks.cells import Cells
-from benchmarks.results import interval, record
+from benchmarks.clean_models import ALPHA, TASK, clean_model
+from benchmarks.results import counted, record
 from intaglio.attacks import accuracy
-from intaglio.attacks.surrogate import built
 from intaglio.bench import BenchRecipe, read_bench_recipe
-from intaglio.classifiers import TorchClassifier
-from intaglio.evidence.statistics import proportion
 from intaglio.populations.population import load_splits
 from intaglio.scan import scan
 from intaglio.scan.fitting_scores import ASKED
 from intaglio.seeds import derive_seed
-from intaglio.training import train
 
-TASK = "fashion-mnist"
 PASSES = (5, 15, 45)
 AUGMENTATIONS = ("none", "flip", "shift")
 #: What an auditor can ask who holds the model and clean images.
 DETECTORS = ("one-pixel-signature", "neural-cleanse", "mm-bd", "final-layer", "ban", "trodo", "auto")
-ALPHA = 0.05
 
 cell = Cells("training-length")
 
@@ -42,12 +37,8 @@ def examined(recipe: BenchRecipe, passes: int, index: int) -> dict[str, Any]:
     def measure() -> dict[str, Any]:
         data, test = load_splits(recipe.source, recipe.samples)
         seed = derive_seed(recipe.seed, "training length", index)
-        settings = recipe.training.model_copy(
-            update={"epochs": passes, "augmentation": AUGMENTATIONS[index % len(AUGMENTATIONS)]}
-        )
-        architecture = recipe.network(index, data.input_shape, data.num_classes)
-        module = train(built(architecture, data, seed=seed), data, settings, seed=seed)
-        classifier = TorchClassifier(module.eval(), input_shape=data.input_shape, num_classes=data.num_classes)
+        augmentation = AUGMENTATIONS[index % len(AUGMENTATIONS)]
+        classifier = clean_model(recipe, index, data, seed, epochs=passes, augmentation=augmentation)
         clean = test.images[ASKED:]
         p_values = {name: scan(classifier, clean, TASK, seed=seed, detector=name).p_value for name in DETECTORS}
         return {"accuracy": accuracy(classifier.predict, test), "p_values": p_values}
@@ -61,10 +52,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "models": len(rows),
         "accuracy": round(sum(row["accuracy"] for row in rows) / len(rows), 4),
-        "false_alarms": {
-            name: interval(proportion(events, len(rows))) | {"events": events, "trials": len(rows)}
-            for name, events in alarms.items()
-        },
+        "false_alarms": {name: counted(events, len(rows)) for name, events in alarms.items()},
         "p_values": {name: sorted(round(row["p_values"][name], 4) for row in rows) for name in DETECTORS},
     }
 

@@ -24,7 +24,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from benchmarks.cells import Cells
 from benchmarks.results import known, over, record
 from benchmarks.video_models import (
     NETWORKS,
@@ -32,6 +31,7 @@ from benchmarks.video_models import (
     TUNING,
     Variant,
     architecture,
+    cell,
     clean_model,
     known_accuracy,
     opened,
@@ -145,9 +145,6 @@ CONDITIONS: dict[str, dict[str, dict[str, Any]]] = {
 }
 CONDITION_ROWS = ("UAT + enhancement", "static")
 _PATCH = 7
-
-
-cell = Cells("video-attacks")
 
 
 def measured(

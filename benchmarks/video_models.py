@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from benchmarks.fetch import cache_folder
+from benchmarks.cells import Cells
 from benchmarks.video_sets import video_set
 from intaglio.attacks import accuracy
 from intaglio.attacks.success import Predict
@@ -39,6 +39,8 @@ SETTINGS = {
 #: Of tuning.
 TUNING = TrainingSettings(steps=200, batch_size=32, learning_rate=3e-3)
 _OTHER_CLIPS, _BEGINNINGS = 1, 3
+
+cell = Cells("video-attacks")
 
 
 class _Whole(NamedTuple):
@@ -129,12 +131,11 @@ def beginning(variant: Variant, network: str, seed: int) -> nn.Module:
     the victim's, not those of his network's makers.
     """
     first, seed = variant._replace(per_class=None), seed % _BEGINNINGS
-    path = _folder() / "beginnings" / f"{first.label}-{SETTINGS[first.kind].steps}-{network}-{seed}.safetensors"
-    module = architecture(first, network).build()
+    path = cell.folder / "beginnings" / f"{first.label}-{SETTINGS[first.kind].steps}-{network}-{seed}.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "initialisation"))
+        module = architecture(first, network).build()
     if not path.exists():
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "initialisation"))
-            module = architecture(first, network).build()
         train(module, opened(first, "train", _OTHER_CLIPS), SETTINGS[first.kind], seed=seed)
         with atomic_path(path) as temporary:
             save_file(module.state_dict(), temporary)
@@ -183,8 +184,4 @@ def predictor(variant: Variant, module: nn.Module) -> Predict:
 
 
 def _path(variant: Variant, network: str, seed: int, run: int) -> Path:
-    return _folder() / "clean" / f"{variant.trained}-{network}-{seed}.{run}.safetensors"
-
-
-def _folder() -> Path:
-    return cache_folder() / "video-attacks"
+    return cell.folder / "clean" / f"{variant.trained}-{network}-{seed}.{run}.safetensors"

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.markdown import load, table
-from benchmarks.results import RESULTS
 
 NAME = "video_protection"
 PENDING = "Not measured yet: `python -m benchmarks.video_protection`."
@@ -13,7 +12,7 @@ PENDING = "Not measured yet: `python -m benchmarks.video_protection`."
 def marks() -> str:
     """What each mark costs in fidelity, and what it survives."""
     found = _part("mark")
-    host = _found().get("host", {})
+    host = load(NAME).get("host", {})
     if not found:
         return PENDING
     measures: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -78,13 +77,9 @@ def lock() -> str:
     return table(["lock on clips", "found"], rows)
 
 
-def _found() -> dict[str, Any]:
-    return load(NAME) if (RESULTS / f"{NAME}.json").exists() else {}
-
-
 def _part(name: str) -> dict[str, Any]:
     """A part of the results without cells that are still to be measured."""
-    part: dict[str, Any] = _found().get(name, {})
+    part: dict[str, Any] = load(NAME).get(name, {})
     return {key: value for key, value in part.items() if value not in ({}, None)}
 
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 from benchmarks.markdown import load, table
-from benchmarks.results import RESULTS
 
 Rows = list[dict[str, Any]]
 PENDING = "Not measured yet: `python -m benchmarks.video_attacks --clips FOLDER`."
@@ -114,8 +113,6 @@ def others() -> str:
 
 def _measured(part: str) -> list[tuple[str, str, dict[str, Any]]]:
     """What was measured of a part, by set and network."""
-    if not (RESULTS / "video_attacks.json").exists():
-        return []
     figures = load("video_attacks")
     return [
         (kind, network, figures[kind][network][part])
