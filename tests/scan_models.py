@@ -67,7 +67,7 @@ def toy_examples(count: int = 32, classes: int = 4, seed: int = 0, shift: float 
     rows = backdoored.nonzero().flatten()
     features[rows, target[rows], : len(FEATURES) // 10] += shift
     owners = torch.rand(count, classes, generator=generator).argsort(dim=1)
-    return Examples(features, owners, backdoored, target, backdoored.float())
+    return Examples(features, owners, backdoored, target, backdoored.float(), torch.zeros(len(backdoored)))
 
 
 @functools.cache

@@ -62,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
 )
 def test_p_values_by_hand(members: tuple[tuple[float, ...], ...], scores: tuple[float, ...], expected: float) -> None:
     clean = CleanScores(task="t", members=members)
-    assert clean.p_value(torch.tensor(scores)) == pytest.approx(expected, abs=1e-12)
+    assert clean.rank(torch.tensor(scores)).p_value == pytest.approx(expected, abs=1e-12)
 
 
 @given(folds=Folds, data=st.data())
@@ -73,10 +73,10 @@ def test_p_values_are_ranks_that_fall_with_the_score(folds: list[list[float]], d
         data.draw(st.lists(st.floats(-6, 6), min_size=len(folds), max_size=len(folds))), dtype=torch.float64
     )
     count = sum(map(len, folds))
-    p_value = clean.p_value(scores)
+    p_value = clean.rank(scores).p_value
     above = sum(value >= score for score, fold in zip(scores.tolist(), folds, strict=True) for value in fold)
     assert p_value == (1 + above) / (1 + count)
-    assert 1 / (count + 1) <= clean.p_value(scores + 1) <= p_value <= 1
+    assert 1 / (count + 1) <= clean.rank(scores + 1).p_value <= p_value <= 1
 
 
 def test_task_free_takes_the_largest_p_value_over_tasks() -> None:
@@ -84,16 +84,16 @@ def test_task_free_takes_the_largest_p_value_over_tasks() -> None:
     high = CleanScores(task="high", members=((1.0, 2.0), (7.0, 8.0)))
     calibration = Calibration(toy_meta(clean=(low, high)), toy_ensemble()[0], None)
     scores = torch.tensor([5.0, 5.0])
-    assert (low.p_value(scores), high.p_value(scores)) == (1 / 5, 3 / 5)
+    assert (low.rank(scores).p_value, high.rank(scores).p_value) == (1 / 5, 3 / 5)
     assert calibration.p_value(scores) == 3 / 5
-    summary = calibration.summary()
+    summary = calibration.summary(scores)
     assert (summary.tasks, summary.clean_models) == (("low", "high"), 8)
     assert summary.clean_scores == (1, 2, 1, 2, 1, 2, 7, 8)
 
 
 def test_a_score_that_is_no_number_is_no_rare_score() -> None:
     with pytest.raises(DataError, match="NaN"):
-        CleanScores(task="t", members=((1.0, 2.0),)).p_value(torch.tensor([float("nan")]))
+        CleanScores(task="t", members=((1.0, 2.0),)).rank(torch.tensor([float("nan")]))
 
 
 # --- on disk ---------------------------------------------------------------------------------------------------------
@@ -378,14 +378,15 @@ def test_all_shipped_calibrations_load() -> None:
     size = 0
     for name in names:
         shipped = shipped_calibration(name)
-        meta, summary = shipped.meta, shipped.summary()
+        meta, high = shipped.meta, torch.full((len(shipped.meta.clean[0].members),), 1e6)
+        summary = shipped.summary(high)
         assert meta.task_free == (name in (TASK_FREE, TASK_FREE_DATA))
         assert meta.probes == {TASK_FREE: "clouds", TASK_FREE_DATA: "data"}.get(name, "stored")
         assert summary.statement
         assert len(summary.clean_scores) == summary.clean_models > 0
-        assert f"against {summary.clean_models} clean models" in summary.statement
-        least = shipped.p_value(torch.full((len(meta.clean[0].members),), 1e6))
-        assert least == max(1 / (1 + sum(map(len, task.members))) for task in meta.clean)
+        assert f"{len(meta.clean_scores)} clean models" in summary.statement
+        ranked = [len(task.rank(high).among) for task in meta.clean]
+        assert shipped.p_value(high) == max(1 / (1 + count) for count in ranked)
         if not meta.task_free:
             assert (meta.input_shape, meta.num_classes) == (FASHION.input_shape, len(FASHION.classes))
             assert shipped.probes is not None

@@ -14,7 +14,7 @@ import intaglio as ig
 from intaglio.cli.main import ExitCode, main
 from intaglio.evidence.registry import Registry
 from intaglio.scan import Verdict
-from intaglio.scan.calibration import CalibrationMeta
+from intaglio.scan.calibration import Calibration, CalibrationMeta, open_calibration
 from scan_models import MODELS, TASK, scanned, toy_meta, write_calibration
 
 COMMAND = str(Path(sys.executable).with_name("intaglio"))
@@ -210,6 +210,27 @@ def test_fit_passes_on_what_it_was_given(
     assert options == {"test": [Path("c")], "task_free": True, "probes": "data", "models": 9, "seed": 3}
     assert CalibrationMeta.from_json((tmp_path / "meta.json").read_text()) == toy_meta()
     assert capsys.readouterr().out == f"o: {toy_meta().statement}\n"
+
+
+@pytest.mark.parametrize("shipped", [True, False])
+def test_fit_with_a_base_joins_it(shipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def join(base: Calibration, folders: list[Path], out: Path, **options: Any) -> CalibrationMeta:
+        calls.append((base.meta, folders, out, options))
+        return toy_meta()
+
+    monkeypatch.setattr(importlib.import_module("intaglio.scan.fitting"), "join_calibration", join)
+    write_calibration(tmp_path / "own")
+    name = "fashion-mnist" if shipped else str(tmp_path / "own")
+    arguments = ["a", "--out", "o", "--test", "c", "--models", "9", "--base", name]
+    assert main(["population", "fit", *arguments, "--quiet"]) == ExitCode.CLEAN
+    meta, folders, out, options = calls[0]
+    options.pop("progress")
+    assert (folders, out, options) == ([Path("a")], Path("o"), {"test": [Path("c")], "models": 9})
+    assert meta == open_calibration(name).meta
+    assert meta.name == ("fashion-mnist" if shipped else toy_meta().name)
+    assert main(["population", "fit", "a", "--out", "o", "--base", str(tmp_path / "gone")]) == ExitCode.ERROR
 
 
 @pytest.mark.parametrize(

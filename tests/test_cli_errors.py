@@ -188,6 +188,8 @@ def test_debug_shows_where(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
         (["population"], "Usage"),
         (["population", "fit", "x"], "Missing option '--out'"),
         (["population", "fit", "x", "--out", "y", "--probes", "dreams"], "--probes"),
+        (["population", "fit", "x", "--out", "y", "--base", "task-free", "--task-free"], "are those of --base"),
+        (["population", "fit", "x", "--out", "y", "--base", "task-free", "--detector", "strip"], "--base"),
         (["population", "build", "r.yaml", "--out", "y", "--workers", "0"], "--workers"),
         (["population", "build", "r.yaml", "--out", "y", "--executor", "cloud"], "--executor"),
     ],

@@ -39,7 +39,8 @@ class Drawn(Detector):
             for index in (2, 0, 1)
         )
         maps = EncodedMaps.encode(torch.zeros(3, 5, 5).numpy(), base="black", variant="logit", classes=(2, 0, 1))
-        calibration = Calibration(toy_meta(), toy_ensemble()[0], None).summary()
+        known = Calibration(toy_meta(), toy_ensemble()[0], None)
+        calibration = known.summary(torch.zeros(len(known.meta.clean[0].members)))
         return Finding(float(torch.rand(())), self.p_value, False, calibration, evidence, maps, None)
 
 

@@ -1,7 +1,9 @@
 """Fitting: populations made of untrained networks whose measurements are given, so that every figure is known."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +22,7 @@ from intaglio.scan import ensemble, fitting
 from intaglio.scan.calibration import META, WEIGHTS, load_calibration
 from intaglio.scan.ensemble import Examples, Member, assign_folds, out_of_fold
 from intaglio.scan.features import FEATURES
-from intaglio.scan.fitting import fit_calibration, fit_tasks, measure_population, p_values
+from intaglio.scan.fitting import fit_calibration, fit_tasks, join_calibration, measure_population, p_values
 from intaglio.scan.measurement import VERSION, measure
 from intaglio.scan.probes import labelled_probes
 from intaglio.scan.reference import Reference
@@ -90,7 +92,9 @@ class Bench:
         self.measured += 1
         path = Path(classifier.source).parent
         examples, index = self.examples[path.parent], int(path.name)
-        return SimpleNamespace(features=examples.features[index], targets=examples.classes[index])
+        return SimpleNamespace(
+            features=examples.features[index], targets=examples.classes[index], confidence=float(index)
+        )
 
 
 @pytest.fixture
@@ -115,6 +119,9 @@ def test_a_fitted_detector_is_written_whole(bench: Bench, tmp_path: Path, toy_fi
     clean, backdoored = scores[~examples.backdoored].tolist(), scores[examples.backdoored].tolist()
     assert meta.out_of_fold_auroc == auroc(backdoored, clean).value
     assert sorted(meta.clean_scores) == pytest.approx(sorted(clean))
+    by_index = dict(zip((~examples.backdoored).nonzero().flatten().tolist(), clean, strict=True))
+    for fold, sureness in zip(meta.clean[0].members, meta.clean[0].confidence, strict=True):
+        assert fold == pytest.approx([by_index[int(index)] for index in sureness])  # here its index is its confidence
     assert meta.statement == (
         "Calibrated for bands: ranked against 8 clean models. Its false-alarm rate was not measured."
     )
@@ -226,7 +233,7 @@ def test_a_task_free_detector_leaves_each_task_out_in_turn(
     bench.examples[folders[1]].features[..., : len(FEATURES) // 10] += 4  # apes look backdoored to who knows none
     meta = fit_calibration(folders, tmp_path / "out", task_free=True, executor=Here())
     assert (meta.name, meta.task_free, meta.probes, meta.input_shape) == ("task-free", True, "clouds", None)
-    assert [task.task for task in meta.clean] == ["apes", "zebras"]
+    assert [(task.task, task.confidence) for task in meta.clean] == [("apes", ()), ("zebras", ())]
     assert len(meta.clean_scores) == 16
     assert load_calibration(tmp_path / "out").probes is None
     events = 0
@@ -284,6 +291,66 @@ def test_what_can_not_be_fitted_is_refused(bench: Bench, tmp_path: Path) -> None
     assert not out.exists()
 
 
+def test_more_clean_models_join_those_of_a_calibration(bench: Bench, tmp_path: Path) -> None:
+    fit_calibration([bench.population("models")], tmp_path / "base", executor=Here())
+    base = load_calibration(tmp_path / "base")
+    more, unseen = bench.population("more", count=12, seed=7), bench.population("unseen", count=20, seed=5)
+    meta = join_calibration(base, [more], tmp_path / "out", test=[unseen], executor=Here())
+    loaded = load_calibration(tmp_path / "out")
+    assert loaded.meta == meta
+    assert (meta.name, meta.task_free, meta.probes, meta.num_classes) == ("bands", False, "stored", 3)
+    assert (meta.backdoored_models, meta.out_of_fold_auroc) == (8, base.meta.out_of_fold_auroc)
+    assert [len(fold) for fold in meta.clean[0].members] == [4 + 3, 4 + 3]
+    examples = bench.examples[more]
+    scores = base.ensemble(examples.features, examples.classes)[0]
+    # clean models 0, 2, 4, ... are scored by one member and the other in turn; here an index is a confidence
+    for member, indices in enumerate(([0, 4, 8], [2, 6, 10])):
+        assert meta.clean[0].members[member][4:] == pytest.approx(scores[indices, member].tolist())
+        assert meta.clean[0].confidence[member][4:] == tuple(float(index) for index in indices)
+    assert meta.clean[0].members[0][:4] == base.meta.clean[0].members[0]
+    assert meta.false_alarms is not None
+    assert meta.false_alarms.trials == 10
+    assert meta.statement.startswith("Calibrated for bands: ranked against 14 clean models. Measured at alpha")
+    for name, tensor in base.ensemble.state_dict().items():
+        assert torch.equal(tensor, loaded.ensemble.state_dict()[name])
+    # a base whose models' confidence is not known: all are ranked against
+    old = replace(
+        base, meta=base.meta.model_copy(update={"clean": (base.meta.clean[0].model_copy(update={"confidence": ()}),)})
+    )
+    assert join_calibration(old, [more], tmp_path / "old", executor=Here()).clean[0].confidence == ()
+
+
+def test_a_task_free_detector_becomes_one_of_the_task_of_clean_models(bench: Bench, tmp_path: Path) -> None:
+    fit_calibration(
+        [bench.population("b", "zebras"), bench.population("a", "apes", seed=1)],
+        tmp_path / "base", task_free=True, probes="data", executor=Here(),
+    )  # fmt: skip
+    base, mine = load_calibration(tmp_path / "base"), bench.population("mine", "gnus", count=12, seed=7)
+    meta = join_calibration(base, [mine], tmp_path / "out", executor=Here())
+    assert (meta.name, meta.task_free, meta.probes) == ("gnus", False, "data")
+    assert (meta.input_shape, meta.num_classes) == ((1, 12, 12), 3)
+    assert [(task.task, sum(map(len, task.members))) for task in meta.clean] == [("gnus", 6)]
+    assert (
+        meta.statement == "Calibrated for gnus: ranked against 6 clean models. Its false-alarm rate was not measured."
+    )
+
+
+def test_clean_models_that_can_not_join(bench: Bench, tmp_path: Path) -> None:
+    fit_calibration([bench.population("models")], tmp_path / "base", executor=Here())
+    base, out = load_calibration(tmp_path / "base"), tmp_path / "out"
+    with pytest.raises(RecipeError, match="of one task are ranked against, not of bands, gnus"):
+        join_calibration(base, [bench.population("gnus", "gnus")], out, executor=Here())
+    wide = bench.population("wide", architecture=ARCHITECTURE.model_copy(update={"input_shape": (1, 12, 14)}))
+    with pytest.raises(DataError, match=r"bands is for \(1, 12, 12\) and 3 classes, not \(1, 12, 14\), 3"):
+        join_calibration(base, [wide], out, executor=Here())
+    poisoned = bench.population("poisoned", count=2)
+    bench.examples[poisoned].backdoored[:] = True
+    shutil.rmtree(model_folder(poisoned, 0))
+    with pytest.raises(DataError, match="no clean models of bands to rank against"):
+        join_calibration(base, [poisoned], out, executor=Here())
+    assert not out.exists()
+
+
 def test_a_model_is_measured_as_a_scan_would(bench: Bench, monkeypatch: pytest.MonkeyPatch, toy_file: Path) -> None:
     folder = bench.population("models", count=1)
     monkeypatch.setattr(fitting, "measure", measure)
@@ -293,3 +360,4 @@ def test_a_model_is_measured_as_a_scan_would(bench: Bench, monkeypatch: pytest.M
     expected = measure(classifier, labelled_probes(open_data(toy_file, "test")))
     assert torch.equal(kept["targets"], expected.targets)
     torch.testing.assert_close(kept["features"], expected.features)
+    assert float(kept["confidence"]) == pytest.approx(expected.confidence)

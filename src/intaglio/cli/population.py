@@ -66,6 +66,14 @@ def fit(
         str | None,
         typer.Option(help="Score the clean models with this detector instead, for `scan --detector NAME`."),
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="Learn nothing: keep the networks of this calibration (a folder, or the name of a shipped one: "
+            "fashion-mnist, task-free, task-free-data) and rank against the clean models of DIR, too.",
+            metavar="CALIBRATION",
+        ),
+    ] = None,
     json: JsonFile = None,
     seed: Seed = 0,
     quiet: Quiet = False,
@@ -73,17 +81,19 @@ def fit(
 ) -> int:
     """Fit a detector to populations; `scan --calibration OUT` then uses it.
 
-    The one-pixel signature learns from clean and backdoored models. Other detectors (--detector) learn nothing: their
-    scores of the clean models are what a suspect is ranked among.
+    The one-pixel signature learns from clean and backdoored models; with --base it takes what was learned elsewhere,
+    and clean models are enough. Other detectors (--detector) learn nothing: their scores of the clean models are what
+    a suspect is ranked among.
     """
     from intaglio.cli.console import deliver_json, progress_bar, say
-    from intaglio.scan.fitting import fit_calibration
+    from intaglio.scan.calibration import open_calibration
+    from intaglio.scan.fitting import fit_calibration, join_calibration
     from intaglio.scan.fitting_scores import fit_clean_scores
 
     if detector is not None:
-        if task_free or probes is not None:
+        if task_free or probes is not None or base is not None:
             raise typer.BadParameter(
-                "--task-free and --probes are for the one-pixel signature", param_hint="--detector"
+                "--task-free, --probes and --base are for the one-pixel signature", param_hint="--detector"
             )
         with progress_bar(f"scoring clean models with {detector}", quiet=quiet) as progress:
             scores = fit_clean_scores(detector, folders, out, test=test or [], models=models, progress=progress)
@@ -91,17 +101,23 @@ def fit(
         counts = ", ".join(f"{len(task.scores)} clean models of {task.task}" for task in scores.tasks)
         say(f"{out}: {detector} scores of {counts}", quiet=quiet, json_to_stdout=json == "-")
         return 0
+    if base is not None and (task_free or probes is not None):
+        raise typer.BadParameter("--task-free and --probes are those of --base", param_hint="--base")
+    kept = None if base is None else open_calibration(base)
     with progress_bar("measuring signatures", quiet=quiet) as progress:
-        calibration = fit_calibration(
-            folders,
-            out,
-            test=test or [],
-            task_free=task_free,
-            probes=probes,
-            models=models,
-            seed=seed,
-            progress=progress,
-        )
+        if kept is not None:
+            calibration = join_calibration(kept, folders, out, test=test or [], models=models, progress=progress)
+        else:
+            calibration = fit_calibration(
+                folders,
+                out,
+                test=test or [],
+                task_free=task_free,
+                probes=probes,
+                models=models,
+                seed=seed,
+                progress=progress,
+            )
     deliver_json(calibration.to_json(), json)
     say(f"{out}: {calibration.statement}", quiet=quiet, json_to_stdout=json == "-")
     return 0

@@ -7,8 +7,10 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
-from pydantic import Field
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from scipy.optimize import linear_sum_assignment
@@ -21,6 +23,7 @@ from intaglio.errors import DataError, RecipeError
 from intaglio.evidence.statistics import conformal_p_value
 from intaglio.files import write_bytes, write_text
 from intaglio.results import Result
+from intaglio.scan.confidence import Rank, alike, ranked_among
 from intaglio.scan.ensemble import Ensemble
 from intaglio.scan.features import FEATURES
 from intaglio.scan.probes import Probes
@@ -39,23 +42,52 @@ _MAX_BYTES = 64 * 2**20
 
 
 class CleanScores(Result):
-    """Scores of one task's clean models, by member: `members[m]` are those of fold m, which member m never saw."""
+    """Scores of one task's clean models, by member: `members[m]` are those of fold m, which member m never saw.
+
+    `confidence`, in the same form, is how sure the models are of their answers; empty where that was not measured.
+    """
 
     task: str
     members: tuple[tuple[float, ...], ...]
+    confidence: tuple[tuple[float, ...], ...] = ()
 
-    def p_value(self, scores: Tensor) -> float:
-        """Cross-conformal p-value of a model with member scores `[members]`.
+    @model_validator(mode="after")
+    def _check(self) -> "CleanScores":
+        if self.confidence and [len(fold) for fold in self.confidence] != [len(fold) for fold in self.members]:
+            raise ValueError("a confidence for every clean score is needed, or none")
+        return self
+
+    def joined(self, more: "CleanScores") -> "CleanScores":
+        """These and more clean models of the task; their confidence is known if it is of both."""
+        return CleanScores(
+            task=self.task,
+            members=tuple(mine + others for mine, others in zip(self.members, more.members, strict=True)),
+            # where one of them has none, zip ends at once
+            confidence=tuple(mine + others for mine, others in zip(self.confidence, more.confidence, strict=False)),
+        )
+
+    def rank(self, scores: Tensor, confidence: float | None = None) -> Rank:
+        """Cross-conformal p-value of a model with member scores `[members]`, among clean models as sure as it.
 
         p = (1 + sum over members m of #{clean models of fold m that member m scores >= it scores this one}) / (1 + n)
         Source: Vovk 2015, "Cross-conformal predictors".
         """
-        count = sum(len(fold) for fold in self.members)
-        ranks = (
-            conformal_p_value(score, fold) * (1 + len(fold)) - 1
-            for score, fold in zip(scores.tolist(), self.members, strict=True)
+        known = [value for fold in self.confidence for value in fold]
+        whole = np.ones(sum(len(fold) for fold in self.members), bool)
+        ranks = [self._among(scores, group) for group in (alike(confidence, known) if known else [whole])]
+        return max(ranks, key=lambda rank: rank.p_value)
+
+    def _among(self, scores: Tensor, group: NDArray[np.bool_]) -> Rank:
+        ends = np.cumsum([len(fold) for fold in self.members])[:-1]
+        folds = [
+            tuple(np.asarray(fold, float)[mine].tolist())
+            for fold, mine in zip(self.members, np.split(group, ends), strict=True)
+        ]
+        above = sum(
+            round(conformal_p_value(score, fold) * (1 + len(fold))) - 1
+            for score, fold in zip(scores.tolist(), folds, strict=True)
         )
-        return (1 + round(sum(ranks))) / (1 + count)
+        return Rank((1 + above) / (1 + int(group.sum())), tuple(score for fold in folds for score in fold))
 
 
 class CalibrationMeta(Result):
@@ -88,13 +120,13 @@ class Calibration:
     ensemble: Ensemble
     probes: Probes | None
 
-    def p_value(self, scores: Tensor) -> float:
-        """The p-value for member scores `[members]`.
+    def p_value(self, scores: Tensor, confidence: float | None = None) -> float:
+        """The p-value for member scores `[members]` of a model that is so sure of its answers.
 
         For a task of its own the rank among that task's clean models; task-free the largest p-value over all its
         tasks: a model is accused only if it stands out from the clean models of every one of them.
         """
-        return max(task.p_value(scores) for task in self.meta.clean)
+        return max(task.rank(scores, confidence).p_value for task in self.meta.clean)
 
     def recognises(self, classifier: Classifier) -> bool:
         """Whether the model answers the task's own images with the task's classes in their order.
@@ -113,16 +145,21 @@ class Calibration:
         best = int(counts[linear_sum_assignment(counts, maximize=True)].sum())
         return float(test.pvalue) < _RECOGNISED and best - hits <= _CONFUSED
 
-    def summary(self) -> CalibrationSummary:
-        """What a verdict says of it."""
+    def summary(self, scores: Tensor, confidence: float | None = None) -> CalibrationSummary:
+        """What a verdict on a model with these member scores says of it."""
+        among = tuple(score for task in self.meta.clean for score in task.rank(scores, confidence).among)
+        statement = self.meta.statement
+        if len(among) < len(self.meta.clean_scores):
+            statement = f"{statement} {ranked_among(len(among))}"
         return CalibrationSummary(
             name=self.meta.name,
             tasks=tuple(task.task for task in self.meta.clean),
-            clean_models=len(self.meta.clean_scores),
+            clean_models=len(among),
             backdoored_models=self.meta.backdoored_models,
-            clean_scores=self.meta.clean_scores,
+            clean_scores=among,
             false_alarms=self.meta.false_alarms,
-            statement=self.meta.statement,
+            statement=statement,
+            confidence=confidence,
         )
 
 
@@ -189,6 +226,15 @@ def shipped_calibration(name: str) -> Calibration:
     """A fitted detector of the package: a task's, or the task-free one."""
     with as_file(files("intaglio.scan") / "calibrations" / name) as folder:
         return load_calibration(folder)
+
+
+def open_calibration(name: str) -> Calibration:
+    """A fitted detector by its folder, or by its name if it is one of the package's.
+
+    Raises:
+        DataError: neither, or damaged.
+    """
+    return shipped_calibration(name) if name in shipped_calibrations() else load_calibration(Path(name))
 
 
 def choose_calibration(

@@ -6,12 +6,14 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, JsonValue
+import numpy as np
+from pydantic import Field, JsonValue, model_validator
 
 from intaglio.errors import RecipeError
 from intaglio.evidence.statistics import conformal_p_value, proportion
 from intaglio.files import write_json
 from intaglio.results import Result
+from intaglio.scan.confidence import Rank, alike, ranked_among
 from intaglio.scan.verdict import CalibrationSummary, ErrorRate
 
 #: Inside a folder of one's own; the shipped ones lie in `clean_scores/` by detector.
@@ -20,13 +22,32 @@ _ALPHA = 0.05
 
 
 class TaskScores(Result):
-    """Scores of clean models of one task; `tested` are clean models never ranked against, to count false alarms on."""
+    """Scores of clean models of one task; `tested` are clean models never ranked against, to count false alarms on.
+
+    `confidence` and `tested_confidence` say how sure each of them is of its answers; empty where that is not known.
+    """
 
     task: str
     input_shape: tuple[int, ...]
     num_classes: int
     scores: tuple[float, ...] = Field(min_length=1)
     tested: tuple[float, ...] = ()
+    confidence: tuple[float, ...] = ()
+    tested_confidence: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> "TaskScores":
+        if self.confidence and len(self.confidence) != len(self.scores):
+            raise ValueError("a confidence for every score is needed, or none")
+        if self.confidence and len(self.tested_confidence) != len(self.tested):
+            raise ValueError("a confidence for every tested score is needed")
+        return self
+
+    def rank(self, score: float, confidence: float | None) -> Rank:
+        """Conformal p-value among the clean models that are about as sure of their answers."""
+        groups = alike(confidence, self.confidence) if self.confidence else [np.ones(len(self.scores), bool)]
+        among = [tuple(np.asarray(self.scores, float)[group].tolist()) for group in groups]
+        return max((Rank(conformal_p_value(score, each), each) for each in among), key=lambda rank: rank.p_value)
 
 
 class CleanModelScores(Result):
@@ -50,15 +71,25 @@ class Reference:
     tasks: Sequence[TaskScores]
     same_task: bool
 
-    def p_value(self, score: float) -> float:
-        """Conformal rank; over several other tasks the largest, so that only who stands out from all is accused."""
-        return max(conformal_p_value(score, task.scores) for task in self.tasks)
+    @property
+    def by_confidence(self) -> bool:
+        """Whether it matters how sure the model is of its answers."""
+        return self.same_task and any(task.confidence for task in self.tasks)
 
-    def summary(self) -> CalibrationSummary:
-        """What a verdict says of it."""
-        scores = tuple(score for task in self.tasks for score in task.scores)
-        tested = [(score, task) for task in self.tasks for score in task.tested] if self.same_task else []
-        alarms = sum(conformal_p_value(score, task.scores) <= _ALPHA for score, task in tested)
+    def p_value(self, score: float, confidence: float | None = None) -> float:
+        """Conformal rank; over several other tasks the largest, so that only who stands out from all is accused."""
+        return max(rank.p_value for rank in self._ranks(score, confidence))
+
+    def summary(self, score: float, confidence: float | None = None) -> CalibrationSummary:
+        """What a verdict on a model of this score says of it."""
+        scores = tuple(one for rank in self._ranks(score, confidence) for one in rank.among)
+        every = sum(len(task.scores) for task in self.tasks)
+        tested = [
+            (one, sureness, task)
+            for task in (self.tasks if self.same_task else ())
+            for one, sureness in zip(task.tested, task.tested_confidence or [None] * len(task.tested), strict=True)
+        ]
+        alarms = sum(task.rank(one, sureness).p_value <= _ALPHA for one, sureness, task in tested)
         measured = proportion(alarms, len(tested)) if tested else None
         names = ", ".join(task.task for task in self.tasks)
         rate = None if measured is None else ErrorRate(
@@ -71,8 +102,19 @@ class Reference:
             backdoored_models=0,
             clean_scores=scores,
             false_alarms=rate,
-            statement=f"Ranked against {len(scores)} clean models of {names}." if self.same_task else _elsewhere(names),
+            statement=_same(every, len(scores), names) if self.same_task else _elsewhere(names),
+            confidence=confidence,
         )
+
+    def _ranks(self, score: float, confidence: float | None) -> list[Rank]:
+        # other tasks' models are sure of other things
+        return [task.rank(score, confidence if self.same_task else None) for task in self.tasks]
+
+
+def _same(known: int, used: int, names: str) -> str:
+    if used == known:
+        return f"Ranked against {known} clean models of {names}."
+    return f"Ranked against clean models of {names}, {known} in all. {ranked_among(used)}"
 
 
 def _elsewhere(names: str) -> str:

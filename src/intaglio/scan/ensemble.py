@@ -28,7 +28,8 @@ _SUSPICION_WEIGHT = 0.3
 class Examples:
     """Labelled models: features `[N, T, F]` of the examined classes `[N, T]`, whether backdoored `[N]`, ASR `[N]`.
 
-    `target` `[N]` is the row of the attack's target class, -1 where there is no single one.
+    `target` `[N]` is the row of the attack's target class, -1 where there is no single one; `confidence` `[N]` how sure
+    the model is of its answers.
     """
 
     features: Tensor
@@ -36,6 +37,7 @@ class Examples:
     backdoored: Tensor
     target: Tensor
     asr: Tensor
+    confidence: Tensor
 
     def take(self, mask: Tensor) -> "Examples":
         """The models in a boolean mask `[N]`."""

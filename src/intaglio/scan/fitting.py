@@ -16,7 +16,7 @@ from intaglio.evidence.statistics import auroc, proportion
 from intaglio.files import atomic_path
 from intaglio.networks import Architecture
 from intaglio.populations import Executor, LocalExecutor, ModelRecord, model_folder, open_population, population_data
-from intaglio.scan.calibration import CalibrationMeta, CleanScores, ProbeKind, save_calibration
+from intaglio.scan.calibration import Calibration, CalibrationMeta, CleanScores, ProbeKind, save_calibration
 from intaglio.scan.ensemble import FOLDS, Ensemble, Examples, assign_folds, concatenate, fit_ensemble, out_of_fold
 from intaglio.scan.features import FEATURES
 from intaglio.scan.measurement import VERSION, measure
@@ -92,11 +92,83 @@ def fit_calibration(
         backdoored_models=sum(int(examples.backdoored.sum()) for examples in tasks.values()),
         out_of_fold_auroc=score,
         false_alarms=rate,
-        statement=_statement(tasks, clean, rate, task_free),
+        statement=_statement(list(tasks), clean, rate, task_free=task_free),
         weights_sha256="",
     )
     stored = _stored_probes(population_data(folders[0])) if kind == "stored" else None
     return save_calibration(Path(out), meta, ensemble, stored)
+
+
+def join_calibration(
+    base: Calibration,
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    test: Sequence[Path] = (),
+    models: int | None = None,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> CalibrationMeta:
+    """Ranks against the clean models of populations, too, with the networks of a calibration as they are.
+
+    Networks fitted on a task keep its clean models and get more. Task-free ones become a calibration for the task of
+    these populations, which they never saw: its clean models take the place of all others. Nothing is learned, so
+    backdoored models are not needed and not looked at. Every clean model is scored by one member, as in the fit.
+
+    Args:
+        test: populations to count false alarms on.
+        models: use only the first so many of each population.
+
+    Raises:
+        NothingToExamineError: a folder without models.
+        DataError: no clean models, or models that differ in their inputs or classes.
+        RecipeError: another task than that of the networks, or several tasks.
+    """
+    meta = base.meta
+    measured = {
+        folder: measure_population(folder, meta.probes, executor, progress, models) for folder in (*folders, *test)
+    }
+    tasks = {population.task for population in measured.values()}
+    known = set() if meta.task_free else {task.task for task in meta.clean}
+    if len(tasks | known) > 1:
+        raise RecipeError(f"clean models of one task are ranked against, not of {', '.join(sorted(tasks | known))}")
+    architecture = _architecture_of_all(measured.values())
+    shape, classes = architecture.input_shape, architecture.num_classes
+    if not meta.task_free and (shape, classes) != (meta.input_shape, meta.num_classes):
+        raise DataError(f"{meta.name} is for {meta.input_shape} and {meta.num_classes} classes, not {shape}, {classes}")
+    (task,) = tasks
+    clean = _clean_scores(base.ensemble, concatenate([measured[folder].examples for folder in folders]), task)
+    if not meta.task_free:
+        clean = meta.clean[0].joined(clean)
+    rate = _error_rate([_alarms(base.ensemble, [clean], measured[folder].examples) for folder in test])
+    made = meta.model_copy(
+        update={
+            "name": meta.name if known else task,
+            "task_free": False,
+            "input_shape": shape,
+            "num_classes": classes,
+            "clean": (clean,),
+            "false_alarms": rate,
+            "statement": _statement([task], [clean], rate, task_free=False),
+        }
+    )
+    return save_calibration(Path(out), made, base.ensemble, base.probes)
+
+
+def _clean_scores(ensemble: Ensemble, examples: Examples, task: str) -> CleanScores:
+    """Scores of clean models that the ensemble never saw: its members score them in turn."""
+    quiet = examples.take(~examples.backdoored)
+    if not len(quiet.asr):
+        raise DataError(f"no clean models of {task} to rank against")
+    count = len(ensemble.members)
+    fold = torch.arange(len(quiet.asr)) % count
+    scores, _ = out_of_fold(ensemble, quiet, fold)
+    by_fold = [fold == member for member in range(count)]
+    return CleanScores(
+        task=task,
+        members=tuple(tuple(scores[mine].tolist()) for mine in by_fold),
+        confidence=tuple(tuple(quiet.confidence[mine].tolist()) for mine in by_fold),
+    )
 
 
 class Measured(NamedTuple):
@@ -128,13 +200,14 @@ def measure_population(
     for done, _ in enumerate((executor or LocalExecutor()).map(measure_model, missing), len(jobs) - len(missing) + 1):
         if progress is not None:
             progress(done, len(jobs))
-    features, targets = zip(*(_read(job) for job in jobs), strict=True)
+    features, targets, confidence = zip(*(_read(job) for job in jobs), strict=True)
     examples = Examples(
         features=torch.stack(features),
         classes=torch.stack(targets),
         backdoored=torch.tensor([record.backdoored for record in records]),
         target=torch.tensor([_target_row(record, rows) for record, rows in zip(records, targets, strict=True)]),
         asr=torch.tensor([record.asr or 0.0 for record in records]),
+        confidence=torch.stack(confidence),
     )
     return Measured(records[0].task, examples, records)
 
@@ -148,16 +221,17 @@ def measure_model(job: Job) -> None:
     probes = synthetic_probes(classifier.input_shape) if job.kind == "clouds" else _stored_probes(job.source)
     measurement = measure(classifier, probes)
     with atomic_path(_cached(job)) as temporary:
-        save_file({"features": measurement.features, "targets": measurement.targets}, temporary)
+        tensors = {"features": measurement.features, "targets": measurement.targets}
+        save_file(tensors | {"confidence": torch.tensor(measurement.confidence)}, temporary)
 
 
 def _cached(job: Job) -> Path:
     return model_folder(job.folder, job.number) / job.cache
 
 
-def _read(job: Job) -> tuple[Tensor, Tensor]:
+def _read(job: Job) -> tuple[Tensor, Tensor, Tensor]:
     tensors = load_file(_cached(job))
-    return tensors["features"], tensors["targets"]
+    return tensors["features"], tensors["targets"], tensors["confidence"]
 
 
 def _architecture_of_all(populations: Iterable[Measured]) -> Architecture:
@@ -211,8 +285,16 @@ def fit_tasks(
             )
             own, _ = out_of_fold(stranger, tasks[task], folds[task])
         quiet = ~tasks[task].backdoored
-        members = tuple(tuple(own[quiet & (folds[task] == fold)].tolist()) for fold in range(FOLDS))
-        clean.append(CleanScores(task=task, members=members))
+        by_fold = [quiet & (folds[task] == fold) for fold in range(FOLDS)]
+        # Only models of this task are as sure of its images: of others nothing is compared.
+        measured = [] if others or classes is None else by_fold
+        clean.append(
+            CleanScores(
+                task=task,
+                members=tuple(tuple(own[mine].tolist()) for mine in by_fold),
+                confidence=tuple(tuple(tasks[task].confidence[mine].tolist()) for mine in measured),
+            )
+        )
     return ensemble, tuple(clean), area.value
 
 
@@ -220,7 +302,8 @@ def p_values(ensemble: Ensemble, clean: Sequence[CleanScores], examples: Example
     """P-value of each model `[N]`: the largest over the tasks that it is ranked against."""
     with torch.inference_mode():
         scores, _ = ensemble(examples.features, examples.classes)
-    return torch.tensor([max(task.p_value(row) for task in clean) for row in scores])
+    known = zip(scores, examples.confidence.tolist(), strict=True)
+    return torch.tensor([max(task.rank(row, sureness).p_value for task in clean) for row, sureness in known])
 
 
 def _alarms(ensemble: Ensemble, clean: Sequence[CleanScores], examples: Examples) -> Tensor:
@@ -247,9 +330,7 @@ def _error_rate(alarms: Sequence[Tensor]) -> ErrorRate | None:
     return ErrorRate(events=events, trials=trials, rate=rate.value, low=rate.low, high=rate.high)
 
 
-def _statement(
-    tasks: dict[str, Examples], clean: Sequence[CleanScores], rate: ErrorRate | None, task_free: bool
-) -> str:
+def _statement(tasks: Sequence[str], clean: Sequence[CleanScores], rate: ErrorRate | None, *, task_free: bool) -> str:
     count = sum(len(fold) for task in clean for fold in task.members)
     names = ", ".join(tasks)
     if task_free:

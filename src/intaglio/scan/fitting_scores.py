@@ -16,12 +16,15 @@ from intaglio.files import write_json
 from intaglio.populations import Executor, LocalExecutor, model_folder, open_population, population_data
 from intaglio.populations.population import load_splits
 from intaglio.scan.clean_scores import CleanModelScores, TaskScores
-from intaglio.scan.detector import Progress
+from intaglio.scan.confidence import confidence_of
+from intaglio.scan.detector import Progress, Request
 from intaglio.scan.scanning import make_detector, scan
 from intaglio.scan.score_detector import ScoreDetector
 
 #: Images that stand for what a model is asked in use, for detectors that look at those; the rest are clean images.
 ASKED = 200
+#: Raise it when more is kept beside models: they are then scored anew.
+VERSION = 2
 
 
 class ScoreJob(NamedTuple):
@@ -64,8 +67,9 @@ def fit_clean_scores(
         raise RecipeError(f"{detector} does not rank one number among clean models; fit it without --detector")
     settings = made.settings()
     digest = hashlib.sha256(canonical_json(settings)).hexdigest()[:12]
-    jobs = {folder: _jobs(detector, Path(folder), models, f"score-{detector}-{digest}.json") for folder in folders}
-    tests = {folder: _jobs(detector, Path(folder), models, f"score-{detector}-{digest}.json") for folder in test}
+    cache = f"score-{detector}-{digest}-v{VERSION}.json"
+    jobs = {folder: _jobs(detector, Path(folder), models, cache) for folder in folders}
+    tests = {folder: _jobs(detector, Path(folder), models, cache) for folder in test}
     every = [job for group in (*jobs.values(), *tests.values()) for job in group]
     missing = [job for job in every if not _cached(job).exists()]
     for done, _ in enumerate((executor or LocalExecutor()).map(score_model, missing), len(every) - len(missing) + 1):
@@ -88,7 +92,9 @@ def score_model(job: ScoreJob) -> float:
     classifier = open_classifier(path)
     # The detector is ranked against nothing here, so a reference that is shipped has no say.
     verdict = scan(classifier, given[1], None, seed=job.seed, detector=job.detector, training=data, inputs=given[0])
-    write_json(_cached(job), {"score": verdict.score, "seconds": verdict.seconds, "queries": verdict.queries})
+    sureness = confidence_of(classifier, Request(given[1], seed=job.seed))
+    costs = {"seconds": verdict.seconds, "queries": verdict.queries}
+    write_json(_cached(job), {"score": verdict.score, "confidence": sureness, **costs})
     return verdict.score
 
 
@@ -122,12 +128,14 @@ def _collect(tasks: dict[str, TaskScores], folder: Path, jobs: list[ScoreJob], *
     kinds = {(shape, classes), *((each.architecture.input_shape, each.architecture.num_classes) for each in mine)}
     if len(kinds) > 1:
         raise DataError(f"{folder}: models of {task} differ in their inputs or classes: {sorted(kinds)}")
-    scores = tuple(float(json.loads(_cached(job).read_text())["score"]) for job in jobs)
+    found = [json.loads(_cached(job).read_text()) for job in jobs]
+    scores, sureness = (tuple(float(one[key]) for one in found) for key in ("score", "confidence"))
     if known is None:
-        tasks[task] = TaskScores(task=task, input_shape=shape, num_classes=classes, scores=scores)
+        tasks[task] = TaskScores(task=task, input_shape=shape, num_classes=classes, scores=scores, confidence=sureness)
     else:
-        field = "tested" if tested else "scores"
-        tasks[task] = known.model_copy(update={field: getattr(known, field) + scores})
+        scored, sure = ("tested", "tested_confidence") if tested else ("scores", "confidence")
+        more = {scored: getattr(known, scored) + scores, sure: getattr(known, sure) + sureness}
+        tasks[task] = known.model_copy(update=more)
 
 
 def _cached(job: ScoreJob) -> Path:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from intaglio.classifiers import Classifier
 from intaglio.scan.composition import Effect, Responses, centred, compose, effect_of, likely_targets
+from intaglio.scan.confidence import confidence
 from intaglio.scan.features import model_features
 from intaglio.scan.places import frames_of, resolve_grid
 from intaglio.scan.probes import Probes
@@ -19,7 +20,7 @@ from intaglio.scan.refinement import ROUNDS, refine
 from intaglio.scan.signature import one_pixel_responses
 
 #: Raise it when a measurement's numbers change: features kept beside models are then measured anew.
-VERSION = 1
+VERSION = 2
 #: Step of the slopes, in units of the pixel range.
 STEP = 0.1
 #: Whole triggers are composed for so many classes: all of 10, the likeliest of 1,000.
@@ -34,8 +35,8 @@ FRAME_BASES = 2
 class Measurement:
     """Responses, the classes examined `[T]`, what their composed triggers do, and the features `[T, F]`.
 
-    `bases`: how many the responses are averaged over. `frames` `[K, T, h, w]`: of clips, what `responses.effect` is for
-    each frame alone.
+    `bases`: how many the responses are averaged over. `confidence`: how sure the model is of the trial images. `frames`
+    `[K, T, h, w]`: of clips, what `responses.effect` is for each frame alone.
     """
 
     responses: Responses
@@ -44,6 +45,7 @@ class Measurement:
     features: Tensor
     grid: tuple[int, int] | None
     bases: int
+    confidence: float
     frames: Tensor | None = None
 
 
@@ -65,7 +67,8 @@ def measure(
         bases, trials, rounds = bases[:GRID_BASES], trials[:GRID_TRIALS], GRID_ROUNDS
     responses = mean_responses(classifier, bases, grid, progress)
     targets = likely_targets(responses.effect, EXAMINED)
-    before = centred(classifier.log_probs(trials))
+    answers = classifier.log_probs(trials)
+    before = centred(answers)
     rows = []
     for target in targets.tolist():
         window = refine(classifier, responses, target, bases, rounds)
@@ -74,7 +77,7 @@ def measure(
     effect = Effect(*torch.stack(rows, dim=1))
     features = model_features(responses.effect, before.mean(dim=0), effect, targets)
     frames = frame_effect(classifier, bases[:FRAME_BASES], progress) if clips else None
-    return Measurement(responses, targets, effect, features, grid, len(bases), frames)
+    return Measurement(responses, targets, effect, features, grid, len(bases), confidence(answers), frames)
 
 
 def mean_responses(

@@ -12,6 +12,7 @@ from torch import Tensor
 from intaglio.classifiers import Classifier
 from intaglio.errors import ClassifierError
 from intaglio.scan.clean_scores import choose_reference
+from intaglio.scan.confidence import confidence_of
 from intaglio.scan.detector import Detector, Finding, Request
 from intaglio.scan.verdict import CalibrationSummary, ClassEvidence, EncodedMaps, Place
 
@@ -46,7 +47,8 @@ class ScoreDetector(Detector):
     """A method that scores a model; a subclass writes `measure` alone.
 
     The p-value is the score's conformal rank among clean models of the same task, scored by the same method with the
-    same settings: those shipped, or the user's own (`intaglio population fit --detector NAME`). Where none are known
+    same settings: those shipped, or the user's own (`intaglio population fit --detector NAME`), and of these the ones
+    that are about as sure of their answers (`scan.confidence`). Where none are known
     the method's own p-value stands, if it has one, else the largest rank over the clean models of all other tasks;
     both are called uncalibrated.
 
@@ -80,7 +82,9 @@ class ScoreDetector(Detector):
         )
         calibrated = reference is not None and reference.same_task
         if reference is not None and (calibrated or measured.p_value is None):
-            p_value, summary = reference.p_value(measured.score), reference.summary()
+            sureness = confidence_of(classifier, request) if reference.by_confidence else None
+            p_value = reference.p_value(measured.score, sureness)
+            summary = reference.summary(measured.score, sureness)
         elif measured.p_value is not None:
             p_value, summary = measured.p_value, _own_summary(self.name)
         else:

@@ -60,7 +60,8 @@ class CalibrationSummary(Result):
     """The clean models that a score was ranked against, and how often clean test models were accused.
 
     `statement` says in words what the p-value is worth for the model at hand. `clean_scores` are the scores of the
-    clean models, each from a detector that never saw that model.
+    clean models, each from a detector that never saw that model. `confidence`: how sure the model at hand is of its
+    answers (mean log odds), where that decides which clean models it is ranked among.
     """
 
     name: str
@@ -71,6 +72,7 @@ class CalibrationSummary(Result):
     false_alarms: ErrorRate | None = None
     false_alarm_level: float = 0.05
     statement: str
+    confidence: float | None = None
 
 
 class EncodedMaps(Result):
