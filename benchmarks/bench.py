@@ -23,7 +23,7 @@ import torch
 from benchmarks.calibrations import OUT
 from benchmarks.fetch import cache_folder
 from benchmarks.results import counted, interval, known, record
-from benchmarks.stacks import BASE, PLANS, stack
+from benchmarks.stacks import BASE, PLANS, shipped_p_value, stack
 from intaglio.bench import read_bench_recipe, run_bench
 from intaglio.bench.cells import Cell, cell_path, read_cell
 from intaglio.bench.recipe import CLEAN, BenchRecipe
@@ -34,7 +34,6 @@ from intaglio.data import TASKS as TASKS_KNOWN
 from intaglio.errors import DataError
 from intaglio.evidence.statistics import auroc, conformal_p_value
 from intaglio.populations import LocalExecutor
-from intaglio.scan.clean_scores import shipped_clean_scores
 from intaglio.scan.scanning import DETECTORS
 from intaglio.scan.stack import MemberCost, StackTable, Weights, choose_members, fit_weights
 
@@ -90,11 +89,10 @@ def judged(recipe: BenchRecipe, out: Path) -> list[Judged]:
 
 def p_value(cell: Cell, task: str) -> float | None:
     """The detector's p-value by what ships today; None where it can't be ranked."""
-    shipped = shipped_clean_scores(cell.detector)
-    if shipped is None:
-        return cell.p_value if cell.calibrated else None
-    mine = next((entry for entry in shipped.tasks if entry.task == task), None)
-    return None if mine is None or cell.score is None else conformal_p_value(cell.score, mine.scores)
+    if cell.score is None:
+        return None
+    ranked = shipped_p_value(cell.detector, task, cell.score, cell.confidence)
+    return cell.p_value if ranked is None and cell.calibrated else ranked
 
 
 def ranked_among_themselves(models: Sequence[Judged]) -> list[Judged]:

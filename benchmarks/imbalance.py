@@ -18,15 +18,15 @@ from benchmarks.bench import RECIPES, folder
 from benchmarks.cells import Cells
 from benchmarks.clean_models import ALPHA, TASK, clean_model
 from benchmarks.results import counted, interval, record
+from benchmarks.stacks import shipped_p_value
 from intaglio.attacks import accuracy
 from intaglio.bench import BenchRecipe, read_bench_recipe
 from intaglio.bench.cells import cell_path, read_cell
 from intaglio.bench.recipe import CLEAN
 from intaglio.data import ImageData
-from intaglio.evidence.statistics import auroc, conformal_p_value
+from intaglio.evidence.statistics import auroc
 from intaglio.populations.population import load_splits
 from intaglio.scan import scan
-from intaglio.scan.clean_scores import shipped_clean_scores
 from intaglio.scan.fitting_scores import ASKED
 from intaglio.seeds import derive_seed, torch_generator
 
@@ -67,7 +67,7 @@ def examined(recipe: BenchRecipe, index: int) -> dict[str, Any]:
             found["detectors"][name] = {
                 "score": verdict.score,
                 "p_value": verdict.p_value,
-                "calibrated": verdict.calibrated,
+                "confidence": verdict.calibration.confidence,
                 "guess": verdict.evidence[0].index,
                 "seconds": round(time.process_time() - started, 2),
             }
@@ -83,10 +83,8 @@ def figures(recipe: BenchRecipe, rows: list[dict[str, Any]], out: Path) -> dict[
         mine = [row["detectors"][name] for row in rows]
         paths = [cell_path(out, name, CLEAN, index) for index in range(recipe.clean)]
         equal = [cell.score for path in paths if path.exists() and (cell := read_cell(path)).score is not None]
-        shipped = shipped_clean_scores(name)
-        ranked = next((entry.scores for entry in shipped.tasks if entry.task == TASK), ()) if shipped else ()
-        p_values = [conformal_p_value(m["score"], ranked) if ranked else m["p_value"] for m in mine]
-        alarms = sum(p <= ALPHA for p in p_values)
+        ranks = [shipped_p_value(name, TASK, m["score"], m["confidence"]) for m in mine]
+        alarms = sum((m["p_value"] if rank is None else rank) <= ALPHA for m, rank in zip(mine, ranks, strict=True))
         found[name] = {
             "auroc": interval(auroc([m["score"] for m in mine], [score for score in equal if score is not None])),
             "false_alarms": counted(alarms, len(mine)),

@@ -13,7 +13,7 @@ from intaglio.scan.calibration import ProbeKind
 from intaglio.scan.fitting import Measured, measure_population
 
 RECIPES = Path(__file__).parent / "recipes"
-NAMES = ("fashion-vaccine", "fashion-virus", "mnist", "cifar10")
+NAMES = ("fashion-vaccine", "fashion-virus", "fashion-longer", "mnist", "cifar10")
 
 
 def folder(name: str) -> Path:
@@ -50,7 +50,9 @@ def main() -> None:
 
         build_population(recipe, folder(name), data=data, progress=show)
         print()
-        kinds: tuple[ProbeKind, ...] = ("stored",) if name == "fashion-vaccine" else ("stored", "clouds")
+        kinds: tuple[ProbeKind, ...] = (
+            ("stored",) if name in ("fashion-vaccine", "fashion-longer") else ("stored", "clouds")
+        )
         for kind in kinds:
             print(f"{name}: measured {len(measured(name, kind).records)} models ({kind})")
 

@@ -2,10 +2,10 @@
 
     python -m benchmarks.stacks [--workers N] [--detectors NAME,...]
 
-Needs the populations of `benchmarks.populations`. A detector is ranked among clean models of one population; the stack
-learns from verdicts on models of another. The trigger families of that other population are patches, pixels and
-blends; `benchmarks.bench` adds those of its own. Nothing ships for CIFAR-10: the clean models of its population do not
-stand for others of the task (docs/bench.md).
+Needs the populations of `benchmarks.populations`. A detector is ranked among clean models of some populations, briefly
+trained ones and ones trained for longer; the stack learns from verdicts on models of another. The trigger families of
+that other population are patches, pixels and blends; `benchmarks.bench` adds those of its own. Nothing ships for
+CIFAR-10: the clean models of its population do not stand for others of the task (docs/bench.md).
 
 Every verdict is kept in the cache as soon as it is there, so an interrupted run goes on.
 """
@@ -25,17 +25,17 @@ from benchmarks.calibrations import OUT
 from benchmarks.fetch import cache_folder
 from benchmarks.populations import folder
 from intaglio.classifiers import open_classifier
-from intaglio.data import ImageData
+from intaglio.data import TASKS, ImageData
 from intaglio.evidence.canonical import canonical_json
-from intaglio.evidence.statistics import conformal_p_value
 from intaglio.files import write_json
 from intaglio.populations import LocalExecutor, ModelRecord, model_folder, open_population, population_data, read_recipe
 from intaglio.populations.population import load_splits
 from intaglio.scan import scan
 from intaglio.scan.auto import seconds_per_answer
-from intaglio.scan.clean_scores import CleanModelScores, TaskScores
+from intaglio.scan.calibration import META
+from intaglio.scan.clean_scores import choose_reference
 from intaglio.scan.detector import Request
-from intaglio.scan.fitting_scores import ASKED
+from intaglio.scan.fitting_scores import ASKED, fit_clean_scores
 from intaglio.scan.one_pixel import OnePixelSignature
 from intaglio.scan.scanning import DETECTORS, make_detector
 from intaglio.scan.score_detector import ScoreDetector
@@ -45,11 +45,12 @@ BASE = OnePixelSignature.name
 
 
 class Plan(NamedTuple):
-    """Where a task's stack comes from: the first so many clean models of `ranked` rank the detectors; `learned` teaches
-    the weights, with so many clean and backdoored models. Backdoors with a lower ASR are left out: they aren't there.
+    """Where a task's stack comes from: the first so many clean models of each population of `ranked` rank the
+    detectors; `learned` teaches the weights, with so many clean and backdoored models. Backdoors with a lower ASR are
+    left out: they aren't there.
     """
 
-    ranked: str
+    ranked: tuple[str, ...]
     clean: int
     learned: str
     taught: int
@@ -58,7 +59,7 @@ class Plan(NamedTuple):
 
 
 PLANS = {
-    "fashion-mnist": Plan("fashion-vaccine", 60, "fashion-virus", 40, 45),
+    "fashion-mnist": Plan(("fashion-vaccine", "fashion-longer"), 60, "fashion-virus", 40, 45),
 }
 
 
@@ -66,14 +67,19 @@ class Examination(NamedTuple):
     """What a worker is sent: one model of a population, and the detector that looks at it."""
 
     population: str
+    task: str
     number: int
     detector: str
 
     @property
     def path(self) -> Path:
-        """Where its outcome is kept."""
+        """Where its outcome is kept: by the detector's settings, or by the calibration that the signature ranks by."""
         made = make_detector(self.detector)
-        settings = made.settings() if isinstance(made, ScoreDetector) else {}
+        settings: Any = None
+        if isinstance(made, ScoreDetector):
+            settings = made.settings()
+        else:
+            settings = json.loads((OUT / self.task / META).read_text())
         digest = hashlib.sha256(canonical_json(settings)).hexdigest()[:12]
         return cache_folder() / "verdicts" / self.population / f"{self.detector}-{digest}" / f"{self.number:05d}.json"
 
@@ -92,13 +98,16 @@ def examine(job: Examination) -> None:
     classifier = open_classifier(model_folder(out, job.number) / "model.safetensors")
     forward = seconds_per_answer(classifier, Request(clean, seed=record.seed))
     started = time.process_time()
-    verdict = scan(classifier, clean, seed=record.seed, detector=job.detector, training=training, inputs=asked)
+    verdict = scan(
+        classifier, clean, job.task, seed=record.seed, detector=job.detector, training=training, inputs=asked
+    )
     seconds = time.process_time() - started
     write_json(
         job.path,
         {
             "score": verdict.score,
             "p_value": verdict.p_value,
+            "confidence": verdict.calibration.confidence,
             "queries": verdict.queries,
             "seconds": round(seconds, 3),
             "ratio": round(seconds / (verdict.queries * forward), 3),
@@ -124,50 +133,36 @@ def given(population: str, record: ModelRecord) -> tuple[ImageData, Tensor, Tens
     return data, asked, clean
 
 
-def chosen(plan: Plan) -> tuple[list[ModelRecord], list[ModelRecord], list[ModelRecord]]:
-    """(clean models that are ranked against, clean ones to learn from, backdoored ones to learn from)."""
-    ranked = [record for record in open_population(folder(plan.ranked)) if not record.backdoored][: plan.clean]
+def chosen(plan: Plan) -> tuple[list[ModelRecord], list[ModelRecord]]:
+    """(clean models to learn from, backdoored ones to learn from)."""
     learned = open_population(folder(plan.learned))
     quiet = [record for record in learned if not record.backdoored][: plan.taught]
     working = [record for record in learned if (record.asr or 0) >= plan.least_asr][: plan.backdoored]
-    return ranked, quiet, working
+    return quiet, working
 
 
-def ship_scores(detector: str) -> None:
-    """Writes a detector's scores of the clean models of every task that is measured."""
-    tasks = []
-    made = make_detector(detector)
-    assert isinstance(made, ScoreDetector)
-    for task, plan in PLANS.items():
-        ranked = chosen(plan)[0]
-        if not all(Examination(plan.ranked, r.index, detector).path.exists() for r in ranked):
-            continue  # not measured yet
-        tasks.append(
-            TaskScores(
-                task=task,
-                input_shape=ranked[0].architecture.input_shape,
-                num_classes=ranked[0].architecture.num_classes,
-                scores=tuple(Examination(plan.ranked, r.index, detector).outcome["score"] for r in ranked),
-            )
-        )
-    CleanModelScores(detector=detector, settings=made.settings(), tasks=tuple(tasks)).save(OUT / "_scores" / detector)
+def shipped_p_value(detector: str, task: str, score: float, confidence: float | None) -> float | None:
+    """The rank of a score among the clean models that ship for the task; None if there are none."""
+    made, known = make_detector(detector), TASKS[task]
+    if not isinstance(made, ScoreDetector):
+        return None
+    reference = choose_reference(detector, made.settings(), task, known.input_shape, len(known.classes))
+    return reference.p_value(score, confidence) if reference and reference.same_task else None
 
 
 def stack(task: str, detectors: list[str]) -> StackTable:
     """A task's table, from the verdicts that there are."""
     plan = PLANS[task]
-    ranked, quiet, working = chosen(plan)
+    quiet, working = chosen(plan)
 
     def p_value(record: ModelRecord, detector: str) -> float:
-        outcome = Examination(plan.learned, record.index, detector).outcome
-        if detector == BASE:
-            return float(outcome["p_value"])
-        clean = [Examination(plan.ranked, r.index, detector).outcome["score"] for r in ranked]
-        return conformal_p_value(outcome["score"], clean)
+        outcome = Examination(plan.learned, task, record.index, detector).outcome
+        ranked = shipped_p_value(detector, task, outcome["score"], outcome["confidence"])
+        return float(outcome["p_value"]) if ranked is None else ranked
 
     costs = {}
     for name in detectors:
-        found = [Examination(plan.learned, record.index, name).outcome for record in [*quiet, *working]]
+        found = [Examination(plan.learned, task, record.index, name).outcome for record in [*quiet, *working]]
         costs[name] = MemberCost(
             queries=statistics.median(row["queries"] for row in found),
             ratio=statistics.median(row["ratio"] for row in found),
@@ -194,9 +189,13 @@ def main() -> None:
     executor = LocalExecutor(options.workers)
     for task in options.tasks.split(","):
         plan = PLANS[task]
-        ranked, quiet, working = chosen(plan)
-        jobs = [Examination(plan.ranked, r.index, name) for name in detectors if name != BASE for r in ranked]
-        jobs += [Examination(plan.learned, r.index, name) for name in detectors for r in [*quiet, *working]]
+        ranked = [folder(name) for name in plan.ranked]
+        for name in detectors:
+            if name != BASE:
+                print(f"{task}: scoring clean models with {name}", flush=True)
+                fit_clean_scores(name, ranked, OUT / "_scores" / name, models=plan.clean, executor=executor)
+        quiet, working = chosen(plan)
+        jobs = [Examination(plan.learned, task, r.index, name) for name in detectors for r in [*quiet, *working]]
         missing = [job for job in dict.fromkeys(jobs) if not job.path.exists()]
         for number, _ in enumerate(executor.map(examine, missing), 1):
             print(f"\r{task}: {number} of {len(missing)}", end="", flush=True)
@@ -206,9 +205,6 @@ def main() -> None:
         for names in (detectors, *([name] for name in detectors)):
             weights = fit_weights(table, names)
             print(task, ", ".join(names), [round(float(w), 2) for w in weights.weights], f"AUROC {weights.auroc:.3f}")
-        for name in detectors:
-            if name != BASE:
-                ship_scores(name)
 
 
 if __name__ == "__main__":

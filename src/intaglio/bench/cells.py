@@ -16,7 +16,10 @@ from intaglio.scan import scan
 
 
 class Cell(BaseModel):
-    """What a detector said of a model, and what that cost. `failed` says why it could say nothing."""
+    """What a detector said of a model, and what that cost. `failed` says why it could say nothing.
+
+    `confidence`: how sure the model is of its answers, where that decides which clean models it is ranked among.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,6 +29,7 @@ class Cell(BaseModel):
     score: float | None = None
     p_value: float | None = None
     calibrated: bool | None = None
+    confidence: float | None = None
     guess: int | None = None
     seconds: float = 0.0
     queries: int = 0
@@ -99,6 +103,7 @@ def fill_cell(job: CellJob) -> Cell:
                     "score": verdict.score,
                     "p_value": verdict.p_value,
                     "calibrated": verdict.calibrated,
+                    "confidence": verdict.calibration.confidence,
                     "guess": verdict.evidence[0].index if verdict.evidence else None,
                     "seconds": verdict.seconds,
                     "queries": verdict.queries,
