@@ -66,6 +66,10 @@ def verify(
     from intaglio.evidence.documents import read_evidence, verify_evidence
     from intaglio.evidence.timestamp import read_roots
 
+    if suspect is None and any(value is not None for value in (mapping, arch, preprocess)):
+        raise typer.BadParameter(
+            "say which model is to be asked: --suspect MODEL", param_hint="--mapping, --arch, --preprocess"
+        )
     trusted = None if roots is None else read_roots(roots)
     classifier = None
     if suspect is not None:  # takes what the commitment says the marked model takes

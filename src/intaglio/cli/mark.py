@@ -1,7 +1,7 @@
 """`intaglio mark`: embed an ownership mark, and ask a suspect whether it carries it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -38,7 +38,8 @@ def embed(
         str, typer.Option(help="What is trained and kept: fixll-pfl, ftal, ... (see the docs).")
     ] = "fixll-pfl",
     trigger: Annotated[
-        str, typer.Option(help="noise-blocks, noise-chain (the paper's) or public-blend.")
+        Literal["noise-blocks", "noise-chain", "public-blend"],
+        typer.Option(help="What triggers are; noise-chain is the paper's."),
     ] = "noise-blocks",
     public: Public = None,
     batches: Annotated[int, typer.Option(help="Disclosure batches: how many disputes the mark can serve.", min=1)] = 2,
