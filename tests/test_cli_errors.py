@@ -190,7 +190,6 @@ def test_debug_shows_where(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
         (["population", "fit", "x", "--out", "y", "--probes", "dreams"], "--probes"),
         (["population", "fit", "x", "--out", "y", "--base", "task-free", "--task-free"], "are those of --base"),
         (["population", "fit", "x", "--out", "y", "--base", "task-free", "--detector", "strip"], "--base"),
-        (["mark", "embed", CLEAN, "--data", "d", "--key", "k", "--out", "o", "--trigger", "melody"], "'noise-blocks'"),
         (["evidence", "verify", "e.json", "--mapping", "m.yaml"], "--suspect MODEL"),
         (["population", "build", "r.yaml", "--out", "y", "--workers", "0"], "--workers"),
         (["population", "build", "r.yaml", "--out", "y", "--executor", "cloud"], "--executor"),

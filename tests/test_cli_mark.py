@@ -346,7 +346,7 @@ def a_file(folder: Path) -> list[str]:
     [
         (lambda _: ["--mode", "deep"], ExitCode.USAGE, "unknown mode 'deep'; there are ftal, ftll"),
         (lambda _: ["--scheme", "deep"], ExitCode.USAGE, "unknown scheme 'deep'; there are deep-fidelity"),
-        (lambda _: ["--trigger", "melody"], ExitCode.ERROR, "unknown trigger 'melody'; there are noise-"),
+        (lambda _: ["--trigger", "melody"], ExitCode.USAGE, "'melody' is not one of 'noise-blocks'"),
         (lambda _: ["--learning-rate", "0"], ExitCode.USAGE, "a learning rate is above 0, got 0.0"),
         (lambda _: ["--learning-rate", "1e30", "--mode", "ftal"], ExitCode.ERROR, "training diverged"),
         (lambda _: ["--option", "temperature=-1"], ExitCode.USAGE, "a temperature is above 0, got -1"),
