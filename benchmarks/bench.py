@@ -88,7 +88,9 @@ def judged(recipe: BenchRecipe, out: Path) -> list[Judged]:
 
 
 def p_value(cell: Cell, task: str) -> float | None:
-    """The detector's p-value by what ships today; None where it can't be ranked."""
+    """The detector's p-value by what ships today (the signature's by what shipped when its cell was filled: remove the
+    cells after another ships); None where it can't be ranked.
+    """
     if cell.score is None:
         return None
     ranked = shipped_p_value(cell.detector, task, cell.score, cell.confidence)

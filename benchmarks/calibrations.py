@@ -7,13 +7,14 @@ alarms are counted on the virus population. The task-free ones are fitted on sev
 on each task in turn, left out of the fit.
 
 With --keep-networks those of fashion-mnist stay as they ship and nothing else is fitted: its clean models alone are
-measured anew. For that the vaccine population's clean models are enough, of which as many are ranked against as there
-are; each is scored by the networks that never saw it, or the same model trained on another kind of processor.
+measured anew. Of the vaccine population clean models are enough for that, and as many are ranked against as there are;
+each is scored by the networks that never saw it, or the same model trained on another kind of processor.
 """
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -33,17 +34,10 @@ def measured_anew(base: Calibration) -> Calibration:
     recipe = read_recipe(RECIPES / f"{VACCINE}.yaml")
     plans = [recipe.plan(index) for index in range(recipe.models)]
     folds = assign_folds(torch.tensor([plan.attack is not None for plan in plans]), FOLDS, 0)  # as in the fit
-    population = measure_population(folder(VACCINE), base.meta.probes)
-    clean = [place for place, record in enumerate(population.records) if not record.backdoored]
-    examples = population.examples.take(torch.tensor(clean))
-    fold = folds[[population.records[place].index for place in clean]]
+    population = measure_population(folder(VACCINE), base.meta.probes, clean_only=True)
+    examples, fold = population.examples, folds[[record.index for record in population.records]]
     scores, _ = out_of_fold(base.ensemble, examples, fold)
-    by_fold = [fold == member for member in range(FOLDS)]
-    known = CleanScores(
-        task=population.task,
-        members=tuple(tuple(scores[mine].tolist()) for mine in by_fold),
-        confidence=tuple(tuple(examples.confidence[mine].tolist()) for mine in by_fold),
-    )
+    known = CleanScores.by_fold(population.task, FOLDS, fold, scores, examples.confidence)
     return replace(base, meta=base.meta.model_copy(update={"clean": (known,)}))
 
 
@@ -52,11 +46,12 @@ def main() -> None:
     parser.add_argument("--keep-networks", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if not options.keep_networks:
-        fit_calibration([folder(VACCINE)], OUT / FASHION)
-    base = load_calibration(OUT / FASHION)
     if options.keep_networks:
-        base = measured_anew(base)
+        base = measured_anew(load_calibration(OUT / FASHION))
+    else:
+        with TemporaryDirectory() as scratch:
+            fit_calibration([folder(VACCINE)], Path(scratch))
+            base = load_calibration(Path(scratch))
     fashion = join_calibration(base, [folder(LONGER)], OUT / FASHION, test=[folder(VIRUS)])
     print(fashion.name, fashion.statement)
     if options.keep_networks:

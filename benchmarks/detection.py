@@ -94,7 +94,8 @@ def score_with(ensemble: Ensemble, examples: Examples) -> tuple[Tensor, Tensor]:
 
 def evaluate(train: Mapping[str, Examples], test: Measured, seed: int) -> dict[str, Any]:
     """Fits on `train` and measures on `test`, a population of the same one task or of another."""
-    ensemble, clean, _ = fit_tasks(dict(train), seed, classes=CLASSES if test.task in train else None)
+    classes = CLASSES if test.task in train else None
+    ensemble, clean, _ = fit_tasks(dict(train), seed, classes=classes, by_confidence=classes is not None)
     scores, suspicions = score_with(ensemble, test.examples)
     return {
         "auroc": areas(scores, test.records),

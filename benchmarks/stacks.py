@@ -26,6 +26,7 @@ from benchmarks.fetch import cache_folder
 from benchmarks.populations import folder
 from intaglio.classifiers import open_classifier
 from intaglio.data import TASKS, ImageData
+from intaglio.errors import DataError
 from intaglio.evidence.canonical import canonical_json
 from intaglio.files import write_json
 from intaglio.populations import LocalExecutor, ModelRecord, model_folder, open_population, population_data, read_recipe
@@ -147,7 +148,11 @@ def shipped_p_value(detector: str, task: str, score: float, confidence: float | 
     if not isinstance(made, ScoreDetector):
         return None
     reference = choose_reference(detector, made.settings(), task, known.input_shape, len(known.classes))
-    return reference.p_value(score, confidence) if reference and reference.same_task else None
+    if reference is None or not reference.same_task:
+        return None
+    if reference.by_confidence and confidence is None:
+        raise DataError(f"{detector}: a score without the model's confidence, of an earlier version; remove its cache")
+    return reference.p_value(score, confidence)
 
 
 def stack(task: str, detectors: list[str]) -> StackTable:

@@ -18,7 +18,7 @@ from intaglio.errors import DataError, NothingToExamineError, RecipeError
 from intaglio.evidence.statistics import auroc
 from intaglio.networks import Architecture
 from intaglio.populations import LocalExecutor, ModelRecord, model_folder
-from intaglio.scan import ensemble, fitting
+from intaglio.scan import confidence, ensemble, fitting
 from intaglio.scan.calibration import META, WEIGHTS, load_calibration
 from intaglio.scan.ensemble import Examples, Member, assign_folds, out_of_fold
 from intaglio.scan.features import FEATURES
@@ -88,12 +88,18 @@ class Bench:
         (folder / "recipe.json").write_text(json.dumps({"data": str(self.data)}))
         return folder
 
+    def sureness(self, folder: Path, index: int) -> float:
+        """A model's confidence: its number, and 100 for every population before its own."""
+        return 100.0 * list(self.examples).index(folder) + index
+
     def measure(self, classifier: Classifier, probes: object) -> SimpleNamespace:
         self.measured += 1
         path = Path(classifier.source).parent
         examples, index = self.examples[path.parent], int(path.name)
         return SimpleNamespace(
-            features=examples.features[index], targets=examples.classes[index], confidence=float(index)
+            features=examples.features[index],
+            targets=examples.classes[index],
+            confidence=self.sureness(path.parent, index),
         )
 
 
@@ -123,7 +129,8 @@ def test_a_fitted_detector_is_written_whole(bench: Bench, tmp_path: Path, toy_fi
     for fold, sureness in zip(meta.clean[0].members, meta.clean[0].confidence, strict=True):
         assert fold == pytest.approx([by_index[int(index)] for index in sureness])  # here its index is its confidence
     assert meta.statement == (
-        "Calibrated for bands: ranked against 8 clean models. Its false-alarm rate was not measured."
+        "Calibrated for bands: ranked against 8 clean models. With so few, nothing can be flagged at alpha = 0.05. "
+        "Its false-alarm rate was not measured."
     )
     probes = labelled_probes(open_data(toy_file, "test"))
     assert loaded.probes is not None
@@ -225,6 +232,20 @@ def test_false_alarms_are_counted_on_models_never_learned_from(
     assert found.tolist() == pytest.approx([loaded.p_value(row) for row in scores])
 
 
+def test_alarms_are_ranks_by_confidence(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confidence, "LEAST", 2)
+    models, unseen = bench.population("models"), bench.population("unseen", count=20, seed=5)
+    meta = fit_calibration([models], tmp_path / "out", executor=Here())
+    loaded = load_calibration(tmp_path / "out")
+    examples = measure_population(unseen, "stored", Here()).examples
+    scores = loaded.ensemble(examples.features, examples.classes)[0]
+    found = p_values(loaded.ensemble, meta.clean, examples).tolist()
+    sureness = examples.confidence.tolist()
+    by_hand = [loaded.p_value(row, own) for row, own in zip(scores, sureness, strict=True)]
+    assert found == pytest.approx(by_hand)
+    assert found != pytest.approx([loaded.p_value(row, -1.0) for row in scores])  # the surer half of the clean models
+
+
 def test_a_task_free_detector_leaves_each_task_out_in_turn(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,16 +324,18 @@ def test_more_clean_models_join_those_of_a_calibration(bench: Bench, tmp_path: P
     assert [len(fold) for fold in meta.clean[0].members] == [4 + 3, 4 + 3]
     examples = bench.examples[more]
     scores = base.ensemble(examples.features, examples.classes)[0]
-    # clean models 0, 2, 4, ... are scored by one member and the other in turn; here an index is a confidence
+    # clean models 0, 2, 4, ... are scored by one member and the other in turn
     for member, indices in enumerate(([0, 4, 8], [2, 6, 10])):
         assert meta.clean[0].members[member][4:] == pytest.approx(scores[indices, member].tolist())
-        assert meta.clean[0].confidence[member][4:] == tuple(float(index) for index in indices)
+        assert meta.clean[0].confidence[member][4:] == tuple(bench.sureness(more, index) for index in indices)
     assert meta.clean[0].members[0][:4] == base.meta.clean[0].members[0]
     assert meta.false_alarms is not None
     assert meta.false_alarms.trials == 10
-    assert meta.statement.startswith("Calibrated for bands: ranked against 14 clean models. Measured at alpha")
+    assert meta.statement.startswith("Calibrated for bands: ranked against 14 clean models. With so few, nothing")
     for name, tensor in base.ensemble.state_dict().items():
         assert torch.equal(tensor, loaded.ensemble.state_dict()[name])
+    with pytest.raises(RecipeError, match="more are ranked against already"):
+        join_calibration(loaded, [more], tmp_path / "twice", executor=Here())
     # a base whose models' confidence is not known: all are ranked against
     old = replace(
         base, meta=base.meta.model_copy(update={"clean": (base.meta.clean[0].model_copy(update={"confidence": ()}),)})
@@ -330,9 +353,7 @@ def test_a_task_free_detector_becomes_one_of_the_task_of_clean_models(bench: Ben
     assert (meta.name, meta.task_free, meta.probes) == ("gnus", False, "data")
     assert (meta.input_shape, meta.num_classes) == ((1, 12, 12), 3)
     assert [(task.task, sum(map(len, task.members))) for task in meta.clean] == [("gnus", 6)]
-    assert (
-        meta.statement == "Calibrated for gnus: ranked against 6 clean models. Its false-alarm rate was not measured."
-    )
+    assert meta.statement.startswith("Calibrated for gnus: ranked against 6 clean models. With so few, nothing")
 
 
 def test_clean_models_that_can_not_join(bench: Bench, tmp_path: Path) -> None:
@@ -343,10 +364,14 @@ def test_clean_models_that_can_not_join(bench: Bench, tmp_path: Path) -> None:
     wide = bench.population("wide", architecture=ARCHITECTURE.model_copy(update={"input_shape": (1, 12, 14)}))
     with pytest.raises(DataError, match=r"bands is for \(1, 12, 12\) and 3 classes, not \(1, 12, 14\), 3"):
         join_calibration(base, [wide], out, executor=Here())
+    other = bench.population("other")
+    (other / "recipe.json").write_text(json.dumps({"data": "fashion-mnist"}))
+    with pytest.raises(RecipeError, match="other: made from other images than bands probes with"):
+        join_calibration(base, [other], out, executor=Here())
     poisoned = bench.population("poisoned", count=2)
     bench.examples[poisoned].backdoored[:] = True
     shutil.rmtree(model_folder(poisoned, 0))
-    with pytest.raises(DataError, match="no clean models of bands to rank against"):
+    with pytest.raises(DataError, match="poisoned: no clean models in it"):
         join_calibration(base, [poisoned], out, executor=Here())
     assert not out.exists()
 

@@ -16,13 +16,14 @@ from intaglio.data import ImageData
 from intaglio.errors import ClassifierError, DataError, ModelError
 from intaglio.networks import Architecture
 from intaglio.scan.ban import BAN, Noise, noisy, noisy_layers
+from intaglio.scan.confidence import log_odds
 from intaglio.scan.detector import Request
 from intaglio.scan.differentiable import margins, with_gradients
 from intaglio.scan.final_layer import FinalLayer, outlyingness, standing_out
 from intaglio.scan.mm_bd import MMBD, null_p_value, outlying_ratio
 from intaglio.scan.neural_cleanse import NeuralCleanse
 from intaglio.scan.score_detector import ScoreDetector
-from intaglio.scan.trodo import TRODO, confidence
+from intaglio.scan.trodo import TRODO
 from intaglio.training import TrainingSettings, train
 from scan_models import noise, random_model
 
@@ -209,9 +210,9 @@ def test_margins_by_hand() -> None:
     assert margins(scores, torch.tensor([1, 2, 0])).tolist() == [2.0, -2.0, 0.0]
 
 
-def test_confidence_by_hand() -> None:
+def test_log_odds_by_hand() -> None:
     answers = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]).log()
-    torch.testing.assert_close(confidence(answers), torch.tensor([0.0, math.log(4)]), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(log_odds(answers), torch.tensor([0.0, math.log(4)]), atol=1e-6, rtol=1e-6)
 
 
 def test_an_ascent_stays_within_radius_and_bounds_and_raises_confidence() -> None:

@@ -57,6 +57,17 @@ class CleanScores(Result):
             raise ValueError("a confidence for every clean score is needed, or none")
         return self
 
+    @classmethod
+    def by_fold(
+        cls, task: str, members: int, fold: Tensor, scores: Tensor, confidence: Tensor | None = None
+    ) -> "CleanScores":
+        """Of `scores` `[N]` of models in folds `[N]`, each from the member that never saw its fold."""
+
+        def parts(values: Tensor) -> tuple[tuple[float, ...], ...]:
+            return tuple(tuple(values[fold == member].tolist()) for member in range(members))
+
+        return cls(task=task, members=parts(scores), confidence=() if confidence is None else parts(confidence))
+
     def joined(self, more: "CleanScores") -> "CleanScores":
         """These and more clean models of the task; their confidence is known if it is of both."""
         return CleanScores(
@@ -150,7 +161,7 @@ class Calibration:
         among = tuple(score for task in self.meta.clean for score in task.rank(scores, confidence).among)
         statement = self.meta.statement
         if len(among) < len(self.meta.clean_scores):
-            statement = f"{statement} {ranked_among(len(among))}"
+            statement = f"{statement} {ranked_among(len(among), confidence)}"
         return CalibrationSummary(
             name=self.meta.name,
             tasks=tuple(task.task for task in self.meta.clean),
@@ -159,7 +170,7 @@ class Calibration:
             clean_scores=among,
             false_alarms=self.meta.false_alarms,
             statement=statement,
-            confidence=confidence,
+            confidence=confidence if any(task.confidence for task in self.meta.clean) else None,
         )
 
 

@@ -39,15 +39,21 @@ class TaskScores(Result):
     def _check(self) -> "TaskScores":
         if self.confidence and len(self.confidence) != len(self.scores):
             raise ValueError("a confidence for every score is needed, or none")
-        if self.confidence and len(self.tested_confidence) != len(self.tested):
-            raise ValueError("a confidence for every tested score is needed")
+        if len(self.tested_confidence) != (len(self.tested) if self.confidence else 0):
+            raise ValueError("a confidence for every tested score is needed, if scores have theirs")
         return self
 
     def rank(self, score: float, confidence: float | None) -> Rank:
-        """Conformal p-value among the clean models that are about as sure of their answers."""
-        groups = alike(confidence, self.confidence) if self.confidence else [np.ones(len(self.scores), bool)]
+        """P-value among the clean models that are about as sure of their answers."""
+        if not self.confidence:
+            return self.rank_among_all(score)
+        groups = alike(confidence, self.confidence)
         among = [tuple(np.asarray(self.scores, float)[group].tolist()) for group in groups]
         return max((Rank(conformal_p_value(score, each), each) for each in among), key=lambda rank: rank.p_value)
+
+    def rank_among_all(self, score: float) -> Rank:
+        """Conformal p-value among all of the clean models."""
+        return Rank(conformal_p_value(score, self.scores), self.scores)
 
 
 class CleanModelScores(Result):
@@ -102,19 +108,20 @@ class Reference:
             backdoored_models=0,
             clean_scores=scores,
             false_alarms=rate,
-            statement=_same(every, len(scores), names) if self.same_task else _elsewhere(names),
-            confidence=confidence,
+            statement=_same(every, len(scores), names, confidence) if self.same_task else _elsewhere(names),
+            confidence=confidence if self.by_confidence else None,
         )
 
     def _ranks(self, score: float, confidence: float | None) -> list[Rank]:
-        # other tasks' models are sure of other things
-        return [task.rank(score, confidence if self.same_task else None) for task in self.tasks]
+        if not self.same_task:  # whose models are sure of other things
+            return [task.rank_among_all(score) for task in self.tasks]
+        return [task.rank(score, confidence) for task in self.tasks]
 
 
-def _same(known: int, used: int, names: str) -> str:
+def _same(known: int, used: int, names: str, confidence: float | None) -> str:
     if used == known:
         return f"Ranked against {known} clean models of {names}."
-    return f"Ranked against clean models of {names}, {known} in all. {ranked_among(used)}"
+    return f"Ranked against clean models of {names}, {known} in all. {ranked_among(used, confidence)}"
 
 
 def _elsewhere(names: str) -> str:

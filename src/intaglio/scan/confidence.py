@@ -7,16 +7,18 @@ nothing was planted. So a score is ranked among the nearer half of the clean mod
     confidence = mean over clean images of log(p_top / (1 - p_top))
 
 A planted backdoor changes that little; whoever scales the logits to seem surer is ranked among surer clean models,
-which accuse him as well where he stands out from these.
+which accuse him as well where he stands out from these. An API that rounds its answers seems surer than it is, too.
 
-Source: our own; ranks among like models are localised conformal p-values (Guan 2023, "Localized conformal prediction").
+A p-value among all clean models holds exactly, for a model drawn as they were; among like ones it holds nearly (in
+simulations with a minority of surer, higher-scoring models 5 % become 6 to 7), but for each kind of model by itself.
+
+Source: our own; Guan 2023, "Localized conformal prediction", has the idea, with a correction that is not made here.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,7 +29,7 @@ from intaglio.scan.images import clean_sample
 
 #: A model is ranked among no fewer clean models, if there are as many.
 LEAST = 60
-#: Of an image on which nothing but one answer is left after rounding.
+#: Log odds above this count as this, such as those of an answer that was rounded to certainty.
 _SUREST = 15.0
 #: Clean images on which confidence is measured.
 _IMAGES = 256
@@ -40,11 +42,15 @@ class Rank(NamedTuple):
     among: tuple[float, ...]
 
 
+def log_odds(log_probs: Tensor) -> Tensor:
+    """log(p / (1 - p)) of the most likely class: `[N]`, of log-probabilities `[N, K]`."""
+    ranked = log_probs.sort(dim=1, descending=True).values
+    return ranked[:, 0] - ranked[:, 1:].logsumexp(dim=1)
+
+
 def confidence(log_probs: Tensor) -> float:
     """Mean log odds of the answers, of log-probabilities `[N, K]`."""
-    top, answers = log_probs.max(dim=1)
-    others = log_probs.scatter(1, answers[:, None], -torch.inf).logsumexp(dim=1)
-    return float((top - others).clamp(max=_SUREST).mean())
+    return float(log_odds(log_probs).clamp(max=_SUREST).mean())
 
 
 def confidence_of(classifier: Classifier, request: Request) -> float | None:
@@ -65,15 +71,17 @@ def alike(own: float | None, known: Sequence[float]) -> list[NDArray[np.bool_]]:
     confidence it may have: the largest p-value counts.
     """
     values = np.asarray(known, float)
-    count = max(LEAST, len(values) // 2)
-    groups = []
-    for place in np.unique(values) if own is None else [own]:
-        group = np.zeros(len(values), bool)
-        group[np.argsort(np.abs(values - place), kind="stable")[:count]] = True
-        groups.append(group)
-    return groups
+    count = min(len(values), max(LEAST, len(values) // 2))
+    if own is None:  # the nearest of any confidence lie side by side
+        order = np.argsort(values, kind="stable")
+        nearest = [order[start : start + count] for start in range(len(values) - count + 1)]
+    else:
+        nearest = [np.argsort(np.abs(values - own), kind="stable")[:count]]
+    return [np.isin(np.arange(len(values)), group) for group in nearest]
 
 
-def ranked_among(count: int) -> str:
+def ranked_among(count: int, confidence: float | None) -> str:
     """What a calibration's statement says of that."""
+    if confidence is None:
+        return f"How sure this one is of its answers is not known: p is the largest that {count} like ones would give."
     return f"This one is ranked among the {count} of them that are about as sure of their answers."

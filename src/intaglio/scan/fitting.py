@@ -75,7 +75,9 @@ def fit_calibration(
     architecture = None if task_free else _architecture_of_all(measured.values())
     classes = architecture.num_classes if architecture else None
     # A model under examination shows that its classes are in the task's order on labelled images of the task alone.
-    ensemble, clean, score = fit_tasks(tasks, seed, classes=classes if kind == "stored" else None)
+    ensemble, clean, score = fit_tasks(
+        tasks, seed, classes=classes if kind == "stored" else None, by_confidence=not task_free and kind != "clouds"
+    )
     if task_free:
         alarms = _left_out_alarms(tasks, seed)
     else:
@@ -116,17 +118,24 @@ def join_calibration(
     backdoored models are not needed and not looked at. Every clean model is scored by one member, as in the fit.
 
     Args:
+        folders: populations that the networks did not learn from.
         test: populations to count false alarms on.
-        models: use only the first so many of each population.
+        models: use only the first so many clean models of each population.
 
     Raises:
         NothingToExamineError: a folder without models.
         DataError: no clean models, or models that differ in their inputs or classes.
-        RecipeError: another task than that of the networks, or several tasks.
+        RecipeError: another task than that of the networks, or several tasks; a population of other images than the
+            networks probe with; models that are ranked against already.
     """
     meta = base.meta
+    for folder in folders:
+        own = None if base.probes is None else _stored_probes(population_data(folder)).trials
+        if own is not None and base.probes is not None and not torch.equal(own, base.probes.trials):
+            raise RecipeError(f"{folder}: made from other images than {meta.name} probes with")
     measured = {
-        folder: measure_population(folder, meta.probes, executor, progress, models) for folder in (*folders, *test)
+        folder: measure_population(folder, meta.probes, executor, progress, models, clean_only=True)
+        for folder in (*folders, *test)
     }
     tasks = {population.task for population in measured.values()}
     known = set() if meta.task_free else {task.task for task in meta.clean}
@@ -137,7 +146,15 @@ def join_calibration(
     if not meta.task_free and (shape, classes) != (meta.input_shape, meta.num_classes):
         raise DataError(f"{meta.name} is for {meta.input_shape} and {meta.num_classes} classes, not {shape}, {classes}")
     (task,) = tasks
-    clean = _clean_scores(base.ensemble, concatenate([measured[folder].examples for folder in folders]), task)
+    examples = concatenate([measured[folder].examples for folder in folders])
+    known_already = {value for task_scores in meta.clean for fold in task_scores.confidence for value in fold}
+    if known_already & set(examples.confidence.tolist()):  # to the last digit: the same model
+        raise RecipeError(f"clean models of {', '.join(map(str, folders))} are ranked against already")
+    members = len(base.ensemble.members)
+    fold = torch.arange(len(examples.asr)) % members
+    scores, _ = out_of_fold(base.ensemble, examples, fold)
+    # On synthetic images no model is sure of anything.
+    clean = CleanScores.by_fold(task, members, fold, scores, None if meta.probes == "clouds" else examples.confidence)
     if not meta.task_free:
         clean = meta.clean[0].joined(clean)
     rate = _error_rate([_alarms(base.ensemble, [clean], measured[folder].examples) for folder in test])
@@ -155,22 +172,6 @@ def join_calibration(
     return save_calibration(Path(out), made, base.ensemble, base.probes)
 
 
-def _clean_scores(ensemble: Ensemble, examples: Examples, task: str) -> CleanScores:
-    """Scores of clean models that the ensemble never saw: its members score them in turn."""
-    quiet = examples.take(~examples.backdoored)
-    if not len(quiet.asr):
-        raise DataError(f"no clean models of {task} to rank against")
-    count = len(ensemble.members)
-    fold = torch.arange(len(quiet.asr)) % count
-    scores, _ = out_of_fold(ensemble, quiet, fold)
-    by_fold = [fold == member for member in range(count)]
-    return CleanScores(
-        task=task,
-        members=tuple(tuple(scores[mine].tolist()) for mine in by_fold),
-        confidence=tuple(tuple(quiet.confidence[mine].tolist()) for mine in by_fold),
-    )
-
-
 class Measured(NamedTuple):
     """A population as examples to learn from, with its records in the same order."""
 
@@ -185,14 +186,19 @@ def measure_population(
     executor: Executor | None = None,
     progress: Progress | None = None,
     models: int | None = None,
+    *,
+    clean_only: bool = False,
 ) -> Measured:
     """Measures the (first so many) models of a population, in parallel; what was measured before is read back.
 
     Raises:
         NothingToExamineError: no models.
+        DataError: no clean models, where only those are asked for.
     """
     folder = Path(folder)
-    records = open_population(folder)[:models]
+    records = [record for record in open_population(folder) if not (clean_only and record.backdoored)][:models]
+    if not records:
+        raise DataError(f"{folder}: no clean models in it")
     source = population_data(folder)
     cache = f"features-{'clouds' if kind == 'clouds' else 'images'}-v{VERSION}.safetensors"
     jobs = [Job(folder, record.index, kind, source, cache) for record in records]
@@ -256,7 +262,7 @@ def _target_row(record: ModelRecord, targets: Tensor) -> int:
 
 
 def fit_tasks(
-    tasks: dict[str, Examples], seed: int, *, classes: int | None = None
+    tasks: dict[str, Examples], seed: int, *, classes: int | None = None, by_confidence: bool = False
 ) -> tuple[Ensemble, tuple[CleanScores, ...], float]:
     """The ensemble, every task's clean scores by fold, and the out-of-fold AUROC.
 
@@ -267,6 +273,7 @@ def fit_tasks(
     Args:
         classes: of the one task whose models will be examined: each class is then compared with its like in clean
             models. None: for models of any task.
+        by_confidence: with one task, keep how sure its clean models are of their answers, to rank by.
     """
     everything = concatenate(list(tasks.values()))
     if everything.features.shape[2] != len(FEATURES):
@@ -285,16 +292,8 @@ def fit_tasks(
             )
             own, _ = out_of_fold(stranger, tasks[task], folds[task])
         quiet = ~tasks[task].backdoored
-        by_fold = [quiet & (folds[task] == fold) for fold in range(FOLDS)]
-        # Only models of this task are as sure of its images: of others nothing is compared.
-        measured = [] if others or classes is None else by_fold
-        clean.append(
-            CleanScores(
-                task=task,
-                members=tuple(tuple(own[mine].tolist()) for mine in by_fold),
-                confidence=tuple(tuple(tasks[task].confidence[mine].tolist()) for mine in measured),
-            )
-        )
+        sureness = tasks[task].confidence[quiet] if by_confidence and not others else None
+        clean.append(CleanScores.by_fold(task, FOLDS, folds[task][quiet], own[quiet], sureness))
     return ensemble, tuple(clean), area.value
 
 
@@ -338,6 +337,8 @@ def _statement(tasks: Sequence[str], clean: Sequence[CleanScores], rate: ErrorRa
         where = "clean models of a task left out of the fit"
     else:
         text = f"Calibrated for {names}: ranked against {count} clean models."
+        if 1 / (count + 1) > LEVEL:
+            text = f"{text} With so few, nothing can be flagged at alpha = {LEVEL:g}."
         where = "clean models that the fit never saw"
     if rate is None:
         return f"{text} Its false-alarm rate was not measured."

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from intaglio.classifiers import Access, Classifier, TorchClassifier
+from intaglio.scan.confidence import log_odds
 from intaglio.scan.detector import Request
 from intaglio.scan.differentiable import log_probs, with_gradients
 from intaglio.scan.probes import synthetic_probes
@@ -54,7 +55,7 @@ class TRODO(ScoreDetector):
         for number, images in enumerate(batches):
             before = log_probs(model, images).detach()
             after = log_probs(model, self.ascend(model, images)).detach()
-            rises.append(confidence(after) - confidence(before))
+            rises.append(log_odds(after) - log_odds(before))
             afterwards.append(after.exp())
             if request.progress is not None:
                 request.progress(number + 1, len(batches))
@@ -71,9 +72,3 @@ class TRODO(ScoreDetector):
             step = _STRIDE * self.radius / self.steps * slope.sign()
             moved = (moved.detach() + step).clamp(low, high)
         return moved
-
-
-def confidence(answers: Tensor) -> Tensor:
-    """log(p / (1 - p)) of the most likely class: `[N]`, of log-probabilities `[N, K]`."""
-    ranked = answers.sort(dim=1, descending=True).values
-    return ranked[:, 0] - ranked[:, 1:].logsumexp(dim=1)
