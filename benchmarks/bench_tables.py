@@ -135,9 +135,20 @@ def imbalance() -> str:
     return table(head, rows)
 
 
+def left_out() -> str:
+    """Shipped clean models, each ranked among the others: as before, and by confidence."""
+    found = load("training_length").get("left_out")
+    if not found:
+        return "Not measured yet: `python -m benchmarks.training_length`."
+    first = next(iter(found.values()))
+    columns = [(kind, group) for kind, groups in first.items() for group in groups]
+    rows = [[SHORT[name], *(_alarms(part[kind][group]) for kind, group in columns)] for name, part in found.items()]
+    return table(["detector", *(f"{group}, {kind}" for kind, group in columns)], rows)
+
+
 def training_length() -> str:
     """Clean models by how long they were trained: who accuses them?"""
-    lengths = load("training_length")
+    lengths = {name: part for name, part in load("training_length").items() if name != "left_out"}
     if not lengths:
         return "Not measured yet: `python -m benchmarks.training_length`."
     head = ["detector", *(f"{name} passes ({part['accuracy']:.1%} accurate)" for name, part in lengths.items())]
