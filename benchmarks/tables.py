@@ -133,6 +133,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench detectors, cifar10": lambda: bench_tables.detectors("cifar10"),
     "bench imbalance": bench_tables.imbalance,
     "bench training length": bench_tables.training_length,
+    "bench left out": bench_tables.left_out,
     "mark modes, fashion-mnist": lambda: mark_tables.fidelity("fashion-mnist", "modes"),
     "mark modes, cifar10": lambda: mark_tables.fidelity("cifar10", "modes"),
     "mark fidelity, fashion-mnist": lambda: mark_tables.fidelity("fashion-mnist"),
