@@ -3,9 +3,10 @@
     python -m benchmarks.stacks [--workers N] [--detectors NAME,...]
 
 Needs the populations of `benchmarks.populations`. A detector is ranked among clean models of some populations, briefly
-trained ones and ones trained for longer; the stack learns from verdicts on models of another. The trigger families of
-that other population are patches, pixels and blends; `benchmarks.bench` adds those of its own. Nothing ships for
-CIFAR-10: the clean models of its population do not stand for others of the task (docs/bench.md).
+trained ones and ones trained for longer; the stack learns from verdicts on models of another, and from what the clean
+models of longer training would be told, each ranked among the others. The trigger families of that other population
+are patches, pixels and blends; `benchmarks.bench` adds those of its own. Nothing ships for CIFAR-10: the clean models
+of its population do not stand for others of the task (docs/bench.md).
 
 Every verdict is kept in the cache as soon as it is there, so an interrupted run goes on.
 """
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from benchmarks.calibrations import OUT
 from benchmarks.fetch import cache_folder
+from benchmarks.left_out import shipped
 from benchmarks.populations import folder
 from intaglio.classifiers import open_classifier
 from intaglio.data import TASKS, ImageData
@@ -178,9 +180,16 @@ def stack(task: str, detectors: list[str]) -> StackTable:
         num_classes=quiet[0].architecture.num_classes,
         detectors=tuple(detectors),
         costs=costs,
-        clean=tuple(tuple(p_value(record, name) for name in detectors) for record in quiet),
+        clean=tuple(tuple(p_value(record, name) for name in detectors) for record in quiet) + longer_trained(detectors),
         backdoored=tuple(tuple(p_value(record, name) for name in detectors) for record in working),
     )
+
+
+def longer_trained(detectors: list[str]) -> tuple[tuple[float, ...], ...]:
+    """p-values of the clean models of longer training, each among the other clean models that ship."""
+    known = [shipped(name) for name in detectors]
+    count = known[0].longer
+    return tuple(tuple(part.p_value(len(part.task.scores) - count + index) for part in known) for index in range(count))
 
 
 def main() -> None:

@@ -18,24 +18,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from benchmarks.bench import RECIPES
-from benchmarks.calibrations import LONGER, OUT
+from benchmarks.calibrations import OUT
 from benchmarks.cells import Cells
 from benchmarks.clean_models import ALPHA, TASK, clean_model
-from benchmarks.populations import folder
+from benchmarks.left_out import shipped
 from benchmarks.results import counted, record
 from intaglio.attacks import accuracy
 from intaglio.bench import BenchRecipe, read_bench_recipe
 from intaglio.classifiers import Sidecar, open_classifier, save_classifier
-from intaglio.data import TASKS
 from intaglio.evidence.statistics import conformal_p_value
-from intaglio.populations import open_population
 from intaglio.populations.population import load_splits
 from intaglio.scan import scan
-from intaglio.scan.calibration import shipped_calibration
-from intaglio.scan.clean_scores import TaskScores, shipped_clean_scores
 from intaglio.scan.fitting_scores import ASKED
 from intaglio.scan.scanning import DETECTORS as DETECTORS_KNOWN
 from intaglio.seeds import derive_seed
@@ -79,23 +74,16 @@ def shipped_digest() -> str:
 
 def left_out() -> dict[str, Any]:
     """By detector: false alarms of shipped clean models of longer and of brief training, each ranked among others."""
-    longer = {record.index for record in open_population(folder(LONGER))}
     found = {}
     for name in DETECTORS_KNOWN:
-        task, late = shipped_scores(name, len(longer))
+        known = shipped(name)
+        late, scores = known.late, np.asarray(known.task.scores)
         alarms = {
             kind: {"brief": 0, "longer": 0} for kind in ("ranked among the briefly trained", "ranked by confidence")
         }
-        for place, score in enumerate(task.scores):
-            others = np.arange(len(task.scores)) != place
-            brief = [task.scores[other] for other in np.flatnonzero(others & ~late)]
-            rest = task.model_copy(
-                update={
-                    "scores": tuple(np.asarray(task.scores)[others].tolist()),
-                    "confidence": tuple(np.asarray(task.confidence)[others].tolist()),
-                }
-            )
-            ranks = (conformal_p_value(score, brief), rest.rank(score, task.confidence[place]).p_value)
+        for place, score in enumerate(known.task.scores):
+            brief = scores[(np.arange(len(scores)) != place) & ~late].tolist()
+            ranks = (conformal_p_value(score, brief), known.p_value(place))
             for kind, p_value in zip(alarms.values(), ranks, strict=True):
                 kind["longer" if late[place] else "brief"] += p_value <= ALPHA
         sizes = {"brief": int((~late).sum()), "longer": int(late.sum())}
@@ -104,29 +92,6 @@ def left_out() -> dict[str, Any]:
             for kind, groups in alarms.items()
         }
     return found
-
-
-def shipped_scores(detector: str, longer: int) -> tuple[TaskScores, NDArray[np.bool_]]:
-    """A detector's clean scores of the task, and which of these models were trained for longer: the last to join."""
-    shipped = shipped_clean_scores(detector)
-    if shipped is not None:
-        task = next(entry for entry in shipped.tasks if entry.task == TASK)
-        return task, np.arange(len(task.scores)) >= len(task.scores) - longer
-    (clean,) = shipped_calibration(TASK).meta.clean
-    joined = [len(range(member, longer, len(clean.members))) for member in range(len(clean.members))]
-    late = [
-        place >= len(fold) - more
-        for fold, more in zip(clean.members, joined, strict=True)
-        for place in range(len(fold))
-    ]
-    task = TaskScores(
-        task=TASK,
-        input_shape=TASKS[TASK].input_shape,
-        num_classes=len(TASKS[TASK].classes),
-        scores=tuple(score for fold in clean.members for score in fold),
-        confidence=tuple(value for fold in clean.confidence for value in fold),
-    )
-    return task, np.asarray(late)
 
 
 def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
