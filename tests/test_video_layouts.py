@@ -171,6 +171,7 @@ def test_a_list_can_not_leave_its_folder(tmp_path: Path, name: str) -> None:
     ("name", "content", "message"),
     [
         ("l.csv", "", "no videos in this list"),
+        ("l.csv", ".", "names '.', which is no video but its own folder"),
         ("l.csv", "label,split\n1,train\n", "no column with the path"),
         ("l.csv", "a.mp4,-2\n", r"labels span -2\.\.-2"),
         ("l.csv", "a.mp4,100001\n", r"labels span 100001\.\."),

@@ -65,10 +65,12 @@ def inside(base: Path, name: str, source: Path) -> Path:
     """The path `name`, as a list names it, below `base`.
 
     Raises:
-        DataError: it leads out of `base`: absolute, with "..", or through a link.
+        DataError: it is `base` itself, or leads out of it: absolute, with "..", or through a link.
     """
     relative = PurePosixPath(name.replace("\\", "/"))
     path = base / relative
+    if not relative.parts:
+        raise DataError(f"{source}: names '{name}', which is no video but its own folder")
     if relative.is_absolute() or ".." in relative.parts or ":" in relative.parts[0] or not _contains(base, path):
         raise DataError(f"{source}: names '{name}', which is outside its own folder")
     return path
