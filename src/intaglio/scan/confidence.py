@@ -30,7 +30,7 @@ from intaglio.scan.images import clean_sample
 #: A model is ranked among no fewer clean models, if there are as many.
 LEAST = 60
 #: Log odds above this count as this, such as those of an answer that was rounded to certainty.
-_SUREST = 15.0
+SUREST = 15.0
 #: Clean images on which confidence is measured.
 _IMAGES = 256
 
@@ -50,7 +50,7 @@ def log_odds(log_probs: Tensor) -> Tensor:
 
 def confidence(log_probs: Tensor) -> float:
     """Mean log odds of the answers, of log-probabilities `[N, K]`."""
-    return float(log_odds(log_probs).clamp(max=_SUREST).mean())
+    return float(log_odds(log_probs).clamp(max=SUREST).mean())
 
 
 def confidence_of(classifier: Classifier, request: Request) -> float | None:

@@ -17,6 +17,7 @@ from intaglio.files import atomic_path
 from intaglio.networks import Architecture
 from intaglio.populations import Executor, LocalExecutor, ModelRecord, model_folder, open_population, population_data
 from intaglio.scan.calibration import Calibration, CalibrationMeta, CleanScores, ProbeKind, save_calibration
+from intaglio.scan.confidence import SUREST
 from intaglio.scan.ensemble import FOLDS, Ensemble, Examples, assign_folds, concatenate, fit_ensemble, out_of_fold
 from intaglio.scan.features import FEATURES
 from intaglio.scan.measurement import VERSION, measure
@@ -148,7 +149,7 @@ def join_calibration(
     (task,) = tasks
     examples = concatenate([measured[folder].examples for folder in folders])
     known_already = {value for task_scores in meta.clean for fold in task_scores.confidence for value in fold}
-    if known_already & set(examples.confidence.tolist()):  # to the last digit: the same model
+    if (known_already - {SUREST}) & set(examples.confidence.tolist()):  # to the last digit: the same model
         raise RecipeError(f"clean models of {', '.join(map(str, folders))} are ranked against already")
     members = len(base.ensemble.members)
     fold = torch.arange(len(examples.asr)) % members
