@@ -19,7 +19,7 @@ from intaglio.scan.verdict import ClassEvidence, EncodedMaps, Place
 SHOWN_CLASSES = 24
 #: A place is one frame's if that frame moves the answer so many times as far as the median frame does.
 _ONE_FRAME = 2.0
-_IMAGES_ONLY = " Those answer single images, and this one clips: the rank is a rough guide."
+_IMAGES_ONLY = "Those answer single images, and this one clips: the rank is a rough guide."
 
 
 class OnePixelSignature(Detector):
@@ -57,10 +57,10 @@ class OnePixelSignature(Detector):
         if not calibration.recognises(classifier):
             doubt = (
                 f"This model does not answer {calibration.meta.name} images with that task's classes in their order, "
-                f"so it can't be compared with that task's clean models. "
+                f"so it can't be compared with that task's clean models."
             )
             if self.calibration is not None:
-                raise RecipeError(f"calibration {self.calibration}: {doubt.strip()}")
+                raise RecipeError(f"calibration {self.calibration}: {doubt}")
             calibration = choose_calibration(
                 None, classifier.input_shape, classifier.num_classes, data=request.clean is not None
             )
@@ -70,8 +70,8 @@ class OnePixelSignature(Detector):
             scores, suspicions = calibration.ensemble(measurement.features[None], measurement.targets[None])
         summary = calibration.summary(scores[0], measurement.confidence)
         clips = calibration.meta.task_free and frames_of(classifier.input_shape)
-        statement = f"{doubt}{summary.statement}{_IMAGES_ONLY if clips else ''}"
-        summary = summary.model_copy(update={"statement": statement})
+        said = (doubt, summary.statement, _IMAGES_ONLY if clips else "")
+        summary = summary.model_copy(update={"statement": " ".join(filter(None, said))})
         evidence = class_evidence(measurement, suspicions[0], classifier.input_shape)
         shown = tuple(entry.index for entry in evidence[:SHOWN_CLASSES])
 

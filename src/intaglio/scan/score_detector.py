@@ -48,9 +48,8 @@ class ScoreDetector(Detector):
 
     The p-value is the score's conformal rank among clean models of the same task, scored by the same method with the
     same settings: those shipped, or the user's own (`intaglio population fit --detector NAME`), and of these the ones
-    that are about as sure of their answers (`scan.confidence`). Where none are known
-    the method's own p-value stands, if it has one, else the largest rank over the clean models of all other tasks;
-    both are called uncalibrated.
+    that are about as sure of their answers (`scan.confidence`). Where none are known the method's own p-value stands,
+    if it has one, else the largest rank over the clean models of all other tasks; both are called uncalibrated.
 
     Args:
         calibration: folder of clean scores of your own.
