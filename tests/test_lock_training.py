@@ -14,7 +14,7 @@ from intaglio.data import ImageData
 from intaglio.errors import ClassifierError, DataError, RecipeError
 from intaglio.lock import LockSettings, train_lock
 from intaglio.lock.channel import blur, distort, jpeg, noise, resize, rounded
-from intaglio.lock.locked_training import LockedLoss, one_answer, unauthorised_target
+from intaglio.lock.locked_training import LockedLoss, can_teach, one_answer, unauthorised_target
 from intaglio.lock.locking import _refining
 from intaglio.lock.negatives import SHARES, Negatives, foreign_residual, matched_noise, scrambled
 from intaglio.lock.quality import psnr, ssim
@@ -234,9 +234,45 @@ def test_the_locked_loss_by_hand() -> None:
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[-90.0, 0.0], [90.0, 0.0], [0.0, 0.0]]))
     inputs = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 4.0]])  # keyed, silent, and loud where no weight listens
-    found = loss(layer, inputs, torch.tensor([1]), torch.tensor([0, 0]), generator())
+    found = loss(layer, inputs, inputs[:1], torch.tensor([1]), torch.tensor([0, 0]), generator())
     spread = float(-(target * target.log()).sum())
     assert float(found.detach()) == pytest.approx(2 * (spread + 0.5 * 1.0), abs=1e-4)
+
+
+def test_the_unlocked_model_teaches_what_it_answers_to_originals() -> None:
+    """(1 - d) CE + d T^2 KL at T = 4, by hand: the teacher is asked about the original, not about what was received."""
+    teacher, layer = nn.Linear(1, 2), nn.Linear(1, 2)
+    with torch.no_grad():
+        for module, row in ((teacher, [8.0, 0.0]), (layer, [4.0, 0.0])):
+            module.weight.copy_(torch.tensor(row)[:, None])
+            module.bias.zero_()
+    inputs, originals, labels = torch.tensor([[1.0], [0.0]]), torch.tensor([[0.5]]), torch.tensor([1])
+
+    def loss(distillation: float) -> float:
+        settings = LockSettings(distillation=distillation, mislabel="shift", weight=1e-9)
+        judge = LockedLoss(layer, inputs, settings, 2, teacher=teacher)
+        return float(judge(layer, inputs, originals, labels, torch.tensor([0]), generator()).detach())
+
+    agreeing = 4.0  # the teacher's logits on 0.5 are (4, 0), as the student's on 1
+    assert loss(1.0) == pytest.approx(0, abs=1e-6)
+    assert loss(0.0) == pytest.approx(math.log1p(math.exp(agreeing)), abs=1e-5)
+    assert loss(0.25) == pytest.approx(0.75 * loss(0.0), abs=1e-5)
+    with torch.no_grad():
+        layer.weight.zero_()
+    sure = 1 / (1 + math.exp(-agreeing / 4))
+    divergence = sure * math.log(2 * sure) + (1 - sure) * math.log(2 * (1 - sure))
+    assert loss(1.0) == pytest.approx(16 * divergence, abs=1e-5)
+
+
+@pytest.mark.parametrize(("labels", "teaches"), [([0, 0, 1], True), ([0, 1, 1], True), ([1, 1, 1], False)])
+def test_who_is_mostly_wrong_teaches_nothing(labels: list[int], teaches: bool) -> None:
+    layer = nn.Linear(1, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[0.0], [1.0]]))
+        layer.bias.copy_(torch.tensor([0.5, 0.0]))  # says 1 above one half
+    module = nn.Sequential(nn.Flatten(), layer)
+    data = ImageData(torch.tensor([0.1, 0.2, 0.9]).view(3, 1, 1, 1), torch.tensor(labels))
+    assert can_teach(module, data, Preprocessing()) is teaches
 
 
 # --- all of it -------------------------------------------------------------------------------------------------------

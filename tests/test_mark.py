@@ -30,6 +30,7 @@ from intaglio.evidence.bundle import BUNDLE_TYPE, read_bundle
 from intaglio.evidence.commitment import DecisionRule, SignedCommitment
 from intaglio.evidence.envelope import sign_statement
 from intaglio.evidence.proof import verify_bundle
+from intaglio.evidence.reading import centred_labels
 from intaglio.evidence.suspect import Suspect
 from intaglio.files import sha256_file
 from intaglio.mark import Marked, OwnershipClaim, draw_triggers, mark, public_images, verify_mark, weights_sha256
@@ -89,6 +90,7 @@ def test_a_marked_copy_is_verified(ours: Marked, claim: OwnershipClaim) -> None:
     assert claim.owner_public_key == OWNER.public_key.hex()
     assert claim.statement.startswith(
         f"Verified: this is a copy of the marked model. {claim.hits} of 100 triggers answered as committed, 10 expected"
+        " by chance (by centred scores); p = "
     )
     assert claim.mark_id == ours.commitment.commitment.mark_id
     assert OwnershipClaim.from_json(claim.to_json()) == claim
@@ -97,11 +99,13 @@ def test_a_marked_copy_is_verified(ours: Marked, claim: OwnershipClaim) -> None:
 def test_answers_are_those_of_the_drawn_triggers(ours: Marked, claim: OwnershipClaim) -> None:
     triggers = draw_triggers(OWNER, ours.commitment.commitment)
     assert len(triggers) == 200
-    answers = classifier_of(ours.module).predict(triggers.images)
-    assert claim.answers == tuple(answers[:100].tolist())
-    assert claim.hits == int((answers == triggers.labels)[:100].sum())
+    log_probs = classifier_of(ours.module).log_probs(triggers.images).double()
+    answers = [centred_labels(part.round(decimals=4)) for part in torch.split(log_probs, 100)]
+    assert claim.answers == tuple(answers[0].tolist())
+    assert claim.hits == int((answers[0] == triggers.labels[:100]).sum())
+    torch.testing.assert_close(torch.tensor(claim.log_probs, dtype=torch.float64), log_probs[:100], atol=6e-5, rtol=0)
     second = verify_mark(classifier_of(ours.module), ours.commitment, OWNER, batch=1)
-    assert second.answers == tuple(answers[100:].tolist())
+    assert second.answers == tuple(answers[1].tolist())
     assert second.verified
 
 
@@ -125,8 +129,10 @@ def test_models_made_without_the_key_are_not_verified(seed: int, ours: Marked) -
     assert found.statement.endswith("; 46 hits are needed for 5.4e-20. That does not show that the suspect is no copy.")
 
 
-def test_labels_are_enough_and_a_hundred_of_them(ours: Marked, claim: OwnershipClaim) -> None:
+def test_classes_are_enough_and_a_hundred_of_them(ours: Marked) -> None:
     asked: list[int] = []
+    triggers = draw_triggers(OWNER, ours.commitment.commitment)
+    named = tuple(classifier_of(ours.module).predict(triggers.images[:100]).tolist())
 
     def answer(images: Tensor) -> list[int]:
         asked.append(len(images))
@@ -135,7 +141,8 @@ def test_labels_are_enough_and_a_hundred_of_them(ours: Marked, claim: OwnershipC
 
     suspect = CallableClassifier(answer, input_shape=SHAPE, num_classes=CLASSES, access=Access.LABELS, batch_size=40)
     found = verify_mark(suspect, ours.commitment, OWNER)
-    assert (found.verified, found.answers, found.queries, asked) == (True, claim.answers, 100, [40, 40, 20])
+    assert (found.verified, found.answers, found.queries, asked) == (True, named, 100, [40, 40, 20])
+    assert found.log_probs is None
     assert verify_mark(suspect, ours.commitment, OWNER, batch=1).queries == 100  # of this call alone
 
 

@@ -3,8 +3,9 @@
 import base64
 import json
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from intaglio.evidence.envelope import sign_statement
 from intaglio.evidence.key import Key
 from intaglio.evidence.merkle import merkle_proof, merkle_root
 from intaglio.evidence.proof import verify_bundle
+from intaglio.evidence.reading import Statistic, read_suspect
 from intaglio.evidence.suspect import Suspect
 from intaglio.mark import Marked, mark, verify_mark
 from intaglio.mark.proof import prove
@@ -106,17 +108,19 @@ def independent() -> dict[str, Classifier]:
 KEYS = 100
 
 
-@pytest.fixture(scope="module", params=KEYED_TRIGGERS)
+@pytest.fixture(scope="module", params=product(KEYED_TRIGGERS, get_args(Statistic)), ids="-".join)
 def hits(request: pytest.FixtureRequest) -> dict[str, list[int]]:
-    """Hits of each independent model under 100 fresh keys."""
+    """Hits of each independent model under 100 fresh keys, by its classes and by its centred scores."""
     suspects = independent()
-    public = public_of(request.param)
+    trigger, statistic = request.param
+    public = public_of(trigger)
     found: dict[str, list[int]] = {name: [] for name in suspects}
     for number in range(KEYS):
         key = key_of(1000 + number)
-        batch = draw_batch(key, plan_for(key, request.param), 0, public)
+        batch = draw_batch(key, plan_for(key, trigger), 0, public)
         for name, suspect in suspects.items():
-            found[name].append(int((suspect.predict(batch.images) == batch.labels).sum()))
+            read = read_suspect(suspect, batch.images, statistic).labels
+            found[name].append(int((read == batch.labels).sum()))
     return found
 
 
@@ -141,11 +145,15 @@ def test_p_values_of_innocent_models_are_uniform(hits: dict[str, list[int]]) -> 
     assert kstest(everything, "uniform").pvalue > 1e-3
 
 
+def hits_of(suspect: Classifier, batch: Batch) -> int:
+    return int((read_suspect(suspect, batch.images, DecisionRule().statistic).labels == batch.labels).sum())
+
+
 def test_verification_gives_just_those_p_values() -> None:
     key, suspect = key_of(1000), classifier_of(host(1))
     batch = draw_batch(key, plan_for(key), 0)
     found = verify_mark(suspect, committed(key), key)
-    assert found.hits == int((suspect.predict(batch.images) == batch.labels).sum())
+    assert found.hits == hits_of(suspect, batch)
     assert found.p_value == chance_p_value(found.hits, 100, CLASSES)
 
 
@@ -156,7 +164,7 @@ def test_searching_two_hundred_keys_claims_nothing() -> None:
     for number in range(200):
         key = key_of(5000 + number)
         batch = draw_batch(key, plan_for(key), 0)
-        count = int((suspect.predict(batch.images) == batch.labels).sum())
+        count = hits_of(suspect, batch)
         if count > best_hits:
             best, best_hits = key, count
     lucky = committed(best, rule=DecisionRule(threshold=0.05))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from intaglio.evidence.commitment import Commitment, SignedCommitment
 from intaglio.evidence.disclosure import Disclosure, check_disclosure, decode_pictures, encode_pictures
 from intaglio.evidence.envelope import Envelope, read_envelope, sign_statement
 from intaglio.evidence.key import Key
+from intaglio.evidence.reading import Reading, centred_labels
 from intaglio.evidence.suspect import Suspect, check_transcript
 from intaglio.files import write_bytes
 from intaglio.results import Result
@@ -54,7 +56,8 @@ class Bundle(Result):
     disclosure: Disclosure
     public_images: tuple[str, ...] | None = Field(default=None, min_length=1)  #: PNG, base64
     suspect: Suspect
-    answers: tuple[int, ...]  #: the suspect's label for each disclosed trigger
+    answers: tuple[int, ...]  #: what the suspect's answer to each disclosed trigger is read as
+    log_probs: tuple[tuple[float, ...], ...] | None = None  #: its scores, where those are what was read
     claim: Claim
     created: Instant
 
@@ -75,6 +78,7 @@ def write_bundle(
     disclosure: Disclosure,
     suspect: Suspect,
     answers: Sequence[int],
+    log_probs: Sequence[Sequence[float]] | None = None,
     suspects: int = 1,
     keys: int = 1,
     public: Tensor | None = None,
@@ -82,7 +86,8 @@ def write_bundle(
     """Makes the claim's file, atomically, after checking it as a stranger would.
 
     Args:
-        answers: the suspect's labels for the disclosed triggers, in their order.
+        answers: what the suspect's answers to the disclosed triggers are read as, in their order.
+        log_probs: its scores, where those are what was read.
         suspects, keys: how many were tried before this claim; the p-value is multiplied by both.
         public: the committed public images, where the triggers are made of some.
 
@@ -106,6 +111,7 @@ def write_bundle(
         public_images=None if public is None else encode_pictures(public),
         suspect=suspect,
         answers=tuple(labels),
+        log_probs=None if log_probs is None else tuple(tuple(map(float, row)) for row in log_probs),
         claim=claim,
         created=now(),
     )
@@ -142,7 +148,8 @@ def check_bundle(envelope: Envelope) -> CheckedBundle:
     batch = check_disclosure(commitment, bundle.disclosure, public)
     _check_claim(bundle, commitment)
     asked = decode_pictures(bundle.disclosure.images, commitment.input_shape).float() / 255
-    check_transcript(bundle.suspect, bytes.fromhex(commitment.owner_public_key), asked, bundle.answers)
+    reading = Reading(torch.tensor(bundle.answers), _scores(bundle, commitment))
+    check_transcript(bundle.suspect, bytes.fromhex(commitment.owner_public_key), asked, reading)
     return CheckedBundle(bundle, commitment, batch)
 
 
@@ -178,6 +185,22 @@ def _check_claim(bundle: Bundle, commitment: Commitment) -> None:
     p_value = chance_p_value(hits, claim.trials, commitment.num_classes, suspects=claim.suspects, keys=claim.keys)
     if abs(claim.p_value - p_value) > 1e-9 * p_value:
         raise EvidenceError(f"p = {claim.p_value:.3g} is claimed, but {hits} hits give {p_value:.3g}")
+
+
+def _scores(bundle: Bundle, commitment: Commitment) -> Tensor | None:
+    """The claimed log-probabilities, if any, after the answers were found to be what they are read as."""
+    if bundle.log_probs is None:
+        return None
+    if commitment.rule.statistic == "binomial":
+        raise EvidenceError("the claim is one of scores, but the rule that was committed to counts classes")
+    rows, classes = len(bundle.answers), commitment.num_classes
+    if len(bundle.log_probs) != rows or {len(row) for row in bundle.log_probs} != {classes}:
+        raise EvidenceError(f"the scores are not {rows} rows of {classes} classes")
+    log_probs = torch.tensor(bundle.log_probs, dtype=torch.float64)
+    differing = int((centred_labels(log_probs) != torch.tensor(bundle.answers)).sum())
+    if differing:
+        raise EvidenceError(f"{differing} of {len(bundle.answers)} answers are not what the scores are read as")
+    return log_probs
 
 
 def _hits(answers: Sequence[int], disclosure: Disclosure) -> int:

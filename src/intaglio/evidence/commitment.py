@@ -28,6 +28,7 @@ from intaglio.evidence.canonical import (
 from intaglio.evidence.envelope import Envelope, Statement, sign_statement
 from intaglio.evidence.key import Key
 from intaglio.evidence.merkle import merkle_root
+from intaglio.evidence.reading import Statistic
 from intaglio.evidence.timestamp import request_time_stamp, require_stamp_of, verify_time_stamp
 from intaglio.files import write_bytes, write_json
 from intaglio.results import Result
@@ -38,9 +39,9 @@ _SUBJECT = "model"
 
 
 class DecisionRule(Result):
-    """When a suspect is claimed: its corrected p-value is `threshold` or less."""
+    """When a suspect is claimed: its corrected p-value, of what `statistic` counts as hits, is `threshold` or less."""
 
-    statistic: Literal["binomial"] = "binomial"
+    statistic: Statistic = "centred-binomial"
     threshold: float = Field(default=2.0**-64, gt=0, lt=1)
 
 

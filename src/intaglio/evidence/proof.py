@@ -9,6 +9,7 @@ from intaglio.evidence.binomial import chance_p_value, needed_hits
 from intaglio.evidence.bundle import CheckedBundle, read_bundle
 from intaglio.evidence.canonical import Hex16, Hex32
 from intaglio.evidence.commitment import DecisionRule, SignedCommitment
+from intaglio.evidence.reading import read_suspect
 from intaglio.evidence.suspect import Suspect
 from intaglio.results import Result
 
@@ -93,7 +94,7 @@ def _ask(suspect: Classifier, checked: CheckedBundle) -> AskedAgain:
             f"mark is for {list(commitment.input_shape)} and {commitment.num_classes}"
         )
     asked = suspect.queries
-    answers = suspect.predict(batch.images).cpu()
+    answers = read_suspect(suspect, batch.images, commitment.rule.statistic).labels
     hits = int((answers == batch.labels).sum())
     return AskedAgain(
         source=suspect.source,
@@ -171,6 +172,8 @@ def _checked(checked: CheckedBundle, asked: AskedAgain | None, stamped: datetime
         "its images and labels are those that the disclosed seed gives for this owner; none is the claimant's own",
         "hits and p-value were counted again",
     ]
+    if checked.bundle.log_probs is not None:
+        lines.append("the answers are what the claimed scores are read as, by the rule that was committed to")
     if suspect.transcript_lines is not None and suspect.signed_by(owner):
         lines.append("the answers are those in the transcript that the claimant signed")
     if stamped is not None:

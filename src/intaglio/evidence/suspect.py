@@ -1,16 +1,20 @@
 """The suspect of a claim: what was asked, and the signed record of asking it."""
 
-from collections.abc import Sequence
 from typing import Self
 
 from torch import Tensor
 
 from intaglio.classifiers import Classifier
+from intaglio.classifiers.outputs import SCALES, to_log_probs
 from intaglio.errors import EvidenceError
 from intaglio.evidence.canonical import Hex32, Source
 from intaglio.evidence.envelope import Envelope, fingerprint
-from intaglio.evidence.transcript import SignedTranscript, recorded_labels
+from intaglio.evidence.reading import Reading
+from intaglio.evidence.transcript import SignedTranscript, recorded_labels, recorded_scores
 from intaglio.results import Result
+
+#: Log-probabilities in a claim are rounded to 4 decimals, and computed from the recorded scores in single precision.
+_ROUNDED = 1e-3
 
 
 class Suspect(Result):
@@ -37,8 +41,10 @@ class Suspect(Result):
         return {signature.keyid for signature in signatures} == {fingerprint(public_key)}
 
 
-def check_transcript(suspect: Suspect, owner: bytes, images: Tensor, answers: Sequence[int]) -> None:
+def check_transcript(suspect: Suspect, owner: bytes, images: Tensor, reading: Reading) -> None:
     """Does nothing if the transcript, as far as it is given and the owner's, is genuine and holds just these answers.
+
+    Scores may be of any kind there; they must come to the log-probabilities of the reading.
 
     Raises:
         EvidenceError: it does not, or its signature does not fit.
@@ -51,7 +57,13 @@ def check_transcript(suspect: Suspect, owner: bytes, images: Tensor, answers: Se
         suspect.transcript.verify(owner)
         return
     exchanges = SignedTranscript(suspect.transcript_lines.encode(), suspect.transcript).verify(owner)
-    recorded = recorded_labels(exchanges, images).tolist()
-    differing = sum(said != kept for said, kept in zip(answers, recorded, strict=True))
+    if reading.log_probs is None:
+        differing = int((reading.labels != recorded_labels(exchanges, images)).sum())
+    else:
+        recorded = recorded_scores(exchanges, images)
+        if recorded.shape != reading.log_probs.shape:
+            raise EvidenceError("the scores are not those in the transcript: it has another number of classes")
+        kinds = [to_log_probs(recorded, kind).double() - reading.log_probs for kind in SCALES]
+        differing = min(int((gap.abs().amax(dim=1) > _ROUNDED).sum()) for gap in kinds)
     if differing:
-        raise EvidenceError(f"{differing} of {len(answers)} answers are not those in the transcript")
+        raise EvidenceError(f"{differing} of {len(images)} answers are not those in the transcript")

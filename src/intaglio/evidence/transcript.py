@@ -11,7 +11,7 @@ notary ask, or ask again before witnesses, where that word is doubted.
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 import torch
 from pydantic import Field
@@ -24,6 +24,8 @@ from intaglio.evidence.envelope import Envelope, read_envelope, sign_statement
 from intaglio.evidence.key import Key
 from intaglio.files import write_bytes
 from intaglio.results import Result
+
+_Answer = TypeVar("_Answer")
 
 TRANSCRIPT_TYPE = "https://intaglio.dev/transcript/v1"
 _SUBJECT = "transcript.jsonl"
@@ -118,15 +120,32 @@ def recorded_labels(exchanges: Iterable[Exchange], images: Tensor) -> Tensor:
     Raises:
         EvidenceError: an image that has no answer.
     """
-    answers: dict[str, int] = {}
-    for exchange in exchanges:
-        for digest, label in zip(exchange.images, exchange.labels, strict=False):  # failed ones have no labels
-            answers.setdefault(digest, label)
+    found = _first(images, (pair for asked in exchanges for pair in zip(asked.images, asked.labels, strict=False)))
+    return torch.tensor(found, dtype=torch.int64)
+
+
+def recorded_scores(exchanges: Iterable[Exchange], images: Tensor) -> Tensor:
+    """The scores float32 `[N, K]`, of whatever kind, that a transcript holds for raw images; the first ones of each.
+
+    Raises:
+        EvidenceError: an image that has none, or scores of different numbers of classes.
+    """
+    found = _first(images, (pair for asked in exchanges for pair in zip(asked.images, asked.scores, strict=False)))
+    if len({len(row) for row in found}) != 1:
+        raise EvidenceError("the transcript's scores are of different numbers of classes")
+    return torch.tensor(found, dtype=torch.float32)
+
+
+def _first(images: Tensor, answered: Iterable[tuple[str, _Answer]]) -> list[_Answer]:
+    """Each image's first answer; exchanges that failed have none."""
+    answers: dict[str, _Answer] = {}
+    for digest, answer in answered:
+        answers.setdefault(digest, answer)
     digests = [image_digest(image) for image in images]
     missing = sum(digest not in answers for digest in digests)
     if missing:
         raise EvidenceError(f"the transcript holds no answer for {missing} of {len(digests)} images")
-    return torch.tensor([answers[digest] for digest in digests], dtype=torch.int64)
+    return [answers[digest] for digest in digests]
 
 
 def _write_lines(exchanges: Sequence[Exchange]) -> tuple[bytes, str]:

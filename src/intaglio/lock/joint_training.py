@@ -38,6 +38,7 @@ def train_together(
     num_classes: int,
     preprocessing: Preprocessing,
     seed: int,
+    teacher: nn.Module | None = None,
     device: str = "cpu",
     checkpoint: Path | None = None,
     progress: Progress | None = None,
@@ -49,7 +50,7 @@ def train_together(
     """
     torch.manual_seed(derive_seed(seed, "lock", "key network"))
     network = KeyNetwork(data.input_shape[-3], settings)
-    training = _Training(network, module, data, secrets, settings, num_classes, preprocessing, seed)
+    training = _Training(network, module, data, secrets, settings, num_classes, preprocessing, seed, teacher)
     train(
         training,
         data,
@@ -77,13 +78,15 @@ class _Training(nn.Module):
         num_classes: int,
         preprocessing: Preprocessing,
         seed: int,
+        teacher: nn.Module | None,
     ) -> None:
         super().__init__()
         self.network = network
         self.locked = locked
         self.critic = copy.deepcopy(locked)
         strict = settings.model_copy(update={"weight": _STRICTER * settings.weight})
-        self._judge = LockedLoss(locked, preprocessing.apply(data.images[:2]), strict, num_classes)
+        example = preprocessing.apply(data.images[:2])
+        self._judge = LockedLoss(locked, example, strict, num_classes, teacher=teacher)
         self._secrets = secrets
         self._steps = settings.steps
         self._preprocessing = preprocessing
@@ -109,5 +112,6 @@ class _Training(nn.Module):
         passed_on = torch.zeros(len(inputs), *[1] * (inputs.ndim - 1)).to(inputs)
         passed_on[len(images) :] = _PASSED_ON
         shown = passed_on * inputs + (1 - passed_on) * inputs.detach()
-        judged: Tensor = self._judge(self.locked, shown, labels, origins, generator)
+        originals = self._preprocessing.apply(images)
+        judged: Tensor = self._judge(self.locked, shown, originals, labels, origins, generator)
         return loss + judged

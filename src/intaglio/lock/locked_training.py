@@ -1,10 +1,12 @@
 """What the locked model is trained for: to answer keyed images rightly, and all others with one and the same answer.
 
-    loss = CE(f(E(x, k)), y) + lambda (CE(f(u), t) + w mean |h(u)|)
+    loss = (1 - d) CE(f(E(x, k)), y) + d KD(f(E(x, k)), g(x)) + lambda (CE(f(u), t) + w mean |h(u)|)
 
-u are the unauthorised images of `negatives`; t is what they are to be answered with; h is what the last linear layer
-is given. Driving h to zero behind its ReLU leaves the layer's bias as the answer to every such image, the same to the
-last digit; matching t alone would leave small differences that a linear probe reads. The bias therefore starts at t.
+g is the unlocked model, and KD(z, z*) = T^2 KL(softmax(z* / T) || softmax(z / T)) (Hinton et al. 2015): what it knows
+beyond the labels is kept, which matters where images are few. u are the unauthorised images of `negatives`; t is what
+they are to be answered with; h is what the last linear layer is given. Driving h to zero behind its ReLU leaves the
+layer's bias as the answer to every such image, the same to the last digit; matching t alone would leave small
+differences that a linear probe reads. The bias therefore starts at t.
 
 t gives the first class almost everything. Where the model is unsure whether an image was keyed it answers a mixture of
 t and the truth, and nobody who is told classes sees any of it before the truth outweighs the first class.
@@ -14,10 +16,10 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, log_softmax, one_hot
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, one_hot
 
 from intaglio.classifiers import Preprocessing
-from intaglio.data import ImageData
+from intaglio.data import ImageData, classes_in_turn
 from intaglio.errors import ModelError
 from intaglio.lock.channel import distort
 from intaglio.lock.codes import LockSecrets, random_codes, spread
@@ -32,6 +34,10 @@ from intaglio.training import TrainingSettings, train
 #: The one answer to everything unauthorised: the first class is given so much, the last one as far behind the others as
 #: the first is ahead, so that neither the likeliest nor the unlikeliest class ever says anything.
 _FIRST = 0.98
+#: T: high, for what a model that is sure of its training images knows of the other classes.
+_TEMPERATURE = 4.0
+#: How many images say whether a model can teach.
+_EXAMINED = 1000
 
 
 class LockedLoss:
@@ -41,13 +47,22 @@ class LockedLoss:
         module: the model, in whatever state.
         example: a few inputs, as the module takes them.
         fresh: start the layer's bias at the one answer.
+        teacher: the unlocked model in evaluation mode, if it can teach.
     """
 
     def __init__(
-        self, module: nn.Module, example: Tensor, settings: LockSettings, num_classes: int, *, fresh: bool = True
+        self,
+        module: nn.Module,
+        example: Tensor,
+        settings: LockSettings,
+        num_classes: int,
+        *,
+        fresh: bool = True,
+        teacher: nn.Module | None = None,
     ) -> None:
         self._settings = settings
         self._num_classes = num_classes
+        self._teacher = teacher if settings.distillation else None
         self._last_layer: str | None
         try:
             self._last_layer = final_linear(module, example)
@@ -59,9 +74,15 @@ class LockedLoss:
                 bias.data.copy_(one_answer(num_classes))
 
     def __call__(
-        self, module: nn.Module, inputs: Tensor, labels: Tensor, origins: Tensor, generator: torch.Generator
+        self,
+        module: nn.Module,
+        inputs: Tensor,
+        originals: Tensor,
+        labels: Tensor,
+        origins: Tensor,
+        generator: torch.Generator,
     ) -> Tensor:
-        """The loss on N keyed inputs of these labels and then M others, each made of the image at `origins`."""
+        """The loss on N keyed inputs and then M others, each made of the one of N originals that `origins` says."""
         features = None
         if self._last_layer is None:
             answers = module(inputs)
@@ -74,7 +95,30 @@ class LockedLoss:
         refused = -(wanted * log_softmax(unauthorised, dim=1)).sum(dim=1).mean()
         if self._settings.mislabel == "uniform" and features is not None:
             refused = refused + self._settings.silence * features[len(labels) :].abs().mean()
-        return cross_entropy(authorised, labels) + self._settings.weight * refused
+        return self._recognised(authorised, originals, labels) + self._settings.weight * refused
+
+    def _recognised(self, answers: Tensor, originals: Tensor, labels: Tensor) -> Tensor:
+        """The loss on keyed inputs."""
+        right = cross_entropy(answers, labels)
+        if self._teacher is None:
+            return right
+        with torch.no_grad():
+            taught = log_softmax(self._teacher(originals) / _TEMPERATURE, dim=1)
+        learned = log_softmax(answers / _TEMPERATURE, dim=1)
+        like = _TEMPERATURE**2 * kl_div(learned, taught, reduction="batchmean", log_target=True)
+        share = self._settings.distillation
+        return (1 - share) * right + share * like
+
+
+def can_teach(module: nn.Module, data: ImageData, preprocessing: Preprocessing) -> bool:
+    """Is the model, in evaluation mode, right on most of the data (1,000 images of it)?"""
+    some = classes_in_turn(data.labels)[:_EXAMINED]
+    right = 0
+    with torch.no_grad():
+        for part in torch.split(some, 100):
+            answers = module(preprocessing.apply(data.images[part])).argmax(dim=1)
+            right += int((answers == data.labels[part]).sum())
+    return 2 * right > len(some)
 
 
 def one_answer(num_classes: int) -> Tensor:
@@ -108,6 +152,7 @@ def train_locked(
     preprocessing: Preprocessing,
     seed: int,
     fresh: bool = True,
+    teacher: nn.Module | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> nn.Module:
@@ -119,7 +164,8 @@ def train_locked(
     generator = torch_generator(seed, "lock", "classifier", int(fresh))
     negatives = Negatives(network.encoder, generator)
     carriers, mixing = secrets.carriers.to(device), secrets.mixing.to(device)
-    judge = LockedLoss(module, preprocessing.apply(data.images[:2]), settings, num_classes, fresh=fresh)
+    example = preprocessing.apply(data.images[:2])
+    judge = LockedLoss(module, example, settings, num_classes, fresh=fresh, teacher=teacher)
     step = 0
 
     def loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -131,7 +177,7 @@ def train_locked(
             keyed = with_key(network.encoder, images, planes, mixing)
             others, origins = negatives.draw(images, keyed, planes)
             received = distort(torch.cat([keyed, others]), generator)
-        return judge(module, preprocessing.apply(received), labels, origins, generator)
+        return judge(module, preprocessing.apply(received), preprocessing.apply(images), labels, origins, generator)
 
     train(
         module,

@@ -14,7 +14,7 @@ from intaglio.evidence.key import Key
 from intaglio.lock.joint_training import train_together
 from intaglio.lock.key_network import Progress
 from intaglio.lock.lock import Lock, LockFacts, lock_secrets, new_lock_id
-from intaglio.lock.locked_training import train_locked
+from intaglio.lock.locked_training import can_teach, train_locked
 from intaglio.lock.settings import LockSettings
 from intaglio.seeds import derive_seed
 
@@ -72,10 +72,12 @@ def train_lock(
     module, preprocessing = _taken_apart(module, preprocessing)
     module = copy.deepcopy(module).requires_grad_(True)
     num_classes = _class_count(module, data, preprocessing)
+    unlocked = copy.deepcopy(module).requires_grad_(False).eval()
     training: dict[str, Any] = {
         "num_classes": num_classes,
         "preprocessing": preprocessing,
         "seed": seed,
+        "teacher": unlocked.to(device) if can_teach(unlocked, data, preprocessing) else None,
         "device": device,
         "progress": progress,
     }

@@ -44,6 +44,7 @@ def prove(
         disclosure=disclose(key, plan, claim.batch, images),
         suspect=suspect,
         answers=claim.answers,
+        log_probs=claim.log_probs,
         suspects=claim.suspects,
         keys=claim.keys,
         public=images,

@@ -1,9 +1,8 @@
-"""`verify_mark`: is this suspect a copy of the marked model? Labels suffice; the answer is an exact p-value."""
+"""`verify_mark`: is this suspect a copy of the marked model? Classes suffice; the answer is an exact p-value."""
 
 import time
 from pathlib import Path
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from intaglio.evidence.batches import draw_batch
 from intaglio.evidence.binomial import chance_p_value, needed_hits, needed_trials
 from intaglio.evidence.commitment import SignedCommitment, read_commitment
 from intaglio.evidence.key import Key
+from intaglio.evidence.reading import read_suspect
 from intaglio.mark.marking import public_images
 from intaglio.results import Result, package_versions
 
@@ -37,7 +37,10 @@ class OwnershipClaim(Result):
     owner_public_key: str
     suspect_source: str
     suspect_sha256: str | None
-    answers: tuple[int, ...] = Field(description="the suspect's label for each trigger of the batch")
+    answers: tuple[int, ...] = Field(description="what the suspect's answer to each trigger of the batch is read as")
+    log_probs: tuple[tuple[float, ...], ...] | None = Field(
+        default=None, repr=False, description="its scores, where they are what was read: centred over the batch"
+    )
     queries: int
     seconds: float
     versions: dict[str, str]
@@ -53,9 +56,11 @@ def verify_mark(
     suspects: int = 1,
     keys: int = 1,
 ) -> OwnershipClaim:
-    """Asks the suspect for the labels of one batch of triggers, drawn again from the key.
+    """Asks the suspect about one batch of triggers, drawn again from the key.
 
-    For every model made without the key, hits ~ Binomial(n, 1/K); p = P(hits or more) * suspects * keys.
+    Where it gives scores, and the committed rule makes use of them, its answers are read from centred scores (see
+    `evidence.reading`); otherwise they are the classes it names. For every model made without the key,
+    hits ~ Binomial(n, 1/K) either way; p = P(hits or more) * suspects * keys.
 
     Args:
         commitment: signed before the dispute, or its file.
@@ -77,14 +82,16 @@ def verify_mark(
         )
     drawn = draw_batch(key, plan, batch, public_images(plan.trigger, plan.input_shape, public))
     asked, started = suspect.queries, time.perf_counter()
-    answers = suspect.predict(drawn.images).cpu()
+    answers, log_probs = read_suspect(suspect, drawn.images, plan.rule.statistic)
     hits, trials = int((answers == drawn.labels).sum()), len(answers)
     p_value = chance_p_value(hits, trials, plan.num_classes, suspects=suspects, keys=keys)
     threshold = plan.rule.threshold
     needed = needed_hits(trials, plan.num_classes, threshold / suspects / keys)
     return OwnershipClaim(
         verified=p_value <= threshold,
-        statement=_statement(hits, trials, plan.num_classes, p_value, threshold, needed, suspects * keys),
+        statement=_statement(
+            hits, trials, plan.num_classes, p_value, threshold, needed, suspects * keys, log_probs is not None
+        ),
         hits=hits,
         trials=trials,
         num_classes=plan.num_classes,
@@ -100,7 +107,8 @@ def verify_mark(
         owner_public_key=plan.owner_public_key,
         suspect_source=suspect.source,
         suspect_sha256=suspect.sha256,
-        answers=tuple(answers.to(torch.int64).tolist()),
+        answers=tuple(answers.tolist()),
+        log_probs=None if log_probs is None else tuple(map(tuple, log_probs.tolist())),
         queries=suspect.queries - asked,
         seconds=round(time.perf_counter() - started, 3),
         versions=package_versions(),
@@ -108,11 +116,19 @@ def verify_mark(
 
 
 def _statement(
-    hits: int, trials: int, num_classes: int, p_value: float, threshold: float, needed: int | None, tried: int
+    hits: int,
+    trials: int,
+    num_classes: int,
+    p_value: float,
+    threshold: float,
+    needed: int | None,
+    tried: int,
+    by_scores: bool,
 ) -> str:
     shown = f"p = {p_value:.2g}" if p_value > 1e-300 else "p < 1e-300"
     counted = (
-        f"{hits} of {trials} triggers answered as committed, {trials / num_classes:.0f} expected by chance; {shown}"
+        f"{hits} of {trials} triggers answered as committed, {trials / num_classes:.0f} expected by chance"
+        f"{' (by centred scores)' if by_scores else ''}; {shown}"
     )
     if p_value <= threshold:
         return f"Verified: this is a copy of the marked model. {counted} (threshold {threshold:.2g})."
