@@ -29,6 +29,7 @@ from intaglio.evidence.batches import draw_batch, plan_triggers
 from intaglio.evidence.binomial import chance_p_value
 from intaglio.evidence.commitment import SignedCommitment
 from intaglio.evidence.key import Key
+from intaglio.evidence.reading import read_suspect
 from intaglio.evidence.statistics import proportion
 from intaglio.files import atomic_path, write_json
 from intaglio.mark import MODES, Marked, draw_triggers, mark, public_images, verify_mark
@@ -220,9 +221,18 @@ def thieves(task: Task, owned: HostModel, label: str, scheme: dict[str, Any]) ->
 
 
 def outcome(task: Task, module: nn.Module, marked: Marked) -> dict[str, Any]:
-    """What verifying a suspect gives, and what it is still worth."""
-    claim = verify_mark(classifier(module, task), marked.commitment, KEY)
-    return {"hits": claim.hits, "p_value": claim.p_value, "accuracy": round(accuracy(module, task.test), 4)}
+    """What verifying a suspect gives, by its scores and by its classes alone, and what it is still worth."""
+    suspect, plan = classifier(module, task), marked.commitment.commitment
+    claim = verify_mark(suspect, marked.commitment, KEY)
+    batch = draw_batch(KEY, plan, claim.batch, public_images(plan.trigger, plan.input_shape, None))
+    hits = int((suspect.predict(batch.images) == batch.labels).sum())
+    return {
+        "hits": claim.hits,
+        "p_value": claim.p_value,
+        "class_hits": hits,
+        "class_p_value": chance_p_value(hits, len(batch.labels), plan.num_classes),
+        "accuracy": round(accuracy(module, task.test), 4),
+    }
 
 
 def extraction(task: Task, owned: HostModel) -> dict[str, Any]:
@@ -253,8 +263,9 @@ def extraction(task: Task, owned: HostModel) -> dict[str, Any]:
 def honesty(task: Task, hosts: list[HostModel]) -> dict[str, Any]:
     """Fresh keys against models that were made without them: clean ones of other architectures, and others' marks.
 
-    Every model meets keys of its own: with the same keys for all, the p-values would hang together, and a test of their
-    distribution would count them as more than they are.
+    By how suspects are read: from centred scores, or by their classes. Every model meets keys of its own: with the same
+    keys for all, the p-values would hang together, and a test of their distribution would count them as more than they
+    are.
     """
 
     def measure() -> dict[str, Any]:
@@ -264,7 +275,7 @@ def honesty(task: Task, hosts: list[HostModel]) -> dict[str, Any]:
             name = sorted(widths)[number % len(widths)]
             modules.append(host(task, name, widths[name][number // 4 % len(widths[name])], 100 + number).module)
         rng = np.random.default_rng(0)
-        p_values, smooth = [], []
+        read: dict[str, list[int]] = {"scores": [], "classes": []}
         for place, module in enumerate(modules):
             for number in range(FRESH_KEYS):
                 key = Key(hashlib.sha256(f"{place} {number}".encode()).digest())
@@ -277,22 +288,33 @@ def honesty(task: Task, hosts: list[HostModel]) -> dict[str, Any]:
                     batch_size=100,
                 )
                 batch = draw_batch(key, plan, 0)
-                hits = int((classifier(module, task).predict(batch.images) == batch.labels).sum())
-                p_values.append(chance_p_value(hits, 100, 10))
-                # a discrete p-value is uniform after spreading each of its steps evenly
-                smooth.append(float(binom.sf(hits, 100, 0.1) + rng.uniform() * binom.pmf(hits, 100, 0.1)))
-        claims = sum(p <= 1e-6 for p in p_values)
-        return {
-            "models": len(modules),
-            "keys": FRESH_KEYS,
-            "claims_at_1e-6": interval(proportion(claims, len(p_values))) | {"events": claims},
-            "smallest_p": min(p_values),
-            "share_at_0.05": sum(p <= 0.05 for p in smooth) / len(smooth),
-            "uniform_ks_p": float(kstest(smooth, "uniform").pvalue),
-            "histogram": np.histogram(smooth, bins=10, range=(0, 1))[0].tolist(),
+                suspect = classifier(module, task)
+                answers = {
+                    "scores": read_suspect(suspect, batch.images, "centred-binomial").labels,
+                    "classes": suspect.predict(batch.images),
+                }
+                for kind, labels in answers.items():
+                    read[kind].append(int((labels == batch.labels).sum()))
+        return {"models": len(modules), "keys": FRESH_KEYS} | {
+            kind: chance_alone(np.array(hits), rng) for kind, hits in read.items()
         }
 
     return cell(f"honesty-{task.name}", measure)
+
+
+def chance_alone(hits: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+    """Whether hits of 100 triggers with 10 classes are what chance gives: claims, and are p-values uniform?"""
+    p_values = [chance_p_value(int(count), 100, 10) for count in hits]
+    # a discrete p-value is uniform after spreading each of its steps evenly
+    smooth = binom.sf(hits, 100, 0.1) + rng.uniform(size=len(hits)) * binom.pmf(hits, 100, 0.1)
+    claims = sum(p <= 1e-6 for p in p_values)
+    return {
+        "claims_at_1e-6": interval(proportion(claims, len(p_values))) | {"events": claims},
+        "smallest_p": min(p_values),
+        "share_at_0.05": float((smooth <= 0.05).mean()),
+        "uniform_ks_p": float(kstest(smooth, "uniform").pvalue),
+        "histogram": np.histogram(smooth, bins=10, range=(0, 1))[0].tolist(),
+    }
 
 
 def scanned(task: Task, owned: HostModel, label: str, scheme: dict[str, Any] | None) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from benchmarks.markdown import load, table
 
 Rows = list[dict[str, Any]]
 CLAIM = 2.0**-64
+#: How suspects are read, and what their figures begin with.
+READINGS = {"scores": "", "classes": "class_"}
 PENDING = "Not measured yet: `python -m benchmarks.mark`."
 
 
@@ -65,7 +67,7 @@ def fidelity(task: str, part: str = "fidelity") -> str:
     return table(head, rows)
 
 
-def robustness(task: str) -> str:
+def robustness(task: str, read: str = "scores") -> str:
     """What is left of each mark after each tampering: worst p-value over the seeds, hits and task accuracy."""
     figures = _part(task, "robustness")
     if not figures:
@@ -79,8 +81,9 @@ def robustness(task: str) -> str:
             if not found:  # extraction, which is tried on some
                 cells.append("")
                 continue
-            worst = max(entry["p_value"] for entry in found)
-            cells.append(f"{_power(worst)}; {_mean(found, 'hits'):.0f} hits; {100 * _mean(found, 'accuracy'):.1f} %")
+            worst = max(entry[f"{READINGS[read]}p_value"] for entry in found)
+            hits, accuracy = _mean(found, f"{READINGS[read]}hits"), 100 * _mean(found, "accuracy")
+            cells.append(f"{_power(worst)}; {hits:.0f} hits; {accuracy:.1f} %")
         rows.append(cells)
     return table(
         ["tampering", *(f"{name} ({len(seeds)} host{'s' * (len(seeds) > 1)})" for name, seeds in figures.items())], rows
@@ -92,18 +95,20 @@ def thieves() -> str:
     rows = []
     for task, found in load("mark").items():
         for name, seeds in (found.get("thieves", {}) if isinstance(found, dict) else {}).items():
-            hits = sorted(value for row in seeds for value in row["hits"])
-            p_values = [value for row in seeds for value in row["p_value"]]
-            rows.append(
-                [
-                    task,
-                    name,
-                    f"{len(seeds)} x {len(seeds[0]['hits'])}",
-                    f"{statistics.median(hits):.0f} ({hits[0]} to {hits[-1]})",
-                    *(f"{sum(value <= bar for value in p_values)} of {len(p_values)}" for bar in (1e-6, 1e-12, CLAIM)),
-                ]
-            )
-    head = ["task", "scheme", "hosts x thieves", "hits of 100", "p <= 1e-6", "p <= 1e-12", "p <= 2^-64, the claim"]
+            for kind, prefix in READINGS.items():
+                hits = sorted(value for row in seeds for value in row[f"{prefix}hits"])
+                p_values = [value for row in seeds for value in row[f"{prefix}p_value"]]
+                rows.append(
+                    [
+                        task,
+                        name,
+                        f"{len(seeds)} x {len(seeds[0]['hits'])}",
+                        kind,
+                        f"{statistics.median(hits):.0f} ({hits[0]} to {hits[-1]})",
+                        *(f"{sum(p <= bar for p in p_values)} of {len(p_values)}" for bar in (1e-6, 1e-12, CLAIM)),
+                    ]
+                )
+    head = ["task", "scheme", "hosts x thieves", "read", "hits of 100", "p <= 1e-6", "p <= 1e-12", "p <= 2^-64"]
     return table(head, rows) if rows else PENDING
 
 
@@ -113,14 +118,16 @@ def extraction() -> str:
     for task, found in load("mark").items():
         if isinstance(found, dict) and found.get("extraction"):
             rows += [
-                [task, count, f"{row['hits']}", _power(row["p_value"]), f"{100 * row['accuracy']:.1f} %"]
+                [
+                    task,
+                    count,
+                    *(f"{row[f'{kind}hits']}; {_power(row[f'{kind}p_value'])}" for kind in READINGS.values()),
+                    f"{100 * row['accuracy']:.1f} %",
+                ]
                 for count, row in found["extraction"].items()
             ]
-    return (
-        PENDING
-        if not rows
-        else table(["task", "noise images among the thief's queries", "hits of 100", "p", "student's accuracy"], rows)
-    )
+    head = ["task", "noise among the thief's queries", "hits of 100, by scores", "by classes", "student's accuracy"]
+    return PENDING if not rows else table(head, rows)
 
 
 def scanned() -> str:
@@ -142,19 +149,21 @@ def honesty() -> str:
     for task, found in load("mark").items():
         if not isinstance(found, dict) or not found.get("honesty"):
             continue
-        figures = found["honesty"]
-        claims = figures["claims_at_1e-6"]
-        rows.append(
-            [
-                task,
-                f"{figures['models']} x {figures['keys']}",
-                f"{claims['events']} (at most {claims['high']:.2%} at 95 %)",
-                f"{figures['smallest_p']:.2g}",
-                f"{figures['share_at_0.05']:.3f}",
-                f"{figures['uniform_ks_p']:.2f}",
-            ]
-        )
-    head = ["task", "models x fresh keys", "claims at 1e-6", "smallest p", "share of p <= 0.05", "uniformity (KS) p"]
+        for kind in READINGS:
+            figures = found["honesty"][kind]
+            claims = figures["claims_at_1e-6"]
+            rows.append(
+                [
+                    task,
+                    f"{found['honesty']['models']} x {found['honesty']['keys']}",
+                    kind,
+                    f"{claims['events']} (at most {claims['high']:.2%} at 95 %)",
+                    f"{figures['smallest_p']:.2g}",
+                    f"{figures['share_at_0.05']:.3f}",
+                    f"{figures['uniform_ks_p']:.2f}",
+                ]
+            )
+    head = ["task", "models x fresh keys", "read", "claims at 1e-6", "smallest p", "p <= 0.05", "uniformity (KS) p"]
     return PENDING if not rows else table(head, rows)
 
 

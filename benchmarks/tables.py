@@ -140,6 +140,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "mark fidelity, cifar10": lambda: mark_tables.fidelity("cifar10"),
     "mark robustness, fashion-mnist": lambda: mark_tables.robustness("fashion-mnist"),
     "mark robustness, cifar10": lambda: mark_tables.robustness("cifar10"),
+    "mark robustness by classes, fashion-mnist": lambda: mark_tables.robustness("fashion-mnist", "classes"),
+    "mark robustness by classes, cifar10": lambda: mark_tables.robustness("cifar10", "classes"),
     "mark thieves": mark_tables.thieves,
     "mark extraction": mark_tables.extraction,
     "mark honesty": mark_tables.honesty,

@@ -56,9 +56,12 @@ class Host:
 
     def answer(self, module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `[N, K]` and penultimate features `[N, D]` of raw images under a module of the host's kind."""
-        return forward_with_features(module, self.head, self.preprocessing.apply(images).to(self.device))
+        inputs = self.preprocessing.apply(images).to(self.device)
+        if inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)  # 1.5 to 2 times faster on CPUs
+        return forward_with_features(module, self.head, inputs)
 
-    def answers(self, module: nn.Module, images: Tensor, batch_size: int = 256) -> tuple[Tensor, Tensor]:
+    def answers(self, module: nn.Module, images: Tensor, batch_size: int = 64) -> tuple[Tensor, Tensor]:
         """The same for many images, on the CPU, without gradients, in evaluation mode.
 
         `batch_size` images at a time, or clips of as many frames in all.
