@@ -123,6 +123,9 @@ ROWS = {
     "static + enhancement": Row(False, True),
     "static": Row(False, False),
 }
+#: Where a set's rows are of other strengths than `Row`'s. On moving digits all four forms work with those (one pair:
+#: 99, 97, 98 and 78 %), and the learned trigger of that size moves 64 % of a clean model's answers.
+FAINTER: dict[str, dict[str, Any]] = {"moving-digits": {"size": 0.2, "rate": 0.1, "epsilon": 2 / 255}}
 CURVES: dict[str, dict[float, dict[str, float]]] = {
     "size": {share: {"size": share} for share in (0.1, 0.2, 0.3, 0.4)},
     "share": {share: {"rate": share} for share in (0.1, 0.25, 0.5, 0.75)},
@@ -190,7 +193,9 @@ def measured(
 def row_cell(variant: Variant, network: str, name: str, seed: int, target: int, **changes: Any) -> dict[str, Any]:
     """One victim of one form of the attack."""
     if changes.get("epsilon") == 0:
-        name, changes = "UAT", {}
+        name = "UAT"
+    if not ROWS[name].enhanced:
+        changes.pop("epsilon", None)
     changes = {key: value for key, value in changes.items() if getattr(ROWS[name], key) != value}  # no cell twice
     row = ROWS[name]._replace(**changes)
     label = "-".join([variant.trained, network, name, *(f"{key}={value:.4g}" for key, value in changes.items())])
@@ -288,7 +293,10 @@ def main() -> None:
             found: dict[str, Any] = {}
             # Pair by pair, so that an interrupted run has all rows of some.
             if "rows" in parts:
-                cells = [{name: row_cell(variant, network, name, *pair) for name in ROWS} for pair in pairs]
+                strengths = FAINTER.get(kind, {})
+                cells = [
+                    {name: row_cell(variant, network, name, *pair, **strengths) for name in ROWS} for pair in pairs
+                ]
                 found["rows"] = {name: _known([row[name] for row in cells]) for name in ROWS}
             for part in ("size", "share", "eps"):
                 if part in parts:

@@ -17,7 +17,7 @@ from intaglio.evidence.bundle import BUNDLE_TYPE, read_bundle
 from intaglio.evidence.commitment import DecisionRule, SignedCommitment, commit, sign_commitment
 from intaglio.evidence.envelope import Envelope, sign_statement
 from intaglio.evidence.proof import verify_bundle
-from intaglio.evidence.reading import centred_labels, read_suspect
+from intaglio.evidence.reading import centred_labels, read_scores, read_suspect
 from intaglio.evidence.suspect import Suspect
 from intaglio.evidence.transcript import sign_transcript
 from intaglio.mark import OwnershipClaim, verify_mark
@@ -189,3 +189,70 @@ def test_scores_are_compared_with_the_transcript(kind: str, tmp_path: Path) -> N
         prove(tmp_path / "forged.json", found, signed(), OWNER, transcript(suspect, scores))
     with pytest.raises(EvidenceError, match="another number of classes"):
         prove(tmp_path / "forged.json", found, signed(), OWNER, transcript(suspect, scores[:, :9]))
+
+
+def test_a_server_that_always_says_the_same_cannot_be_framed_by_rounding(tmp_path: Path) -> None:
+    """Scores within rounding of the recorded ones would otherwise put any label on top of equal ones."""
+    labels = draw_batch(OWNER, plan_of(), 1).labels
+    flat = torch.full((BATCH, CLASSES), 0.1)
+    suspect = CallableClassifier(
+        lambda images: flat[: len(images)], input_shape=SHAPE, num_classes=CLASSES, source="https://rival.example/m"
+    )
+    found = verify_mark(suspect, signed(), OWNER, batch=1)
+    assert (found.answers, found.verified) == ((0,) * BATCH, False)
+    nudged = torch.tensor(found.log_probs, dtype=torch.float64)
+    nudged[torch.arange(BATCH), labels] += 1e-4
+    forged = found.model_copy(
+        update={"answers": tuple(labels.tolist()), "log_probs": tuple(map(tuple, nudged.tolist()))}
+    )
+    with pytest.raises(EvidenceError, match="answers are not those in the transcript"):
+        prove(tmp_path / "claim.json", forged, signed(), OWNER, transcript(suspect, flat))
+
+
+def test_recorded_scores_beyond_single_precision_are_compared_too(tmp_path: Path) -> None:
+    suspect = biased("https://rival.example/m")
+    found = verify_mark(suspect, signed(), OWNER, batch=1)
+    scores = suspect.scores(draw_batch(OWNER, plan_of(), 1).images).double()
+    scores[:, 0] = 1e39
+    with pytest.raises(EvidenceError, match="24 of 24 answers are not those in the transcript"):
+        prove(tmp_path / "claim.json", found, signed(), OWNER, transcript(suspect, scores))
+
+
+def test_classes_cannot_be_chosen_where_scores_were_given(tmp_path: Path) -> None:
+    suspect = suspect_of(learned(signed()), "https://rival.example/m")
+    images = draw_batch(OWNER, plan_of(), 1).images
+    found = verify_mark(suspect, signed(), OWNER, batch=1).model_copy(update={"log_probs": None})
+    with pytest.raises(EvidenceError, match="the suspect gave scores, which the rule wants read"):
+        prove(tmp_path / "claim.json", found, signed(), OWNER, transcript(suspect, suspect.scores(images)))
+
+
+@pytest.mark.parametrize("value", [1.0, -2e4])
+def test_claimed_scores_are_log_probabilities(value: float, whole: Path, tmp_path: Path) -> None:
+    bundle = read_bundle(whole).bundle
+    assert bundle.log_probs is not None
+    rows = [list(row) for row in bundle.log_probs]
+    rows[3][3] = value
+    with pytest.raises(EvidenceError, match="the scores are not log-probabilities from -10000 to 0"):
+        read_bundle(altered(tmp_path / "other.json", whole, log_probs=rows))
+
+
+def test_who_asks_again_by_classes_is_told_so(whole: Path) -> None:
+    named = CallableClassifier(
+        biased().predict, input_shape=SHAPE, num_classes=CLASSES, access=Access.LABELS, source="rival"
+    )
+    proof = verify_bundle(whole, suspect=named)
+    assert not proof.verified
+    assert any(
+        line.endswith("answers differ (by classes, but the claim was read from scores)") for line in proof.checked
+    )
+
+
+@pytest.mark.parametrize("decimals", [2, 3])
+def test_rounded_probabilities_are_still_probabilities(decimals: int) -> None:
+    batch = draw_batch(OWNER, plan_of(), 1)
+    logits = 3 * biased().scores(batch.images)
+    rounded = logits.softmax(dim=1).round(decimals=decimals)
+    log_probs = read_scores(rounded).log_probs
+    assert log_probs is not None
+    assert float(log_probs.max()) <= 0
+    assert float(log_probs.exp().sub(rounded).abs().max()) < 1e-4

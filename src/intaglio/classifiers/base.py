@@ -124,11 +124,6 @@ class Classifier(ABC):
         self.require(Access.SCORES)
         return self._ask(images)
 
-    @property
-    def outputs_known(self) -> bool:
-        """Whether `outputs` was declared or recognised: otherwise asking for it costs 4 queries."""
-        return self._outputs != "auto"
-
     @final
     def log_probs(self, images: Tensor) -> Tensor:
         """Log-probabilities float32 `[N, K]`, whatever the model answers with."""

@@ -11,6 +11,8 @@ from torch import Tensor
 from intaglio.classifiers.http_transport import Reply
 from intaglio.results import Result
 
+#: Beyond any number of classes, and within any integer type.
+Label = Annotated[int, Field(ge=0, lt=1 << 31)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -26,7 +28,7 @@ class Exchange(Result):
     method: str
     url: str
     images: tuple[Digest, ...] = ()
-    labels: tuple[int, ...] = ()
+    labels: tuple[Label, ...] = ()
     scores: tuple[tuple[float, ...], ...] = ()
     status: int | None = None
     problem: str | None = None

@@ -7,8 +7,6 @@ from torch import Tensor
 
 #: What a model answers with; "auto" is decided by `recognise` on a fixed set of probe images.
 Outputs = Literal["auto", "logits", "probabilities", "log-probabilities"]
-#: Those that scores can be, once it is known.
-SCALES: tuple[Outputs, ...] = ("logits", "probabilities", "log-probabilities")
 
 _SUM_TOLERANCE = 1e-3
 

@@ -20,7 +20,7 @@ from intaglio.evidence.commitment import Commitment, SignedCommitment
 from intaglio.evidence.disclosure import Disclosure, check_disclosure, decode_pictures, encode_pictures
 from intaglio.evidence.envelope import Envelope, read_envelope, sign_statement
 from intaglio.evidence.key import Key
-from intaglio.evidence.reading import Reading, centred_labels
+from intaglio.evidence.reading import LOWEST, Reading, centred_labels
 from intaglio.evidence.suspect import Suspect, check_transcript
 from intaglio.files import write_bytes
 from intaglio.results import Result
@@ -149,7 +149,8 @@ def check_bundle(envelope: Envelope) -> CheckedBundle:
     _check_claim(bundle, commitment)
     asked = decode_pictures(bundle.disclosure.images, commitment.input_shape).float() / 255
     reading = Reading(torch.tensor(bundle.answers), _scores(bundle, commitment))
-    check_transcript(bundle.suspect, bytes.fromhex(commitment.owner_public_key), asked, reading)
+    owner = bytes.fromhex(commitment.owner_public_key)
+    check_transcript(bundle.suspect, owner, asked, reading, commitment.rule.statistic)
     return CheckedBundle(bundle, commitment, batch)
 
 
@@ -197,6 +198,8 @@ def _scores(bundle: Bundle, commitment: Commitment) -> Tensor | None:
     if len(bundle.log_probs) != rows or {len(row) for row in bundle.log_probs} != {classes}:
         raise EvidenceError(f"the scores are not {rows} rows of {classes} classes")
     log_probs = torch.tensor(bundle.log_probs, dtype=torch.float64)
+    if float(log_probs.min()) < LOWEST or float(log_probs.max()) > 0:
+        raise EvidenceError(f"the scores are not log-probabilities from {LOWEST:g} to 0")
     differing = int((centred_labels(log_probs) != torch.tensor(bundle.answers)).sum())
     if differing:
         raise EvidenceError(f"{differing} of {len(bundle.answers)} answers are not what the scores are read as")

@@ -13,6 +13,12 @@ from intaglio.evidence.reading import read_suspect
 from intaglio.evidence.suspect import Suspect
 from intaglio.results import Result
 
+#: Why answers differ where the claim was read from scores, or was not.
+_READ_OTHERWISE = {
+    True: " (from centred scores, but the claim counts classes)",
+    False: " (by classes, but the claim was read from scores)",
+}
+
 
 class AskedAgain(Result):
     """What the suspect answered to the verifier."""
@@ -21,6 +27,7 @@ class AskedAgain(Result):
     sha256: Hex32 | None
     hits: int
     p_value: float
+    by_scores: bool  #: read from centred scores, not from classes
     differing: int  #: answers that differ from those the claimant reported
     queries: int
 
@@ -94,13 +101,14 @@ def _ask(suspect: Classifier, checked: CheckedBundle) -> AskedAgain:
             f"mark is for {list(commitment.input_shape)} and {commitment.num_classes}"
         )
     asked = suspect.queries
-    answers = read_suspect(suspect, batch.images, commitment.rule.statistic).labels
+    answers, log_probs = read_suspect(suspect, batch.images, commitment.rule.statistic)
     hits = int((answers == batch.labels).sum())
     return AskedAgain(
         source=suspect.source,
         sha256=suspect.sha256,
         hits=hits,
         p_value=_p_value(checked, hits),
+        by_scores=log_probs is not None,
         differing=sum(new != old for new, old in zip(answers.tolist(), bundle.answers, strict=True)),
         queries=suspect.queries - asked,
     )
@@ -179,7 +187,8 @@ def _checked(checked: CheckedBundle, asked: AskedAgain | None, stamped: datetime
     if stamped is not None:
         lines.append(f"the commitment existed at {stamped.isoformat(timespec='seconds')} (time stamp)")
     if asked is not None:
-        lines.append(f"{asked.source} was asked again: {asked.hits} hits, {asked.differing} answers differ")
+        read = "" if asked.by_scores == (checked.bundle.log_probs is not None) else _READ_OTHERWISE[asked.by_scores]
+        lines.append(f"{asked.source} was asked again: {asked.hits} hits, {asked.differing} answers differ{read}")
     return tuple(lines)
 
 

@@ -5,16 +5,15 @@ from typing import Self
 from torch import Tensor
 
 from intaglio.classifiers import Classifier
-from intaglio.classifiers.outputs import SCALES, to_log_probs
 from intaglio.errors import EvidenceError
 from intaglio.evidence.canonical import Hex32, Source
 from intaglio.evidence.envelope import Envelope, fingerprint
-from intaglio.evidence.reading import Reading
+from intaglio.evidence.reading import DECIMALS, Reading, Statistic, read_scores
 from intaglio.evidence.transcript import SignedTranscript, recorded_labels, recorded_scores
 from intaglio.results import Result
 
-#: Log-probabilities in a claim are rounded to 4 decimals, and computed from the recorded scores in single precision.
-_ROUNDED = 1e-3
+#: Another machine's logarithm may be rounded the other way.
+_ROUNDED = 1.5 * 10**-DECIMALS
 
 
 class Suspect(Result):
@@ -41,10 +40,11 @@ class Suspect(Result):
         return {signature.keyid for signature in signatures} == {fingerprint(public_key)}
 
 
-def check_transcript(suspect: Suspect, owner: bytes, images: Tensor, reading: Reading) -> None:
+def check_transcript(suspect: Suspect, owner: bytes, images: Tensor, reading: Reading, statistic: Statistic) -> None:
     """Does nothing if the transcript, as far as it is given and the owner's, is genuine and holds just these answers.
 
-    Scores may be of any kind there; they must come to the log-probabilities of the reading.
+    Scores are read again: their labels must be those of the reading, and their log-probabilities too. A claimant can't
+    choose to count classes where the rule wants scores, and scores were given.
 
     Raises:
         EvidenceError: it does not, or its signature does not fit.
@@ -58,12 +58,15 @@ def check_transcript(suspect: Suspect, owner: bytes, images: Tensor, reading: Re
         return
     exchanges = SignedTranscript(suspect.transcript_lines.encode(), suspect.transcript).verify(owner)
     if reading.log_probs is None:
-        differing = int((reading.labels != recorded_labels(exchanges, images)).sum())
+        if statistic != "binomial" and any(exchange.scores for exchange in exchanges):
+            raise EvidenceError("the suspect gave scores, which the rule wants read, but the claim counts classes")
+        same = reading.labels == recorded_labels(exchanges, images)
     else:
-        recorded = recorded_scores(exchanges, images)
-        if recorded.shape != reading.log_probs.shape:
+        recorded = read_scores(recorded_scores(exchanges, images))
+        if recorded.log_probs is None or recorded.log_probs.shape != reading.log_probs.shape:
             raise EvidenceError("the scores are not those in the transcript: it has another number of classes")
-        kinds = [to_log_probs(recorded, kind).double() - reading.log_probs for kind in SCALES]
-        differing = min(int((gap.abs().amax(dim=1) > _ROUNDED).sum()) for gap in kinds)
+        close = (recorded.log_probs - reading.log_probs).abs().amax(dim=1) <= _ROUNDED
+        same = close & (recorded.labels == reading.labels)
+    differing = len(same) - int(same.sum())
     if differing:
         raise EvidenceError(f"{differing} of {len(images)} answers are not those in the transcript")

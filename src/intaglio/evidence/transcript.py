@@ -125,7 +125,7 @@ def recorded_labels(exchanges: Iterable[Exchange], images: Tensor) -> Tensor:
 
 
 def recorded_scores(exchanges: Iterable[Exchange], images: Tensor) -> Tensor:
-    """The scores float32 `[N, K]`, of whatever kind, that a transcript holds for raw images; the first ones of each.
+    """The scores float64 `[N, K]`, of whatever kind, that a transcript holds for raw images; the first ones of each.
 
     Raises:
         EvidenceError: an image that has none, or scores of different numbers of classes.
@@ -133,7 +133,7 @@ def recorded_scores(exchanges: Iterable[Exchange], images: Tensor) -> Tensor:
     found = _first(images, (pair for asked in exchanges for pair in zip(asked.images, asked.scores, strict=False)))
     if len({len(row) for row in found}) != 1:
         raise EvidenceError("the transcript's scores are of different numbers of classes")
-    return torch.tensor(found, dtype=torch.float32)
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def _first(images: Tensor, answered: Iterable[tuple[str, _Answer]]) -> list[_Answer]:
