@@ -1,6 +1,6 @@
 """What a lock is worth: its leak tables, its tracing, and what attackers make of it.
 
-    python -m benchmarks.lock [--cifar10 PATH] [--parts cost,leaks,mislabel,attacks,together] [--cached]
+    python -m benchmarks.lock [--cifar10 PATH] [--parts cost,leaks,distilled,mislabel,attacks,together] [--cached]
 
 Writes results/lock.json. Every cell and every lock is kept in the cache as soon as it is there, so an interrupted run
 goes on; with --cached nothing is measured any more. What was not measured now stays in the file as it was. Some ten
@@ -35,7 +35,7 @@ from intaglio.networks import Architecture
 from intaglio.training import TrainingSettings, train
 
 SEEDS = (0, 1, 2)
-PARTS = ("cost", "leaks", "mislabel", "attacks", "together")
+PARTS = ("cost", "leaks", "distilled", "mislabel", "attacks", "together")
 
 
 class Plan(NamedTuple):
@@ -109,14 +109,19 @@ def host(name: str, seed: int) -> nn.Module:
     return module.eval()
 
 
-def locked_host(name: str, seed: int) -> tuple[nn.Module, Lock]:
-    """The locked model and its lock, trained now unless they were before."""
-    folder, key = _folder(name, seed), owner_key(seed)
+def locked_host(name: str, seed: int, **changes: Any) -> tuple[nn.Module, Lock]:
+    """The locked model and its lock, by the plan's settings or changed ones, trained now unless they were before."""
+    folder, key = _folder(name, seed, **changes), owner_key(seed)
     built, path = architecture(name), folder / "model.safetensors"
     if not (folder / "users.json").exists():
         started, checkpoint = time.process_time(), folder / "checkpoint"
         locked, lock = train_lock(
-            host(name, seed), task(name).owner, key, settings=PLANS[name].lock, seed=seed, checkpoint=checkpoint
+            host(name, seed),
+            task(name).owner,
+            key,
+            settings=PLANS[name].lock.model_copy(update=changes),
+            seed=seed,
+            checkpoint=checkpoint,
         )
         for user in range(USERS):
             lock.issue(f"user {user}")
@@ -129,14 +134,14 @@ def locked_host(name: str, seed: int) -> tuple[nn.Module, Lock]:
     return module.eval(), Lock.open(folder, key)
 
 
-def leaks(name: str, seed: int) -> dict[str, Any]:
+def leaks(name: str, seed: int, **changes: Any) -> dict[str, Any]:
     """The leak table, the unlocked model's accuracy, and how often users are traced from one image.
 
     Another owner's key network is tried too: that of the first other seed that was locked, if there is one.
     """
 
     def measure() -> dict[str, Any]:
-        locked, lock = locked_host(name, seed)
+        locked, lock = locked_host(name, seed, **changes)
         others = [other for other in SEEDS if other != seed and (_folder(name, other) / "users.json").exists()]
         stranger = locked_host(name, others[0])[1] if others else None
         test = task(name).test
@@ -153,10 +158,10 @@ def leaks(name: str, seed: int) -> dict[str, Any]:
             "ssim": table.ssim,
             "traced": traced(lock, test.images),
             "steps": PLANS[name].lock.steps + PLANS[name].lock.refining_steps,
-            **json.loads((_folder(name, seed) / "cost.json").read_text()),
+            **json.loads((_folder(name, seed, **changes) / "cost.json").read_text()),
         }
 
-    return cell(f"leaks-{name}-{seed}", measure)
+    return cell(f"leaks-{_folder(name, seed, **changes).name}", measure)
 
 
 def mislabelled(name: str, mislabel: str) -> dict[str, Any]:
@@ -207,8 +212,8 @@ def _accuracy(attack: Attack) -> dict[str, Any]:
     return {"accuracy": round(attack(), 4)}
 
 
-def _folder(name: str, seed: int) -> Path:
-    return cell.folder / f"{name}-{seed}"
+def _folder(name: str, seed: int, **changes: Any) -> Path:
+    return cell.folder / "-".join([name, str(seed), *(f"{key}={value}" for key, value in changes.items())])
 
 
 def main() -> None:
@@ -226,6 +231,8 @@ def main() -> None:
         if name == "cifar10" and options.cifar10 is None:
             continue
         figures[name] = {"leaks": [leaks(name, seed) for seed in seeds] if "leaks" in parts else []}
+    if "distilled" in parts:  # one owner: it keeps more and leaks more
+        figures["faces"]["distilled"] = leaks("faces", 1, distillation=0.5)
     closely = figures["fashion-mnist"]
     if "mislabel" in parts:
         closely["mislabel"] = {kind: mislabelled("fashion-mnist", kind) for kind in ("shift", "random")}

@@ -297,6 +297,10 @@ def main() -> None:
                 cells = [
                     {name: row_cell(variant, network, name, *pair, **strengths) for name in ROWS} for pair in pairs
                 ]
+                if strengths:  # and one pair at the strengths of the other sets
+                    found["rows at full strength"] = {
+                        name: _known([row_cell(variant, network, name, *pairs[0])]) for name in ROWS
+                    }
                 found["rows"] = {name: _known([row[name] for row in cells]) for name in ROWS}
             for part in ("size", "share", "eps"):
                 if part in parts:

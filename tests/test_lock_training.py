@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import intaglio.lock.key_network as key_network
+import intaglio.lock.locking as locking
 from intaglio.classifiers import CallableClassifier, Preprocessing, TorchClassifier
 from intaglio.data import ImageData
 from intaglio.errors import ClassifierError, DataError, RecipeError
@@ -280,6 +281,21 @@ def test_who_is_mostly_wrong_teaches_nothing(labels: list[int], teaches: bool) -
 
 def test_relief_ends_half_way() -> None:
     assert [key_network.relief(done) for done in (0, 0.25, 0.5, 1)] == [4.0, 2.5, 1.0, 1.0]
+
+
+def test_only_a_model_that_is_mostly_right_is_distilled(toy: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, taught = tiny_model(), TINY.model_copy(update={"distillation": 1.0})
+    assert not can_teach(module.eval(), toy, Preprocessing())
+
+    def weights(settings: LockSettings) -> Tensor:
+        locked, _ = train_lock(module, toy, OWNER, settings=settings, seed=1)
+        return torch.cat([value.flatten().float() for value in locked.state_dict().values()])
+
+    plain = weights(TINY)
+    assert torch.equal(weights(taught), plain)
+    monkeypatch.setattr(locking, "can_teach", lambda *_: True)
+    assert torch.equal(weights(TINY), plain)
+    assert not torch.equal(weights(taught), plain)
 
 
 @pytest.mark.parametrize("mislabel", ["uniform", "random", "shift"])

@@ -62,7 +62,7 @@ class LockedLoss:
     ) -> None:
         self._settings = settings
         self._num_classes = num_classes
-        self._teacher = teacher if settings.distillation else None
+        self._teacher = teacher
         self._last_layer: str | None
         try:
             self._last_layer = final_linear(module, example)

@@ -73,11 +73,12 @@ def train_lock(
     module = copy.deepcopy(module).requires_grad_(True)
     num_classes = _class_count(module, data, preprocessing)
     unlocked = copy.deepcopy(module).requires_grad_(False).eval()
+    taught = settings.distillation > 0 and can_teach(unlocked, data, preprocessing)
     training: dict[str, Any] = {
         "num_classes": num_classes,
         "preprocessing": preprocessing,
         "seed": seed,
-        "teacher": unlocked.to(device) if can_teach(unlocked, data, preprocessing) else None,
+        "teacher": unlocked.to(device) if taught else None,
         "device": device,
         "progress": progress,
     }
