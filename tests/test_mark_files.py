@@ -190,25 +190,39 @@ def server(marked: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         yield f"{address}/v2/models"
 
 
-def by_labels(address: str) -> HttpClassifier:
+def remote(address: str) -> HttpClassifier:
     return HttpClassifier(address, num_classes=CLASSES, preprocessing=DARK)
 
 
+def test_a_remote_copy_is_proved_by_its_scores(server: str, marked: Path, tmp_path: Path) -> None:
+    suspect, commitment = remote(f"{server}/scores"), read_commitment(marked / COMMITMENT)
+    assert suspect.access is Access.SCORES
+    found = verify_mark(suspect, commitment, OWNER)
+    assert (found.verified, found.queries) == (True, 100)
+    assert found.log_probs is not None
+    transcript = sign_transcript(suspect.transcript.exchanges, OWNER)
+    prove(tmp_path / "claim.json", found, commitment, OWNER, Suspect.of(suspect, transcript))
+    proof = verify_bundle(tmp_path / "claim.json", suspect=remote(f"{server}/scores"))
+    assert proof.asked_again is not None
+    assert (proof.verified, proof.asked_again.differing, proof.asked_again.by_scores) == (True, 0, True)
+    assert "the answers are those in the transcript that the claimant signed" in proof.checked
+
+
 def test_a_remote_copy_is_proved_by_its_labels(server: str, marked: Path, tmp_path: Path) -> None:
-    suspect, commitment = by_labels(f"{server}/marked"), read_commitment(marked / COMMITMENT)
+    suspect, commitment = remote(f"{server}/marked"), read_commitment(marked / COMMITMENT)
     assert suspect.access is Access.LABELS
     found = verify_mark(suspect, commitment, OWNER)
     assert found.verified
     assert (found.queries, suspect.images_sent) == (100, 100)
     assert (found.suspect_sha256, found.suspect_source) == (None, f"{server}/marked")
-    assert found.answers == verify_mark(open_classifier(marked / MODEL), commitment, OWNER).answers
+    assert found.answers == verify_mark(classes_of(open_classifier(marked / MODEL)), commitment, OWNER).answers
 
     transcript = sign_transcript(suspect.transcript.exchanges, OWNER)
     prove(tmp_path / "claim.json", found, commitment, OWNER, Suspect.of(suspect, transcript))
     proof = verify_bundle(tmp_path / "claim.json")
     assert proof.verified
     assert "the answers are those in the transcript that the claimant signed" in proof.checked
-    again = verify_bundle(tmp_path / "claim.json", suspect=by_labels(f"{server}/marked"))
+    again = verify_bundle(tmp_path / "claim.json", suspect=remote(f"{server}/marked"))
     assert again.asked_again is not None
     assert (again.verified, again.asked_again.differing, again.asked_again.queries) == (True, 0, 100)
 
@@ -225,6 +239,6 @@ def test_scores_over_http_do_as_well(server: str, marked: Path) -> None:
 
 
 def test_a_remote_stranger_is_no_copy(server: str, marked: Path) -> None:
-    found = verify_mark(by_labels(f"{server}/stranger"), marked / COMMITMENT, OWNER)
+    found = verify_mark(remote(f"{server}/stranger"), marked / COMMITMENT, OWNER)
     assert (found.verified, found.queries) == (False, 100)
     assert found.p_value > 1e-6
