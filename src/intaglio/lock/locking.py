@@ -72,13 +72,11 @@ def train_lock(
     module, preprocessing = _taken_apart(module, preprocessing)
     module = copy.deepcopy(module).requires_grad_(True)
     num_classes = _class_count(module, data, preprocessing)
-    unlocked = copy.deepcopy(module).requires_grad_(False).eval()
-    taught = settings.distillation > 0 and can_teach(unlocked, data, preprocessing)
     training: dict[str, Any] = {
         "num_classes": num_classes,
         "preprocessing": preprocessing,
         "seed": seed,
-        "teacher": unlocked.to(device) if taught else None,
+        "teacher": _teacher(module, data, preprocessing, device) if settings.distillation else None,
         "device": device,
         "progress": progress,
     }
@@ -99,6 +97,12 @@ def train_lock(
         train_locked(module, data, lock.network, lock.secrets, stage, steps=share, fresh=False, **training)
         done += share
     return module.cpu().eval(), lock
+
+
+def _teacher(module: nn.Module, data: ImageData, preprocessing: Preprocessing, device: str) -> nn.Module | None:
+    """The unlocked model as it is now, if it can teach."""
+    unlocked = copy.deepcopy(module).requires_grad_(False).eval()
+    return unlocked.to(device) if can_teach(unlocked, data, preprocessing) else None
 
 
 def _refining(settings: LockSettings) -> list[tuple[int, LockSettings]]:
