@@ -168,6 +168,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "video attack eps": lambda: video_tables.curve("eps"),
     "video attack conditions": video_tables.conditions,
     "video attack families": video_tables.others,
+    "video detectors": video_tables.detectors,
+    "video filters": video_tables.filters,
     "video protection, mark": video_protection_tables.marks,
     "video protection, seal": video_protection_tables.seals,
     "video protection, lock": video_protection_tables.lock,

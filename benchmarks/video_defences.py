@@ -71,6 +71,8 @@ FILTERS: dict[str, Callable[[], InputTransform]] = {
 #: Of what a model is asked, so many clips, and such a share of those of a backdoored model carry its trigger.
 ASKED, TRIGGERED = 100, 0.2
 WORKING = 0.9
+#: The share of all clips that has a trigger and a wrong label; with a twentieth most such backdoors fail in 200 steps.
+RATE = 0.15
 ALPHA = 0.05
 
 cell = Cells("video-defences")
@@ -216,8 +218,20 @@ def summary(examples: Sequence[Example], cells: Sequence[dict[str, Any]]) -> dic
     every = [found for _, found in pairs]
     for key in ("seconds", "queries", "accuracy", "accuracy_without", "asr", "asr_without", "inputs"):
         if values := [found[key] for found in every if key in found]:
-            row[key] = round(float(torch.tensor(values).float().mean()), 4)
+            row[key] = mean(values)
+    if planted and "asr" in planted[0][1]:
+        by_trigger: dict[str, Any] = {}
+        for name in sorted({str(known.trigger) for known, _ in planted}):
+            ours = [found for known, found in planted if known.trigger == name]
+            parts = {"behind": "asr", "without": "asr_without"}
+            by_trigger[name] = {part: mean([found[key] for found in ours]) for part, key in parts.items()}
+        row["asr_by_trigger"] = by_trigger
     return row
+
+
+def mean(values: Sequence[float]) -> float:
+    """Rounded to 4 digits."""
+    return round(float(torch.tensor(values).float().mean()), 4)
 
 
 def measure(examples: Sequence[Example], train: ImageData, test: ImageData, names: Sequence[str]) -> dict[str, Any]:
@@ -240,9 +254,9 @@ def build(variant: Any, network: str, folder: Path, count: int) -> None:
 
     data, test = opened(variant, "train"), opened(variant, "test")
     families: tuple[Callable[[int, int], Attack], ...] = (
-        lambda target, seed: BadNets(target, 0.05, seed),
-        lambda target, seed: Blended(target=target, rate=0.05, alpha=0.2, seed=seed),
-        lambda target, seed: Temporal(target=target, rate=0.05, delta=16 / 255, seed=seed),
+        lambda target, seed: BadNets(target, RATE, seed),
+        lambda target, seed: Blended(target=target, rate=RATE, alpha=0.3, seed=seed),
+        lambda target, seed: Temporal(target=target, rate=RATE, delta=16 / 255, seed=seed),
         lambda target, seed: ROWS["UAT + enhancement"].attack(variant, network, SEEDS[seed % len(SEEDS)], target),
     )
     for number in range(2 * count):

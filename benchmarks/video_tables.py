@@ -1,11 +1,13 @@
-"""The tables of docs/video.md on attacks and decoding, from results/video_*.json; `benchmarks.tables` puts them in."""
+"""The tables of docs/video.md but those on protection, from results/video_*.json; `benchmarks.tables` fills them in."""
 
 from typing import Any
 
-from benchmarks.markdown import load, table
+from benchmarks.bench_tables import SHORT
+from benchmarks.markdown import load, ranged, table
 
 Rows = list[dict[str, Any]]
 PENDING = "Not measured yet: `python -m benchmarks.video_attacks --clips FOLDER`."
+DEFENCES_PENDING = "Not measured yet: `python -m benchmarks.video_defences --clips FOLDER --build 10`."
 SETS = {"moving-digits": "moving digits", "camera-motion": "camera motion"}
 NETWORKS = {"r3d18": "R3D", "cnn_lstm": "CNN+LSTM"}
 CURVES = {
@@ -109,6 +111,71 @@ def others() -> str:
         "PSNR, dB / SSIM",
     ]
     return table(head, found) if found else PENDING
+
+
+def detectors() -> str:
+    """How well each detector tells the backdoored models from the clean ones, and what that takes."""
+    found = [
+        [
+            SHORT.get(name, name),
+            ranged(row["auroc"], 2),
+            ranged(row["auroc_working"], 2),
+            _of(row["false_alarms"], row["clean"]),
+            _of(row["flagged"], row["backdoored"]),
+            _of(row["target_named"], row["backdoored"]),
+            f"{row['queries']:,.0f}",
+            f"{row['seconds']:.1f}",
+        ]
+        for part in load("video_defences").values()
+        for name, row in part["detectors"].items()
+        if "auroc" in row
+    ]
+    head = [
+        "detector",
+        "AUROC",
+        "AUROC, ASR >= 0.9",
+        "clean models flagged",
+        "backdoored flagged",
+        "target named",
+        "queries",
+        "seconds",
+    ]
+    return table(head, found) if found else DEFENCES_PENDING
+
+
+def filters() -> str:
+    """What each input filter leaves of accuracy and of backdoors, by their trigger."""
+    parts = load("video_defences").values()
+    triggers = sorted({name for part in parts for row in part["filters"].values() for name in row["asr_by_trigger"]})
+    found = [
+        [
+            name,
+            f"{100 * row['accuracy']:.0f} ({100 * row['accuracy_without']:.0f})",
+            *(_changed(row["asr_by_trigger"].get(trigger)) for trigger in triggers),
+            f"{row['inputs']:.2f}",
+            ranged(row["auroc"], 2),
+            f"{1000 * row['seconds'] / row['queries']:.0f}",
+        ]
+        for part in parts
+        for name, row in part["filters"].items()
+    ]
+    head = [
+        "filter",
+        "accuracy, % (without)",
+        *(f"ASR of {trigger}" for trigger in triggers),
+        "triggered from clean clips, AUROC",
+        "backdoored from clean models, AUROC",
+        "ms a query",
+    ]
+    return table(head, found) if found else DEFENCES_PENDING
+
+
+def _of(share: dict[str, float], count: int) -> str:
+    return f"{round(share['value'] * count)} of {count}"
+
+
+def _changed(asr: dict[str, float] | None) -> str:
+    return f"{100 * asr['behind']:.0f} ({100 * asr['without']:.0f})" if asr else ""
 
 
 def _measured(part: str) -> list[tuple[str, str, dict[str, Any]]]:
