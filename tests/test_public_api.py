@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -21,6 +22,10 @@ def test_names_come_from_where_they_live() -> None:
     assert list(ig.__all__) == sorted(ig.__all__)
     for name, home in ig._HOMES.items():
         assert inspect.getmodule(getattr(ig, name)).__name__.startswith(f"intaglio.{home}")  # type: ignore[union-attr]
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert ig.__version__ == version("intaglio")
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

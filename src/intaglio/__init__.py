@@ -8,6 +8,7 @@ Names are imported when first used, so that importing the package costs nothing.
 """
 
 import importlib
+import importlib.metadata
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -114,6 +115,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"intaglio.{_HOMES[name]}"), name)
+    if name == "__version__":
+        return importlib.metadata.version("intaglio")
     if name in _MODULES:
         return importlib.import_module(f"intaglio.{name}")
     raise AttributeError(f"module 'intaglio' has no attribute '{name}'")

@@ -10,6 +10,7 @@ from enum import IntEnum
 
 import typer
 
+import intaglio
 from intaglio.cli.attack import attack
 from intaglio.cli.bench import bench
 from intaglio.cli.everywhere import complete
@@ -69,9 +70,7 @@ def _version(
     context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version and exit.")
 ) -> None:
     if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"intaglio {installed('intaglio')}")
+        typer.echo(f"intaglio {intaglio.__version__}")
         raise typer.Exit
 
 
