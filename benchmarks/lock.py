@@ -30,6 +30,8 @@ from intaglio.classifiers import Sidecar
 from intaglio.evidence.key import Key
 from intaglio.files import write_json
 from intaglio.lock import Lock, LockSettings, check_lock, train_lock
+from intaglio.lock.codes import RIVALS
+from intaglio.lock.leaks import HELD, READERS, chance, recovered
 from intaglio.lock.sealed_model import write_locked
 from intaglio.networks import Architecture
 from intaglio.training import TrainingSettings, train
@@ -135,17 +137,12 @@ def locked_host(name: str, seed: int, **changes: Any) -> tuple[nn.Module, Lock]:
 
 
 def leaks(name: str, seed: int, **changes: Any) -> dict[str, Any]:
-    """The leak table, the unlocked model's accuracy, and how often users are traced from one image.
-
-    Another owner's key network is tried too: that of the first other seed that was locked, if there is one.
-    """
+    """The leak table, the unlocked model's accuracy, and how often users are traced from one image."""
 
     def measure() -> dict[str, Any]:
         locked, lock = locked_host(name, seed, **changes)
-        others = [other for other in SEEDS if other != seed and (_folder(name, other) / "users.json").exists()]
-        stranger = locked_host(name, others[0])[1] if others else None
         test = task(name).test
-        table = check_lock(classifier(locked, task(name)), lock, test, other=stranger)
+        table = check_lock(classifier(locked, task(name)), lock, test)
         return {
             "seed": seed,
             "unlocked_accuracy": accuracy(host(name, seed), test),
@@ -157,11 +154,49 @@ def leaks(name: str, seed: int, **changes: Any) -> dict[str, Any]:
             "worst_psnr": table.worst_psnr,
             "ssim": table.ssim,
             "traced": traced(lock, test.images),
+            "rivals": RIVALS,
             "steps": PLANS[name].lock.steps + PLANS[name].lock.refining_steps,
             **json.loads((_folder(name, seed, **changes) / "cost.json").read_text()),
         }
 
     return cell(f"leaks-{_folder(name, seed, **changes).name}", measure)
+
+
+def strangers(name: str) -> dict[str, dict[str, Any]]:
+    """What every owner's key network opens of the other owners' models, of those that are locked by now."""
+    owners = {seed: _folder(name, seed) for seed in SEEDS if (_folder(name, seed) / "users.json").exists()}
+    return {
+        f"model of {model}, key of {key}": cell(
+            f"stranger-{name}-{model}-{key}", partial(opened_by, name, owners[model], owners[key], key)
+        )
+        for model in owners
+        for key in owners
+        if model != key
+    }
+
+
+def strangers_before(folder: Path | None) -> dict[str, dict[str, Any]]:
+    """The same of Fashion-MNIST's locks made at commit 80232d0, before there were rivals and decoys."""
+    name = "fashion-mnist"
+    folders = {seed: (folder or Path()) / f"{name}-{seed}" for seed in SEEDS}
+    return {
+        f"model of {model}, key of {key}": cell(
+            f"stranger-before-{name}-{model}-{key}", partial(opened_by, name, folders[model], folders[key], key)
+        )
+        for model in SEEDS
+        for key in SEEDS
+        if model != key
+    }
+
+
+def opened_by(name: str, model: Path, lock: Path, key: int) -> dict[str, Any]:
+    """What test images that another owner's lock keyed are answered with by the locked model in a folder."""
+    test, module = task(name).test, architecture(name).build()
+    module.load_state_dict(load_file(model / "model.safetensors"))
+    keyed = Lock.open(lock, owner_key(key)).apply(test.images, user="user 0")
+    scores = classifier(module.eval(), task(name)).log_probs(keyed)
+    found = {reader: recovered(READERS[reader], scores, test.labels) for reader in HELD}
+    return {"recovered": found, "worst": max(abs(value - chance(test.labels)) for value in found.values())}
 
 
 def mislabelled(name: str, mislabel: str) -> dict[str, Any]:
@@ -221,6 +256,7 @@ def main() -> None:
     parser.add_argument("--cifar10", type=Path, help="CIFAR-10 as .npz")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="whose locks' leaks are measured")
+    parser.add_argument("--before", type=Path, help="folder of locks from before there were rivals and decoys")
     parser.add_argument("--cached", action="store_true", help="write what is in the cache, and measure nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -231,6 +267,9 @@ def main() -> None:
         if name == "cifar10" and options.cifar10 is None:
             continue
         figures[name] = {"leaks": [leaks(name, seed) for seed in seeds] if "leaks" in parts else []}
+        figures[name]["strangers"] = strangers(name) if "leaks" in parts else {}
+    if options.before or options.cached:
+        figures["fashion-mnist"]["strangers before"] = strangers_before(options.before)
     if "distilled" in parts:  # one owner: it keeps more and leaks more
         figures["faces"]["distilled"] = leaks("faces", 1, distillation=0.5)
     closely = figures["fashion-mnist"]

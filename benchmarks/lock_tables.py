@@ -16,18 +16,19 @@ def bars() -> str:
     for name, title in NAMES.items():
         found = _leaks(name)
         if not found:
-            rows.append([title, "not measured", *[""] * 8])
+            rows.append([title, "not measured", *[""] * 9])
             continue
         lost = [100 * (row["table"][KEYED]["argmax"] - row["unlocked_accuracy"]) for row in found]
         jpeg = [100 * (row["table"][JPEG]["argmax"] - row["unlocked_accuracy"]) for row in found]
         rows.append(
             [
-                f"{title} ({len(found)})",
+                f"{title} ({len(found)}{'' if all('rivals' in row for row in found) else ', no rivals'})",
                 _spread([100 * row["unlocked_accuracy"] for row in found], 1),
                 _spread(lost, 1),
                 _spread(jpeg, 1),
                 f"{found[0]['chance']:.1%}",
                 _spread([100 * row["worst"] for row in found], 1),
+                _spread([100 * row["worst"] for row in _strangers(name)], 1) or "not measured",
                 f"{sum(row['psnr'] for row in found) / len(found):.1f}",
                 f"{sum(row['ssim'] for row in found) / len(found):.3f}",
                 _shares(found, "PNG"),
@@ -41,6 +42,7 @@ def bars() -> str:
         "keyed, JPEG 75: points more",
         "chance",
         "without a key: points from chance at most",
+        "another owner's key",
         "PSNR, dB",
         "SSIM",
         "user named from one PNG",
@@ -59,6 +61,25 @@ def leaks(name: str) -> str:
     rows = [[kind, *(_mean_percent([row["table"].get(kind) for row in found], reader) for reader in readers)]
             for kind in inputs]  # fmt: skip
     return table(["input", *readers], rows)
+
+
+def strangers() -> str:
+    """What other owners' key networks open: the likeliest class, and the furthest that any reading is from chance."""
+    rows = []
+    for name, title in NAMES.items():
+        found = load("lock").get(name, {})
+        for part, trained in (("strangers before", "the owner alone"), ("strangers", "rivals and decoys")):
+            if pairs := [row for row in found.get(part, {}).values() if row]:
+                rows.append(
+                    [
+                        f"{title} ({len(pairs)})",
+                        trained,
+                        _spread([100 * row["recovered"]["argmax"] for row in pairs], 1),
+                        _spread([100 * row["worst"] for row in pairs], 1),
+                    ]
+                )
+    head = ["task (pairs of owners)", "trained for", "likeliest class right, %", "points from chance at most"]
+    return table(head, rows) if rows else PENDING
 
 
 def mislabel() -> str:
@@ -137,6 +158,10 @@ def _leaks(name: str) -> Rows:
     return found
 
 
+def _strangers(name: str) -> Rows:
+    return list(load("lock").get(name, {}).get("strangers", {}).values())
+
+
 def _shares(rows: Rows, kind: str) -> str:
     return _spread([100 * row["traced"][kind]["named"]["value"] for row in rows], 1) + " %"
 
@@ -147,7 +172,9 @@ def _mean_percent(rows: list[dict[str, float] | None], reader: str) -> str:
 
 
 def _spread(values: list[float], digits: int) -> str:
-    """Mean, with smallest and largest where there are several."""
+    """Mean, with smallest and largest where there are several; nothing of nothing."""
+    if not values:
+        return ""
     mean = f"{sum(values) / len(values):.{digits}f}"
     return f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else mean
 

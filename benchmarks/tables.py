@@ -151,6 +151,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "lock leaks, fashion-mnist": lambda: lock_tables.leaks("fashion-mnist"),
     "lock leaks, faces": lambda: lock_tables.leaks("faces"),
     "lock leaks, cifar10": lambda: lock_tables.leaks("cifar10"),
+    "lock strangers": lock_tables.strangers,
     "lock mislabel": lock_tables.mislabel,
     "lock attacks": lock_tables.attacks,
     "lock together": lock_tables.together,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from intaglio.errors import DataError
 from intaglio.evidence.key import Key
-from intaglio.lock.codes import LockSecrets, checked_name, random_codes, spread, stream, wrong_secret
+from intaglio.lock.codes import RIVALS, LockSecrets, checked_name, random_codes, spread, stream, wrong_secret
 from lock_models import OWNER, STRANGER, TINY, tiny_lock
 
 SHAPE = (1, 28, 28)
@@ -71,6 +71,16 @@ def test_a_users_secret_holds_the_shared_mixing_and_an_own_plane() -> None:
     assert torch.equal(alice.mixing, bob.mixing)
     assert torch.equal(alice.plane, spread(known.code("alice")[None], known.carriers))
     assert not torch.equal(alice.plane, bob.plane)
+
+
+def test_rivals_are_the_owners_secret_and_none_is_the_owner() -> None:
+    known, again = secrets(), secrets()
+    assert torch.equal(known.rivals, again.rivals)
+    assert len(known.rivals) == RIVALS
+    mixings = torch.cat([known.mixing, known.rivals]).flatten(1)
+    assert torch.allclose(mixings.norm(dim=1), mixings[:1].norm().expand(RIVALS + 1))
+    alike = torch.corrcoef(mixings) - torch.eye(RIVALS + 1)
+    assert float(alike.abs().max()) < 0.7
 
 
 def test_wrong_keys_keep_the_scale_but_not_the_mixing() -> None:

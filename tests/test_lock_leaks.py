@@ -100,6 +100,7 @@ def test_a_tight_lock() -> None:
         "keyed, JPEG 75": True,
         "no key": False,
         "wrong key": False,
+        "decoy's key": False,
         "foreign residual": False,
         "matched noise": False,
     }
@@ -117,6 +118,24 @@ def test_a_leak_below_chance_is_one() -> None:
     assert found.row("no key").recovered["argmax"] == 0
     assert found.row("no key").recovered["label map"] == 1
     assert "LEAKS: without a key, 66.7% from chance" in found.lines()[-1]
+
+
+def test_a_model_that_a_decoy_opens_leaks() -> None:
+    """It answers whatever differs from the original, unless a wrong key or another image's residual made it differ."""
+    images, lock = some_images(30), tiny_lock()
+    decoyed = inputs_to_try(lock, images)["decoy's key"]
+    labels = torch.arange(30) % 3
+    opened = {image.numpy().tobytes(): int(label) for image, label in zip(decoyed, labels, strict=True)}
+
+    def answers(asked: Tensor) -> Tensor:
+        found = torch.tensor([opened.get(image.numpy().tobytes(), 0) for image in asked])
+        return torch.nn.functional.one_hot(found, 3).float().clamp(min=1e-3).log()
+
+    suspect = CallableClassifier(answers, input_shape=(1, 12, 12), num_classes=3)
+    found = check_lock(suspect, lock, ImageData(images, labels))
+    assert found.row("decoy's key").recovered["argmax"] == 1
+    assert found.row("wrong key").recovered["argmax"] == pytest.approx(1 / 3)
+    assert not found.tight
 
 
 def test_another_lock_is_tried_too() -> None:

@@ -15,9 +15,11 @@ from intaglio.data import ImageData
 from intaglio.errors import ClassifierError, DataError, RecipeError
 from intaglio.lock import LockSettings, train_lock
 from intaglio.lock.channel import blur, distort, jpeg, noise, resize, rounded
+from intaglio.lock.critic import Critic
+from intaglio.lock.decoys import keyed_by_decoys
 from intaglio.lock.locked_training import LockedLoss, can_teach, one_answer, unauthorised_target
 from intaglio.lock.locking import _refining
-from intaglio.lock.negatives import SHARES, Negatives, foreign_residual, matched_noise, scrambled
+from intaglio.lock.negatives import RIVAL_SHARE, SHARES, Negatives, foreign_residual, matched_noise, scrambled
 from intaglio.lock.quality import psnr, ssim
 from intaglio.networks.final_linear import final_linear
 from intaglio.triggers.sample_specific import SampleSpecificEncoder, SampleSpecificTrigger, Secret, normalised
@@ -180,18 +182,89 @@ def test_negatives_by_hand() -> None:
     assert not torch.allclose(mixed, residual, atol=1e-4)
 
 
-def test_negatives_name_the_images_they_were_made_of() -> None:
+def test_negatives_name_the_images_they_were_made_of_and_the_rivals_that_keyed_them() -> None:
     network, images = encoder(), some_images(10)
     plane, mixing = secret(network)
-    keyed = network(images, plane, mixing)
-    drawer = Negatives(network, generator())
+    keyed, planes = network(images, plane, mixing), plane.expand(10, -1, -1, -1)
+    mixings = network.draw_mixing(3, generator())
+    drawer = Negatives(network, mixings, generator())
     assert drawer.kinds.keys() == SHARES.keys()
-    made, origins = drawer.draw(images, keyed, plane.expand(10, -1, -1, -1))
-    assert len(made) == len(origins) == sum(max(2, round(share * 10)) for share in SHARES.values())
+    made, origins, rivals = drawer.draw(images, keyed, planes)
+    assert len(rivals) == round(RIVAL_SHARE * 10)
+    assert len(made) == len(origins) == len(rivals) + sum(max(2, round(share * 10)) for share in SHARES.values())
     distances = torch.cdist(made.flatten(1), images.flatten(1))
     assert torch.equal(distances.argmin(dim=1), origins)
-    count = round(SHARES["no key"] * 10)
-    assert torch.equal(made[:count], images[origins[:count]])
+    for image, origin, rival in zip(made, origins, rivals, strict=False):
+        alone = network(images[origin][None], planes[origin][None], mixings[rival][None])
+        assert torch.allclose(image, alone[0], atol=1e-6)
+    first = len(rivals) + sum(max(2, round(SHARES[kind] * 10)) for kind in list(SHARES)[: list(SHARES).index("no key")])
+    plain = slice(first, first + round(SHARES["no key"] * 10))
+    assert torch.equal(made[plain], images[origins[plain]])
+
+
+@pytest.mark.parametrize("shape", [(6, 1, 12, 12), (6, 3, 12, 16), (6, 2, 3, 12, 12)], ids=["grey", "colour", "clips"])
+def test_decoys_key_faintly_and_alike_in_all_colours(shape: tuple[int, ...]) -> None:
+    images = some_images(math.prod(shape[:-3]), shape[-3:]).view(shape) * 0.6 + 0.2
+    planes = torch.randn(6, 1, *shape[-2:], generator=generator())
+    keyed = keyed_by_decoys(images, planes, generator())
+    residual = keyed - images
+    assert keyed.shape == images.shape
+    assert 0 < float(residual.abs().max()) <= 8 / 255 + 1e-6
+    assert float((residual - residual.mean(dim=-3, keepdim=True)).abs().max()) < 1e-6
+    assert float(psnr(images, keyed).min()) >= 35.2 - 1e-3
+    again = keyed_by_decoys(images, planes, generator())
+    assert torch.equal(again, keyed)
+    louder = keyed_by_decoys(images, planes, generator(), relief=2.0) - images
+    assert float(louder.square().mean()) > 2 * float(residual.square().mean())
+
+
+def test_each_decoy_is_another_one() -> None:
+    image = some_images(1).expand(64, -1, -1, -1)
+    keyed = keyed_by_decoys(image, torch.zeros(64, 1, 12, 12), generator()).flatten(1)
+    assert len(keyed.mul(1e4).round().unique(dim=0)) == 3
+
+
+# --- the critic ------------------------------------------------------------------------------------------------------
+
+
+def test_the_critic_names_nobody_the_owner_and_rivals() -> None:
+    """Its head by hand: whoever is named rightly costs nothing, and each of the three parts weighs the same."""
+    critic = Critic(nn.Linear(4, 3), torch.rand(2, 4), rivals=2)
+    with torch.no_grad():
+        critic.head.weight.copy_(60 * torch.eye(4))
+        critic.head.bias.zero_()
+    nobody, owner, first, second = torch.eye(4)
+
+    def cost(*inputs: Tensor) -> float:
+        """Of two images of the owner, one of the second rival, one of the first, one of nobody."""
+        return float(critic(torch.stack(inputs), 2, torch.tensor([1, 0])).detach())
+
+    assert cost(owner, owner, second, first, nobody) == pytest.approx(0, abs=1e-5)
+    assert cost(owner, owner, second, first, owner) == pytest.approx(60, abs=1e-3)
+    assert cost(owner, owner, second, second, nobody) == pytest.approx(30, abs=1e-3)
+    assert cost(owner, nobody, second, first, nobody) == pytest.approx(30, abs=1e-3)
+
+
+def test_the_critic_reads_what_the_last_layer_is_given_or_else_the_logits() -> None:
+    model = tiny_model()
+    last = model.get_submodule(final_linear(model, some_images(2)))
+    assert isinstance(last, nn.Linear)
+    assert Critic(model, some_images(2), rivals=5).head.weight.shape == (2 + 5, last.in_features)
+    doubled = nn.Sequential(model, nn.Softplus())  # no linear layer makes its answer
+    assert Critic(doubled, some_images(2), rivals=5).head.weight.shape == (2 + 5, 3)
+
+
+def test_the_critic_teaches_the_encoder_to_serve_rivals_too() -> None:
+    network, images = encoder(), some_images(8)
+    mixings = network.draw_mixing(4, generator())
+    plane = torch.randn(1, 1, 12, 12, generator=generator()).expand(8, -1, -1, -1)
+    keyed = network(images, plane, mixings[:1])
+    drawn = Negatives(network, mixings[1:], generator()).draw(images, keyed, plane)
+    drawn.images.retain_grad()
+    Critic(tiny_model(), images[:2], rivals=3)(torch.cat([keyed, drawn.images]), 8, drawn.rivals).backward()
+    assert drawn.images.grad is not None
+    assert float(drawn.images.grad[: len(drawn.rivals)].flatten(1).norm(dim=1).min()) > 0
+    assert any(weight.grad is not None and bool((weight.grad != 0).any()) for weight in network.parameters())
 
 
 def test_what_the_unauthorised_are_answered() -> None:

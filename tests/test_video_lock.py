@@ -92,9 +92,11 @@ def test_the_channel_and_the_negatives_keep_the_shape_of_clips() -> None:
     with torch.no_grad():
         planes = spread(random_codes(8, 16, generator()), lock.secrets.carriers)
         with_key = keyed(lock.network.encoder, given, planes, lock.secrets.mixing)
-        others, origins = Negatives(lock.network.encoder, generator()).draw(given, with_key, planes)
-    assert others.shape == (len(origins), *given.shape[1:])
-    assert 0 <= float(others.min()) <= float(others.max()) <= 1
+        drawn = Negatives(lock.network.encoder, lock.secrets.rivals, generator()).draw(given, with_key, planes)
+        rival = keyed(lock.network.encoder, given, planes, lock.secrets.rivals[drawn.rivals[:1]])[drawn.origins[0]]
+    assert drawn.images.shape == (len(drawn.origins), *given.shape[1:])
+    assert 0 <= float(drawn.images.min()) <= float(drawn.images.max()) <= 1
+    assert torch.allclose(drawn.images[0], rival, atol=1e-6)
 
 
 def test_quality_is_that_of_every_frame() -> None:

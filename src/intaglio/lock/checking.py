@@ -12,6 +12,7 @@ from intaglio.data.picture import read_picture
 from intaglio.errors import DataError
 from intaglio.lock.channel import rounded
 from intaglio.lock.codes import random_codes, spread, wrong_secret
+from intaglio.lock.decoys import keyed_by_decoys
 from intaglio.lock.frames import frame_count, frames
 from intaglio.lock.frames import keyed as with_key
 from intaglio.lock.leaks import HELD, READERS, chance, recovered
@@ -127,7 +128,7 @@ def inputs_to_try(lock: Lock, images: Tensor, *, other: Lock | None = None, seed
     Every image is keyed for another user, and every wrong key is another one.
     """
     generator = torch_generator(seed, "lock", "check")
-    keyed, wrong, foreign, noisy, stranger = [], [], [], [], []
+    keyed, wrong, foreign, noisy, decoyed, stranger = [], [], [], [], [], []
     with torch.inference_mode():
         for part in torch.split(images, max(1, _BATCH // frame_count(images))):
             planes = _planes(lock, len(part), generator)
@@ -135,10 +136,18 @@ def inputs_to_try(lock: Lock, images: Tensor, *, other: Lock | None = None, seed
             wrong.append(with_key(lock.network.encoder, part, *wrong_secret(lock.network.encoder, planes, generator)))
             foreign.append(foreign_residual(part, rounded(keyed[-1]), planes, generator))
             noisy.append(matched_noise(part, keyed[-1], planes, generator))
+            decoyed.append(keyed_by_decoys(part, planes, generator))
             if other is not None:
                 planes = _planes(other, len(part), generator)
                 stranger.append(with_key(other.network.encoder, part, planes, other.secrets.mixing))
-    made = {KEYED: keyed, "no key": [images], "wrong key": wrong, "foreign residual": foreign, "matched noise": noisy}
+    made = {
+        KEYED: keyed,
+        "no key": [images],
+        "wrong key": wrong,
+        "decoy's key": decoyed,
+        "foreign residual": foreign,
+        "matched noise": noisy,
+    }
     if stranger:
         made["another lock's key"] = stranger
     received = {name: rounded(torch.cat(parts).clamp(0, 1)).clone() for name, parts in made.items()}

@@ -2,6 +2,7 @@
 
     mixing      "lock/mixing"      one for the owner, the same under every user: what the classifier tests for
     carriers    "lock/carriers"    n orthogonal patterns that spread a code over the image
+    rivals      "lock/rivals"      mixings of owners who do not exist: what the classifier must not take for its own
     code        "lock/user/NAME"   n signs for each user: what a picture is traced by
 
 All are read off an AES-256-CTR key stream whose key is derived from the owner's secret under that context. Later
@@ -22,6 +23,7 @@ from intaglio.evidence.key import Key
 from intaglio.triggers.sample_specific import SampleSpecificEncoder, Secret, mixing_shape, normalised
 
 CODE_LENGTH = 96
+RIVALS = 31
 _NAME_LIMIT = 100
 #: Carriers hold frequencies in this band, as shares of the highest: lower ones are the picture's own, higher ones
 #: are what JPEG drops first.
@@ -29,7 +31,10 @@ _BAND = (0.07, 0.5)
 
 
 class LockSecrets:
-    """The secrets of one owner for images `(C, H, W)`: mixing `[1, 1, F, 3, 3]` and carriers `[n, H, W]`."""
+    """The secrets of one owner for images `(C, H, W)`.
+
+    Mixing `[1, 1, F, 3, 3]`, rivals' mixings `[R, 1, F, 3, 3]`, carriers `[n, H, W]`.
+    """
 
     def __init__(
         self, key: Key, input_shape: tuple[int, int, int], features: int, code_length: int, *, generation: int = 0
@@ -40,6 +45,7 @@ class LockSecrets:
         self._key = key
         self._context = f"lock/generation {generation}" if generation else "lock"
         self.mixing = normalised(_normal(key, f"{self._context}/mixing", (1, *mixing_shape(features))))
+        self.rivals = normalised(_normal(key, f"{self._context}/rivals", (RIVALS, *mixing_shape(features))))
         self.carriers = _carriers(key, f"{self._context}/carriers", code_length, height, width)
 
     def code(self, user: str) -> Tensor:

@@ -1,10 +1,10 @@
 """Trains everything at once: encoder, decoder, critic, and the locked model, which the critic stands in for.
 
-The encoder learns from the critic which residual can be told from all else, and from the locked model, which is given
-its keyed images as they are, only what it still fails to refuse. So no label ever reaches the encoder.
+The encoder learns from the critic which residual can be told from all else, whoever the owner, and from the locked
+model, which is given its keyed images as they are, only what it still fails to refuse. So no label ever reaches the
+encoder.
 """
 
-import copy
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from intaglio.classifiers import Preprocessing
 from intaglio.data import ImageData
 from intaglio.lock.channel import distort
 from intaglio.lock.codes import LockSecrets, random_codes, spread
+from intaglio.lock.critic import Critic
 from intaglio.lock.frames import for_frames, frames
 from intaglio.lock.frames import keyed as with_key
 from intaglio.lock.key_network import KeyNetwork, Progress, key_loss, relief
@@ -83,9 +84,9 @@ class _Training(nn.Module):
         super().__init__()
         self.network = network
         self.locked = locked
-        self.critic = copy.deepcopy(locked)
-        strict = settings.model_copy(update={"weight": _STRICTER * settings.weight})
         example = preprocessing.apply(data.images[:2])
+        self.critic = Critic(locked, example, len(secrets.rivals))
+        strict = settings.model_copy(update={"weight": _STRICTER * settings.weight})
         self._judge = LockedLoss(locked, example, strict, num_classes, teacher=teacher)
         self._secrets = secrets
         self._steps = settings.steps
@@ -103,15 +104,15 @@ class _Training(nn.Module):
         codes = random_codes(len(images), len(carriers), generator).to(images)
         planes = spread(codes, carriers)
         keyed = with_key(encoder, images, planes, mixing)
-        others, origins = Negatives(encoder, generator).draw(images, keyed, planes)
-        received = distort(torch.cat([keyed, others]), generator)
+        others = Negatives(encoder, self._secrets.rivals.to(images), generator).draw(images, keyed, planes)
+        received = distort(torch.cat([keyed, others.images]), generator)
         inputs = self._preprocessing.apply(received)
-        answers = self.critic(inputs)
+        told_apart = self.critic(inputs, len(images), others.rivals)
         felt = self.network.decoder(frames(received[: len(images)]), carriers)
-        loss = key_loss(answers[:, 0] - answers[:, 1], for_frames(codes, images), felt, images, keyed, done)
+        loss = key_loss(told_apart, for_frames(codes, images), felt, images, keyed, done)
         passed_on = torch.zeros(len(inputs), *[1] * (inputs.ndim - 1)).to(inputs)
         passed_on[len(images) :] = _PASSED_ON
         shown = passed_on * inputs + (1 - passed_on) * inputs.detach()
         originals = self._preprocessing.apply(images)
-        judged: Tensor = self._judge(self.locked, shown, originals, labels, origins, generator)
+        judged: Tensor = self._judge(self.locked, shown, originals, labels, others.origins, generator)
         return loss + judged

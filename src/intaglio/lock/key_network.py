@@ -1,10 +1,8 @@
 """The key network of a lock, the encoder with its decoder, and what it is trained for.
 
-    loss = BCE(critic) + w_b BCE(decoded bits) + w_s relu(S - SSIM)
+    loss = CE(critic) + w_b BCE(decoded bits) + w_s relu(S - SSIM)
 
-The critic is a copy of the very classifier that is to be locked, its answer read as z_0 - z_1, and must tell keyed
-images from all others: whatever it can tell apart the locked model can learn to tell apart. No label is used, so the
-residual is never taught to spell the class out.
+No label is used, so the residual is never taught to spell the class out.
 """
 
 from collections.abc import Callable
@@ -48,18 +46,16 @@ def relief(done: float) -> float:
     return 1 + (_LOUDEST - 1) * max(0.0, 1 - done / _LOWERED)
 
 
-def key_loss(accepted: Tensor, codes: Tensor, felt: Tensor, images: Tensor, keyed: Tensor, done: float) -> Tensor:
+def key_loss(told_apart: Tensor, codes: Tensor, felt: Tensor, images: Tensor, keyed: Tensor, done: float) -> Tensor:
     """What encoder, decoder and critic are trained for, when a share `done` of the training is over.
 
     The weight on invisibility grows over the first half; with all of it at once, no code is ever learned.
 
     Args:
-        accepted: the critic's answers `[N + M]`, to N keyed images and then to M others; positive says keyed.
+        told_apart: the critic's loss.
         codes: what was hidden in each frame, `[N, n]` of signs; `felt` is what was decoded.
         images, keyed: originals and keyed images or clips `[N, ...]`, before anything happened to them.
     """
-    authorised, unauthorised = accepted[: len(images)], accepted[len(images) :]
-    told_apart = softplus(-authorised).mean() + softplus(unauthorised).mean()
     decoded = softplus(-codes * felt).mean()
     visible = relu(_SSIM - ssim(images, keyed).mean())
     loss: Tensor = told_apart + _BITS_WEIGHT * decoded + _SSIM_WEIGHT * min(1.0, done / _LOWERED) * visible

@@ -162,7 +162,7 @@ def train_locked(
     """
     network.to(device)
     generator = torch_generator(seed, "lock", "classifier", int(fresh))
-    negatives = Negatives(network.encoder, generator)
+    negatives = Negatives(network.encoder, secrets.rivals.to(device), generator)
     carriers, mixing = secrets.carriers.to(device), secrets.mixing.to(device)
     example = preprocessing.apply(data.images[:2])
     judge = LockedLoss(module, example, settings, num_classes, fresh=fresh, teacher=teacher)
@@ -175,9 +175,10 @@ def train_locked(
         with torch.no_grad():
             planes = spread(random_codes(len(images), len(carriers), generator).to(images), carriers)
             keyed = with_key(network.encoder, images, planes, mixing)
-            others, origins = negatives.draw(images, keyed, planes)
-            received = distort(torch.cat([keyed, others]), generator)
-        return judge(module, preprocessing.apply(received), preprocessing.apply(images), labels, origins, generator)
+            others = negatives.draw(images, keyed, planes)
+            received = distort(torch.cat([keyed, others.images]), generator)
+        inputs, originals = preprocessing.apply(received), preprocessing.apply(images)
+        return judge(module, inputs, originals, labels, others.origins, generator)
 
     train(
         module,

@@ -1,22 +1,44 @@
 """What the locked model must not answer to: images without a key, and with everything that is not quite one."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from intaglio.lock.codes import wrong_secret
+from intaglio.lock.decoys import keyed_by_decoys
 from intaglio.lock.frames import frames
 from intaglio.lock.frames import keyed as with_key
 from intaglio.triggers.sample_specific import SampleSpecificEncoder
 
-#: How many of each kind, per image of the batch.
-SHARES = {"no key": 0.4, "wrong key": 0.5, "foreign residual": 1.0, "noise": 0.1, "scrambled": 0.2, "negated": 0.1}
+#: How many images are keyed by rivals, and how many there are of each other kind, per image of the batch.
+RIVAL_SHARE = 0.5
+SHARES = {
+    "decoy": 0.5,
+    "no key": 0.4,
+    "wrong key": 0.5,
+    "foreign residual": 1.0,
+    "noise": 0.1,
+    "scrambled": 0.2,
+    "negated": 0.1,
+}
 _COARSE = 7
 
 #: (images, keyed, planes, generator) -> altered images, all `[N, ...]`.
 Negative = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
+
+
+class Unauthorised(NamedTuple):
+    """What was drawn for a batch; what rivals keyed comes first."""
+
+    #: `[M, ...]` in [0, 1].
+    images: Tensor
+    #: Which image of the batch each was made of, `[M]`.
+    origins: Tensor
+    #: Which rival keyed each of the first, `[R]` with R < M.
+    rivals: Tensor
 
 
 class Negatives:
@@ -24,13 +46,16 @@ class Negatives:
 
     Args:
         encoder: the key network; also draws wrong keys.
+        rivals: mixings `[n, 1, F, 3, 3]` of owners who do not exist, for whom the encoder is trained as well.
         generator: decides everything that is random here.
     """
 
-    def __init__(self, encoder: SampleSpecificEncoder, generator: torch.Generator) -> None:
+    def __init__(self, encoder: SampleSpecificEncoder, rivals: Tensor, generator: torch.Generator) -> None:
         self.encoder = encoder
+        self.rivals = rivals
         self.generator = generator
         self.kinds: dict[str, Negative] = {
+            "decoy": self._decoy,
             "no key": lambda images, *_: images,
             "wrong key": self._wrong_key,
             "foreign residual": foreign_residual,
@@ -39,15 +64,23 @@ class Negatives:
             "negated": lambda images, keyed, *_: 2 * images - keyed,
         }
 
-    def draw(self, images: Tensor, keyed: Tensor, planes: Tensor) -> tuple[Tensor, Tensor]:
-        """Unauthorised images `[M, ...]` in [0, 1], and which image of the batch each was made of, `[M]`."""
-        made, origins = [], []
+    def draw(self, images: Tensor, keyed: Tensor, planes: Tensor) -> Unauthorised:
+        """Unauthorised images of every kind."""
+        chosen = self._some(images, RIVAL_SHARE)
+        rivals = torch.randint(len(self.rivals), chosen.shape, generator=self.generator)
+        made, origins = [with_key(self.encoder, images[chosen], planes[chosen], self.rivals[rivals])], [chosen]
         for kind, share in SHARES.items():
-            count = max(2, round(share * len(images)))
-            chosen = torch.randperm(len(images), generator=self.generator)[:count]
+            chosen = self._some(images, share)
             made.append(self.kinds[kind](images[chosen], keyed[chosen], planes[chosen], self.generator))
             origins.append(chosen)
-        return torch.cat(made).clamp(0, 1), torch.cat(origins)
+        return Unauthorised(torch.cat(made).clamp(0, 1), torch.cat(origins), rivals)
+
+    def _some(self, images: Tensor, share: float) -> Tensor:
+        """Which images of the batch a kind is made of, two at least."""
+        return torch.randperm(len(images), generator=self.generator)[: max(2, round(share * len(images)))]
+
+    def _decoy(self, images: Tensor, keyed: Tensor, planes: Tensor, generator: torch.Generator) -> Tensor:
+        return keyed_by_decoys(images, planes, generator, relief=self.encoder.relief)
 
     def _wrong_key(self, images: Tensor, keyed: Tensor, planes: Tensor, generator: torch.Generator) -> Tensor:
         return with_key(self.encoder, images, *wrong_secret(self.encoder, planes, generator))
