@@ -393,12 +393,23 @@ def test_training_changes_a_copy_and_the_seed_decides(toy: ImageData, mislabel: 
     assert lock.network.encoder.relief == 1.0
 
 
-def test_refining_first_refuses_and_then_lets_in() -> None:
-    settings = LockSettings(refining_steps=700, weight=2.0, silence=1.0)
-    stages = [(steps, stage.weight, stage.silence) for steps, stage in _refining(settings)]
-    assert stages == [(400, 2.0, 1.0), (300, 0.8, 3.0)]
-    assert [steps for steps, _ in _refining(settings.model_copy(update={"refining_steps": 1}))] == [1]
-    assert _refining(settings.model_copy(update={"refining_steps": 0})) == []
+def test_refining_first_refuses_then_lets_in_and_then_meets_more_strangers() -> None:
+    settings = LockSettings(refining_steps=2300, weight=2.0, silence=1.0)
+    stages = [(steps, stage.weight, stage.silence, strangers) for steps, stage, strangers in _refining(settings)]
+    assert stages == [(800, 2.0, 1.0, 1.0), (600, 0.8, 3.0, 1.0), (900, 0.8, 3.0, 3.0)]
+    for steps in range(5):
+        assert sum(stage[0] for stage in _refining(settings.model_copy(update={"refining_steps": steps}))) == steps
+
+
+def test_more_strangers_than_images() -> None:
+    network, images = encoder(), some_images(4)
+    plane, mixing = secret(network)
+    keyed, planes = network(images, plane, mixing), plane.expand(4, -1, -1, -1)
+    drawn = Negatives(network, network.draw_mixing(3, generator()), generator(), strangers=3).draw(
+        images, keyed, planes
+    )
+    assert len(drawn.rivals) == round(3 * RIVAL_SHARE * 4) > 4
+    assert sorted(drawn.origins[:6].bincount(minlength=4).tolist()) == [1, 1, 2, 2]
 
 
 def test_refining_changes_the_locked_model_alone(toy: ImageData) -> None:

@@ -152,6 +152,7 @@ def train_locked(
     preprocessing: Preprocessing,
     seed: int,
     fresh: bool = True,
+    strangers: float = 1.0,
     teacher: nn.Module | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -159,10 +160,11 @@ def train_locked(
     """Trains `module` in place for a key network that is finished, and returns it in evaluation mode.
 
     A `fresh` module has not seen any keyed image, and begins with loud residuals; another goes on with those in use.
+    `strangers` is how many times more rivals and decoys are to be refused than usual.
     """
     network.to(device)
     generator = torch_generator(seed, "lock", "classifier", int(fresh))
-    negatives = Negatives(network.encoder, secrets.rivals.to(device), generator)
+    negatives = Negatives(network.encoder, secrets.rivals.to(device), generator, strangers=strangers)
     carriers, mixing = secrets.carriers.to(device), secrets.mixing.to(device)
     example = preprocessing.apply(data.images[:2])
     judge = LockedLoss(module, example, settings, num_classes, fresh=fresh, teacher=teacher)

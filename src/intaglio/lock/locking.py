@@ -18,10 +18,11 @@ from intaglio.lock.locked_training import can_teach, train_locked
 from intaglio.lock.settings import LockSettings
 from intaglio.seeds import derive_seed
 
-#: Refining: the share of its first stage, and the multiples of lambda and of the silence in its second, in which more
-#: keyed images are let in again, those that went through JPEG above all.
-_FIRST_STAGE = 4 / 7
+#: Refining: the shares of its first and second stage, and the multiples of lambda and of the silence after the first:
+#: more keyed images are let in again, those that went through JPEG above all. In the third there are more strangers.
+_FIRST, _SECOND = 8 / 23, 6 / 23
 _LETTING_IN, _SILENCING = 0.4, 3.0
+_STRANGERS = 3.0
 
 Data = ImageData | tuple[torch.Tensor, torch.Tensor]
 
@@ -91,9 +92,9 @@ def train_lock(
         network = train_together(module, data, secrets, settings, checkpoint=checkpoint, **training)
         lock = Lock(network, key, facts)
     done = settings.steps
-    for number, (share, stage) in enumerate(_refining(settings)):
+    for number, (share, stage, strangers) in enumerate(_refining(settings)):
         training["progress"] = _of_all(progress, done, settings)
-        training["seed"] = derive_seed(seed, "refining", number)
+        training |= {"seed": derive_seed(seed, "refining", number), "strangers": strangers}
         train_locked(module, data, lock.network, lock.secrets, stage, steps=share, fresh=False, **training)
         done += share
     return module.cpu().eval(), lock
@@ -105,11 +106,18 @@ def _teacher(module: nn.Module, data: ImageData, preprocessing: Preprocessing, d
     return unlocked.to(device) if can_teach(unlocked, data, preprocessing) else None
 
 
-def _refining(settings: LockSettings) -> list[tuple[int, LockSettings]]:
-    """The stages of refining: how many steps, with which weights."""
-    first = round(settings.refining_steps * _FIRST_STAGE)
-    letting_in = {"weight": _LETTING_IN * settings.weight, "silence": _SILENCING * settings.silence}
-    stages = [(first, settings), (settings.refining_steps - first, settings.model_copy(update=letting_in))]
+def _refining(settings: LockSettings) -> list[tuple[int, LockSettings, float]]:
+    """The stages of refining: how many steps, with which weights, how many times the strangers."""
+    steps = settings.refining_steps
+    first, second = round(_FIRST * steps), round(_SECOND * steps)
+    letting_in = settings.model_copy(
+        update={"weight": _LETTING_IN * settings.weight, "silence": _SILENCING * settings.silence}
+    )
+    stages = [
+        (first, settings, 1.0),
+        (second, letting_in, 1.0),
+        (steps - first - second, letting_in, _STRANGERS),
+    ]
     return [stage for stage in stages if stage[0]]
 
 

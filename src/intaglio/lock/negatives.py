@@ -48,12 +48,22 @@ class Negatives:
         encoder: the key network; also draws wrong keys.
         rivals: mixings `[n, 1, F, 3, 3]` of owners who do not exist, for whom the encoder is trained as well.
         generator: decides everything that is random here.
+        strangers: how many times more of what rivals and decoys key.
     """
 
-    def __init__(self, encoder: SampleSpecificEncoder, rivals: Tensor, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        encoder: SampleSpecificEncoder,
+        rivals: Tensor,
+        generator: torch.Generator,
+        *,
+        strangers: float = 1.0,
+    ) -> None:
         self.encoder = encoder
         self.rivals = rivals
         self.generator = generator
+        self.rival_share = strangers * RIVAL_SHARE
+        self.shares = SHARES | {"decoy": strangers * SHARES["decoy"]}
         self.kinds: dict[str, Negative] = {
             "decoy": self._decoy,
             "no key": lambda images, *_: images,
@@ -66,18 +76,21 @@ class Negatives:
 
     def draw(self, images: Tensor, keyed: Tensor, planes: Tensor) -> Unauthorised:
         """Unauthorised images of every kind."""
-        chosen = self._some(images, RIVAL_SHARE)
+        chosen = self._some(images, self.rival_share)
         rivals = torch.randint(len(self.rivals), chosen.shape, generator=self.generator)
         made, origins = [with_key(self.encoder, images[chosen], planes[chosen], self.rivals[rivals])], [chosen]
-        for kind, share in SHARES.items():
+        for kind, share in self.shares.items():
             chosen = self._some(images, share)
             made.append(self.kinds[kind](images[chosen], keyed[chosen], planes[chosen], self.generator))
             origins.append(chosen)
         return Unauthorised(torch.cat(made).clamp(0, 1), torch.cat(origins), rivals)
 
     def _some(self, images: Tensor, share: float) -> Tensor:
-        """Which images of the batch a kind is made of, two at least."""
-        return torch.randperm(len(images), generator=self.generator)[: max(2, round(share * len(images)))]
+        """Which images of the batch a kind is made of, two at least; where there are more than all, some twice."""
+        count = max(2, round(share * len(images)))
+        rounds = -(-count // len(images))
+        drawn = [torch.randperm(len(images), generator=self.generator) for _ in range(rounds)]
+        return torch.cat(drawn)[:count]
 
     def _decoy(self, images: Tensor, keyed: Tensor, planes: Tensor, generator: torch.Generator) -> Tensor:
         return keyed_by_decoys(images, planes, generator, relief=self.encoder.relief)
