@@ -162,29 +162,20 @@ def leaks(name: str, seed: int, **changes: Any) -> dict[str, Any]:
     return cell(f"leaks-{_folder(name, seed, **changes).name}", measure)
 
 
-def strangers(name: str) -> dict[str, dict[str, Any]]:
-    """What every owner's key network opens of the other owners' models, of those that are locked by now."""
-    owners = {seed: _folder(name, seed) for seed in SEEDS if (_folder(name, seed) / "users.json").exists()}
+def strangers(name: str, before: Path | None = None) -> dict[str, dict[str, Any]]:
+    """What every owner's key network opens of the other owners' models, of those that are locked by now.
+
+    With `before`, of the locks in that folder, made at commit 80232d0 when there were no rivals and decoys.
+    """
+    folders = {seed: before / f"{name}-{seed}" if before else _folder(name, seed) for seed in SEEDS}
+    owners = [seed for seed in SEEDS if before or (folders[seed] / "users.json").exists()]
+    kept = "stranger-before" if before else "stranger"
     return {
         f"model of {model}, key of {key}": cell(
-            f"stranger-{name}-{model}-{key}", partial(opened_by, name, owners[model], owners[key], key)
+            f"{kept}-{name}-{model}-{key}", partial(opened_by, name, folders[model], folders[key], key)
         )
         for model in owners
         for key in owners
-        if model != key
-    }
-
-
-def strangers_before(folder: Path | None) -> dict[str, dict[str, Any]]:
-    """The same of Fashion-MNIST's locks made at commit 80232d0, before there were rivals and decoys."""
-    name = "fashion-mnist"
-    folders = {seed: (folder or Path()) / f"{name}-{seed}" for seed in SEEDS}
-    return {
-        f"model of {model}, key of {key}": cell(
-            f"stranger-before-{name}-{model}-{key}", partial(opened_by, name, folders[model], folders[key], key)
-        )
-        for model in SEEDS
-        for key in SEEDS
         if model != key
     }
 
@@ -268,8 +259,8 @@ def main() -> None:
             continue
         figures[name] = {"leaks": [leaks(name, seed) for seed in seeds] if "leaks" in parts else []}
         figures[name]["strangers"] = strangers(name) if "leaks" in parts else {}
-    if options.before or options.cached:
-        figures["fashion-mnist"]["strangers before"] = strangers_before(options.before)
+    if options.before:
+        figures["fashion-mnist"]["strangers before"] = strangers("fashion-mnist", options.before)
     if "distilled" in parts:  # one owner: it keeps more and leaks more
         figures["faces"]["distilled"] = leaks("faces", 1, distillation=0.5)
     closely = figures["fashion-mnist"]
