@@ -3,8 +3,8 @@
     python -m benchmarks.lock [--cifar10 PATH] [--parts cost,leaks,distilled,mislabel,attacks,together] [--cached]
 
 Writes results/lock.json. Every cell and every lock is kept in the cache as soon as it is there, so an interrupted run
-goes on; with --cached nothing is measured any more. What was not measured now stays in the file as it was. Some ten
-minutes of one core a lock.
+goes on; with --cached nothing is measured any more. What was not measured now stays in the file as it was. Half an
+hour of one core a lock.
 """
 
 import argparse
