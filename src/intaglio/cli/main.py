@@ -10,7 +10,6 @@ from enum import IntEnum
 
 import typer
 
-import intaglio
 from intaglio.cli.attack import attack
 from intaglio.cli.bench import bench
 from intaglio.cli.everywhere import complete
@@ -70,7 +69,9 @@ def _version(
     context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version and exit.")
 ) -> None:
     if version:
-        typer.echo(f"intaglio {intaglio.__version__}")
+        from importlib.metadata import version as installed
+
+        typer.echo(f"intaglio {installed('intaglio')}")
         raise typer.Exit
 
 
