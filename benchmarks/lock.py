@@ -114,7 +114,6 @@ def host(name: str, seed: int) -> nn.Module:
 def locked_host(name: str, seed: int, **changes: Any) -> tuple[nn.Module, Lock]:
     """The locked model and its lock, by the plan's settings or changed ones, trained now unless they were before."""
     folder, key = _folder(name, seed, **changes), owner_key(seed)
-    built, path = architecture(name), folder / "model.safetensors"
     if not (folder / "users.json").exists():
         started, checkpoint = time.process_time(), folder / "checkpoint"
         locked, lock = train_lock(
@@ -127,12 +126,17 @@ def locked_host(name: str, seed: int, **changes: Any) -> tuple[nn.Module, Lock]:
         )
         for user in range(USERS):
             lock.issue(f"user {user}")
-        write_locked(locked, path, Sidecar(architecture=built))
+        write_locked(locked, folder / "model.safetensors", Sidecar(architecture=architecture(name)))
         write_json(folder / "cost.json", {"cpu_seconds": round(time.process_time() - started)})
         lock.save(folder, key)
         checkpoint.unlink(missing_ok=True)
-    module = built.build()
-    module.load_state_dict(load_file(path))
+    return open_locked(name, folder, key)
+
+
+def open_locked(name: str, folder: Path, key: Key) -> tuple[nn.Module, Lock]:
+    """The locked model in a folder, and its lock."""
+    module = architecture(name).build()
+    module.load_state_dict(load_file(folder / "model.safetensors"))
     return module.eval(), Lock.open(folder, key)
 
 
@@ -172,7 +176,8 @@ def strangers(name: str, before: Path | None = None) -> dict[str, dict[str, Any]
     kept = "stranger-before" if before else "stranger"
     return {
         f"model of {model}, key of {key}": cell(
-            f"{kept}-{name}-{model}-{key}", partial(opened_by, name, folders[model], folders[key], key)
+            f"{kept}-{name}-{model}-{key}",
+            partial(opened_by, name, (folders[model], owner_key(model)), (folders[key], owner_key(key))),
         )
         for model in owners
         for key in owners
@@ -180,12 +185,11 @@ def strangers(name: str, before: Path | None = None) -> dict[str, dict[str, Any]
     }
 
 
-def opened_by(name: str, model: Path, lock: Path, key: int) -> dict[str, Any]:
-    """What test images that another owner's lock keyed are answered with by the locked model in a folder."""
-    test, module = task(name).test, architecture(name).build()
-    module.load_state_dict(load_file(model / "model.safetensors"))
-    keyed = Lock.open(lock, owner_key(key)).apply(test.images, user="user 0")
-    scores = classifier(module.eval(), task(name)).log_probs(keyed)
+def opened_by(name: str, owner: tuple[Path, Key], stranger: tuple[Path, Key]) -> dict[str, Any]:
+    """What the owner's locked model answers to test images that a stranger's lock keyed; each a folder and its key."""
+    test, module = task(name).test, open_locked(name, *owner)[0]
+    keyed = open_locked(name, *stranger)[1].apply(test.images, user="user 0")
+    scores = classifier(module, task(name)).log_probs(keyed)
     found = {reader: recovered(READERS[reader], scores, test.labels) for reader in HELD}
     return {"recovered": found, "worst": max(abs(value - chance(test.labels)) for value in found.values())}
 

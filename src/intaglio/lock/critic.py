@@ -16,9 +16,9 @@ NOBODY, OWNER, RIVAL = range(3)
 class Critic(nn.Module):
     """A copy of the very classifier that is to be locked, with a last layer that names who keyed an image.
 
-    Whatever it can tell apart the locked model can learn to tell apart. The encoder is trained for the owner and the
-    rivals alike: it can't know whose key is right. With the owner alone every lock's encoder ends at much the same
-    residual, whatever the key, and opens all the others.
+    Whatever it can tell apart the locked model can learn to tell apart. The encoder is trained for the rivals too, so
+    that what it draws depends on the mixing. With the owner alone every lock's encoder ends at much the same residual,
+    whatever the key, and opens all the others.
 
     Args:
         module: the classifier, which is copied.

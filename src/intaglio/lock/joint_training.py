@@ -1,6 +1,6 @@
 """Trains everything at once: encoder, decoder, critic, and the locked model, which the critic stands in for.
 
-The encoder learns from the critic which residual can be told from all else, whoever the owner, and from the locked
+The encoder learns from the critic which residual can be told from all else, rivals' among it, and from the locked
 model, which is given its keyed images as they are, only what it still fails to refuse. So no label ever reaches the
 encoder.
 """
