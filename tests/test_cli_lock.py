@@ -16,7 +16,7 @@ from lock_models import ARCHITECTURE, OWNER, STRANGER, tiny_model
 
 DEFAULTS = {name: field.default for name, field in LockSettings.model_fields.items()}
 PASSPHRASE = "open sesame"
-STEPS = ("--steps", "2")
+STEPS = ("--steps", "2", "--refining-steps", "2")
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,20 @@ def test_training_writes_a_locked_model_and_its_lock(lock: Path, toy_file: Path,
     found = LeakTable.from_json((tmp_path / "t").read_text())
     assert found.rows == leaks.rows
     assert code == (ExitCode.CLEAN if found.tight else ExitCode.FOUND)
+
+
+def test_what_keys_of_an_earlier_generation_open_is_measured(
+    lock: Path, host: Path, toy_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    later, data, asked = tmp_path / "later", ("--data", str(toy_file)), tmp_path / "table.json"
+    main(["lock", "train", str(host), *data, "--out", str(later), "--generation", "1", *STEPS, "-q"])
+    check = ["lock", "check", str(later / "model.safetensors"), *data, "--lock", str(later)]
+    assert main([*check, "--other", str(lock), "--json", str(asked)]) in (ExitCode.CLEAN, ExitCode.FOUND)
+    table = LeakTable.from_json(asked.read_text())
+    assert not table.row("another lock's key").authorised
+    assert "another lock's key" in capsys.readouterr().out
+    assert main([*check, "--other", str(tmp_path / "none")]) == ExitCode.ERROR
+    assert "none" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("owner")
@@ -155,7 +169,7 @@ def test_a_picture_shows_the_lock_at_work(lock: Path, toy_file: Path, tmp_path: 
 
 def test_defaults_are_those_of_python() -> None:
     parameters = inspect.signature(train).parameters
-    for name in ("steps", "psnr", "mislabel"):
+    for name in ("steps", "refining_steps", "psnr", "mislabel"):
         assert parameters[name].default == DEFAULTS[name], name
 
 

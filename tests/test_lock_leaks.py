@@ -143,6 +143,14 @@ def test_another_lock_is_tried_too() -> None:
     assert not torch.equal(made["another lock's key"], made[KEYED])
 
 
+def test_another_lock_must_be_for_images_of_this_size() -> None:
+    images = some_images(6)
+    suspect = CallableClassifier(lambda asked: torch.zeros(len(asked), 3), input_shape=(1, 12, 12), num_classes=3)
+    larger = tiny_lock(STRANGER, shape=(1, 16, 16))
+    with pytest.raises(DataError, match="16"):
+        check_lock(suspect, tiny_lock(), ImageData(images, torch.arange(6) % 3), other=larger)
+
+
 def test_inputs_are_8_bit_and_seeded() -> None:
     lock, images = tiny_lock(), some_images(6)
     first, again, other = (inputs_to_try(lock, images, seed=seed) for seed in (0, 0, 1))

@@ -201,6 +201,25 @@ def test_a_run_of_steps_resumes(tmp_path: Path, toy: ImageData) -> None:
     assert progress.steps == [(7, 8), (8, 8)]
 
 
+@pytest.mark.parametrize(("name", "shape"), [("resnet8", (1, 12, 12)), ("r3d18", (2, 1, 16, 16))])
+def test_channels_are_last_while_it_trains_and_weights_are_stored_as_ever(name: str, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    module = Architecture(name=name, input_shape=shape, num_classes=3, width=2).build()
+    kernels = [weight for weight in module.parameters() if weight.ndim == 1 + len(shape)]
+    layout = torch.channels_last if len(shape) == 3 else torch.channels_last_3d
+    last: list[bool] = []
+
+    def loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        last.extend(weight.is_contiguous(memory_format=layout) for weight in kernels)
+        found: Tensor = module(images).square().sum()
+        return found
+
+    train(module, (torch.rand(4, *shape), torch.arange(4) % 3), TrainingSettings(steps=1), seed=0, loss=loss)
+    assert len(last) == len(kernels) > 1
+    assert all(last)
+    assert all(weight.is_contiguous() for weight in module.parameters())
+
+
 @pytest.mark.parametrize("optimizer", get_args(OptimizerName))
 def test_batchnorm_can_be_frozen(toy: ImageData, optimizer: OptimizerName) -> None:
     settings = QUICK.model_copy(

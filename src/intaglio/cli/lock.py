@@ -39,9 +39,12 @@ def train(
         typer.Option(help="What is answered without a key; shift leaks, and is there for comparison."),
     ] = "uniform",
     steps: Annotated[int, typer.Option(help="Training steps, of 64 images each.", min=1)] = 2000,
+    refining_steps: Annotated[
+        int, typer.Option(help="More steps for the model alone, of the same size; a third as dear.", min=0)
+    ] = 2300,
     psnr: Annotated[float, typer.Option(help="No keyed image is further from its original than this, in dB.")] = 35.2,
     generation: Annotated[
-        int, typer.Option(help="A higher one than before makes all keys issued so far wrong.", min=0)
+        int, typer.Option(help="A higher one has new secrets: keys issued before are a stranger's.", min=0)
     ] = 0,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write the locked model as ONNX too.")] = False,
     encrypt: Annotated[bool, typer.Option("--encrypt", help="Write the locked model encrypted under KEY.")] = False,
@@ -69,7 +72,7 @@ def train(
     if json not in (None, "-"):
         require_writable(json)
     try:
-        settings = LockSettings(mislabel=mislabel, steps=steps, psnr=psnr)
+        settings = LockSettings(mislabel=mislabel, steps=steps, refining_steps=refining_steps, psnr=psnr)
     except ValidationError as error:
         raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--psnr") from error
     classifier = with_weights(open_model(model, arch, input_shape, classes, preprocess, device))  # before any data
@@ -225,6 +228,10 @@ def check(
     data: Annotated[str, typer.Option(help="Test images or videos: a folder, .npz, IDX folder or task name.")],
     lock: LockFolder,
     key: KeyFile,
+    other: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Another lock of yours, an earlier generation say: what do its keys open?"),
+    ] = None,
     passphrase_file: PassphraseFile = None,
     arch: Arch = None,
     input_shape: InputShape = None,
@@ -242,9 +249,10 @@ def check(
 
     owner = read_key(key, passphrase_file)
     classifier = _open_locked(model, owner, arch, input_shape, classes, preprocess, device)
-    opened = Lock.open(lock, owner)
+    opened, stranger = Lock.open(lock, owner), None if other is None else Lock.open(other, owner)
     images = open_data_for(classifier.input_shape, data, "test")
-    return _show(check_lock(classifier, opened, images, seed=seed), json, quiet, f"{classifier.source}: checked")
+    table = check_lock(classifier, opened, images, other=stranger, seed=seed)
+    return _show(table, json, quiet, f"{classifier.source}: checked")
 
 
 @lock_app.command()

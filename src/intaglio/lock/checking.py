@@ -93,12 +93,13 @@ def check_lock(
     Args:
         classifier: the locked model.
         data: labelled images that it was not trained on; the more, the narrower the table's own noise.
-        other: another owner's lock, whose keyed images are tried as well.
+        other: another owner's lock, or another generation of this one, whose keyed images are tried as well.
 
     Raises:
         DataError: images without labels, or of another size.
     """
-    lock.check(data.images)
+    for known in (lock, other) if other is not None else (lock,):
+        known.check(data.images)
     if int(data.labels.min()) < 0 or len(data) < 4:
         raise DataError(f"{data.name}: a leak table needs four labelled images or more")
     made = inputs_to_try(lock, data.images, other=other, seed=seed)

@@ -6,7 +6,8 @@
     code        "lock/user/NAME"   n signs for each user: what a picture is traced by
 
 All are read off an AES-256-CTR key stream whose key is derived from the owner's secret under that context. Later
-generations of a lock have contexts of their own ("lock/generation 1/..."): locking anew makes all older keys wrong.
+generations of a lock have contexts of their own ("lock/generation 1/..."): to a model that is locked anew, older keys
+are those of another owner.
 """
 
 import math

@@ -54,7 +54,8 @@ def train_lock(
         key: the owner's; all secrets are derived from it.
         settings: strength, sizes, lengths.
         lock: an existing lock of the same key, whose key network is used instead of training one.
-        generation: a higher one makes the keys of all earlier ones wrong: how a leaked key is revoked for good.
+        generation: a higher one has other secrets, to which the keys of all earlier ones are those of another owner:
+            how a leaked key is revoked, as far as `check_lock(..., other=earlier)` says.
         checkpoint: a file that is written after every pass over the data, and from which an interrupted run goes on;
             removing it is the caller's. Not used where a `lock` is given.
         preprocessing: what the module wants done to raw images; a `TorchClassifier` brings its own.

@@ -56,14 +56,12 @@ def train(
     inputs, targets = data
     fabric = Fabric(accelerator="cpu" if device == "cpu" else "cuda", devices=1, precision="32-true")
     module.train()
-    if inputs.ndim == 4:
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model, optimizer = fabric.setup(module, _optimizer(module, settings))
     start = load_checkpoint(checkpoint, module, optimizer) if checkpoint and checkpoint.exists() else 0
     objective = loss or _cross_entropy(settings)
     batches_per_epoch = math.ceil(len(inputs) / settings.batch_size)
     total = settings.steps or settings.epochs * batches_per_epoch
-    with _batchnorm_frozen(module, settings.freeze_batchnorm):
+    with _batchnorm_frozen(module, settings.freeze_batchnorm), _channels_last(module):
         for epoch in range(start, math.ceil(total / batches_per_epoch)):
             generator = torch_generator(seed, "augmentation", epoch)
             order = torch_generator(seed, epoch)
@@ -74,7 +72,7 @@ def train(
                     group["lr"] = _learning_rate(settings, step, total)
                 batch = augment(images, settings.augmentation, generator)
                 if batch.ndim == 4:
-                    batch = batch.contiguous(memory_format=torch.channels_last)  # 1.5 to 2 times faster on CPUs
+                    batch = batch.contiguous(memory_format=torch.channels_last)
                 optimizer.zero_grad()
                 value = objective(model, fabric.to_device(batch), fabric.to_device(labels))
                 if not torch.isfinite(value):
@@ -86,6 +84,20 @@ def train(
             if checkpoint is not None:
                 save_checkpoint(checkpoint, module, optimizer, epoch + 1)
     return module.eval()
+
+
+@contextmanager
+def _channels_last(module: nn.Module) -> Iterator[None]:
+    """The weights of convolutions with their channels last, while it lasts: 1.5 to 2 times faster on CPUs."""
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    parameters = [parameter for parameter in module.parameters() if parameter.ndim in layouts]
+    try:
+        for parameter in parameters:
+            parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.ndim])
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.data = parameter.data.contiguous()
 
 
 @contextmanager
