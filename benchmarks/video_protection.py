@@ -263,7 +263,9 @@ def main() -> None:
     torch.set_num_threads(1)
     cell.cached_only, Run.footage = options.cached, options.clips
     parts = options.parts.split(",")
-    figures: Figures = {"host": cell("host", lambda: {"accuracy": accuracy(host()), "clips": len(clips().owner)})}
+    figures: Figures = {}
+    if "mark" in parts or "seal" in parts:
+        figures["host"] = cell("host", lambda: {"accuracy": accuracy(host()), "clips": len(clips().owner)})
     if "mark" in parts:
         figures["mark"] = {label: marked(label) for label in MARKS}
     if "seal" in parts:

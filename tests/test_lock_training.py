@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -18,9 +18,10 @@ from intaglio.lock.channel import blur, distort, jpeg, noise, resize, rounded
 from intaglio.lock.critic import Critic
 from intaglio.lock.decoys import keyed_by_decoys
 from intaglio.lock.locked_training import LockedLoss, can_teach, one_answer, unauthorised_target
-from intaglio.lock.locking import _refining
+from intaglio.lock.locking import refining
 from intaglio.lock.negatives import RIVAL_SHARE, SHARES, Negatives, foreign_residual, matched_noise, scrambled
 from intaglio.lock.quality import psnr, ssim
+from intaglio.lock.settings import Mislabel
 from intaglio.networks.final_linear import final_linear
 from intaglio.triggers.sample_specific import SampleSpecificEncoder, SampleSpecificTrigger, Secret, normalised
 from lock_models import OWNER, TINY, some_images, tiny_lock, tiny_model
@@ -394,11 +395,28 @@ def test_training_changes_a_copy_and_the_seed_decides(toy: ImageData, mislabel: 
 
 
 def test_refining_first_refuses_then_lets_in_and_then_meets_more_strangers() -> None:
-    settings = LockSettings(refining_steps=2300, weight=2.0, silence=1.0)
-    stages = [(steps, stage.weight, stage.silence, strangers) for steps, stage, strangers in _refining(settings)]
-    assert stages == [(800, 2.0, 1.0, 1.0), (600, 0.8, 3.0, 1.0), (900, 0.8, 3.0, 3.0)]
-    for steps in range(5):
-        assert sum(stage[0] for stage in _refining(settings.model_copy(update={"refining_steps": steps}))) == steps
+    settings = LockSettings(refining_steps=2700, weight=2.0, silence=1.0)
+    stages = [
+        (stage.steps, stage.settings.weight, stage.settings.silence, stage.strangers, stage.further)
+        for stage in refining(settings)
+    ]
+    assert stages == [
+        (800, 2.0, 1.0, 1.0, 0.0),
+        (600, 0.8, 3.0, 1.0, 0.0),
+        (900, 0.8, 3.0, 3.0, 0.0),
+        (400, 0.8, 3.0, 3.0, 3.0),
+    ]
+    for steps in range(9):
+        assert sum(stage.steps for stage in refining(settings.model_copy(update={"refining_steps": steps}))) == steps
+
+
+@pytest.mark.parametrize("mislabel", get_args(Mislabel))
+def test_the_unlikeliest_class_is_moved_away_in_the_one_answer_alone(mislabel: Mislabel) -> None:
+    module, settings = tiny_model(), TINY.model_copy(update={"mislabel": mislabel})
+    before = module.get_submodule("fc").bias.detach().clone()
+    LockedLoss(module, some_images(2), settings, 3, fresh=False, further=3.0)
+    moved = before - module.get_submodule("fc").bias.detach()
+    assert torch.allclose(moved, torch.tensor([0.0, 0.0, 3.0 if mislabel == "uniform" else 0.0]))
 
 
 def test_more_strangers_than_images() -> None:

@@ -47,6 +47,7 @@ class LockedLoss:
         module: the model, in whatever state.
         example: a few inputs, as the module takes them.
         fresh: start the layer's bias at the one answer.
+        further: move the unlikeliest class of the one answer away by so many logits.
         teacher: the unlocked model in evaluation mode, if it can teach.
     """
 
@@ -58,6 +59,7 @@ class LockedLoss:
         num_classes: int,
         *,
         fresh: bool = True,
+        further: float = 0.0,
         teacher: nn.Module | None = None,
     ) -> None:
         self._settings = settings
@@ -68,10 +70,12 @@ class LockedLoss:
             self._last_layer = final_linear(module, example)
         except ModelError:  # no linear layer makes the logits: nothing to silence
             self._last_layer = None
-        if fresh and self._last_layer is not None and settings.mislabel == "uniform":
-            layer = module.get_submodule(self._last_layer)
-            if isinstance(bias := layer.bias, Tensor):
-                bias.data.copy_(one_answer(num_classes))
+        if self._last_layer is not None and settings.mislabel == "uniform":
+            bias = module.get_submodule(self._last_layer).bias
+            if isinstance(bias, Tensor):
+                if fresh:
+                    bias.data.copy_(one_answer(num_classes))
+                bias.data[-1] -= further
 
     def __call__(
         self,
@@ -153,6 +157,7 @@ def train_locked(
     seed: int,
     fresh: bool = True,
     strangers: float = 1.0,
+    further: float = 0.0,
     teacher: nn.Module | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -160,14 +165,16 @@ def train_locked(
     """Trains `module` in place for a key network that is finished, and returns it in evaluation mode.
 
     A `fresh` module has not seen any keyed image, and begins with loud residuals; another goes on with those in use.
-    `strangers` is how many times more rivals and decoys are to be refused than usual.
+    `strangers` is how many times more rivals and decoys are to be refused than usual. `further` moves the unlikeliest
+    class of the one answer away by so many logits: an image that is half taken for a keyed one of that class gives
+    itself away by another class being the unlikeliest.
     """
     network.to(device)
     generator = torch_generator(seed, "lock", "classifier", int(fresh))
     negatives = Negatives(network.encoder, secrets.rivals.to(device), generator, strangers=strangers)
     carriers, mixing = secrets.carriers.to(device), secrets.mixing.to(device)
     example = preprocessing.apply(data.images[:2])
-    judge = LockedLoss(module, example, settings, num_classes, fresh=fresh, teacher=teacher)
+    judge = LockedLoss(module, example, settings, num_classes, fresh=fresh, further=further, teacher=teacher)
     step = 0
 
     def loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

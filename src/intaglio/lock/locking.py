@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -18,11 +18,13 @@ from intaglio.lock.locked_training import can_teach, train_locked
 from intaglio.lock.settings import LockSettings
 from intaglio.seeds import derive_seed
 
-#: Refining: the shares of its first and second stage, and the multiples of lambda and of the silence after the first:
-#: more keyed images are let in again, those that went through JPEG above all. In the third there are more strangers.
-_FIRST, _SECOND = 8 / 23, 6 / 23
+#: Refining is in four stages, these shares of it. After the first, multiples of lambda and of the silence: more keyed
+#: images are let in again, those that went through JPEG above all. Then there are more strangers; and for the last
+#: stage the unlikeliest class is moved further away, by so many logits.
+_STAGES = (8 / 27, 6 / 27, 9 / 27, 4 / 27)
 _LETTING_IN, _SILENCING = 0.4, 3.0
 _STRANGERS = 3.0
+_FURTHER = 3.0
 
 Data = ImageData | tuple[torch.Tensor, torch.Tensor]
 
@@ -93,11 +95,11 @@ def train_lock(
         network = train_together(module, data, secrets, settings, checkpoint=checkpoint, **training)
         lock = Lock(network, key, facts)
     done = settings.steps
-    for number, (share, stage, strangers) in enumerate(_refining(settings)):
+    for number, stage in enumerate(refining(settings)):
         training["progress"] = _of_all(progress, done, settings)
-        training |= {"seed": derive_seed(seed, "refining", number), "strangers": strangers}
-        train_locked(module, data, lock.network, lock.secrets, stage, steps=share, fresh=False, **training)
-        done += share
+        training |= {"seed": derive_seed(seed, "refining", number)}
+        refine(module, data, lock, stage, **training)
+        done += stage.steps
     return module.cpu().eval(), lock
 
 
@@ -107,19 +109,45 @@ def _teacher(module: nn.Module, data: ImageData, preprocessing: Preprocessing, d
     return unlocked.to(device) if can_teach(unlocked, data, preprocessing) else None
 
 
-def _refining(settings: LockSettings) -> list[tuple[int, LockSettings, float]]:
-    """The stages of refining: how many steps, with which weights, how many times the strangers."""
-    steps = settings.refining_steps
-    first, second = round(_FIRST * steps), round(_SECOND * steps)
+class Stage(NamedTuple):
+    """One stage of refining: how many steps, with which weights, how many times the strangers, and how much further
+    away the unlikeliest class of the one answer is moved before."""
+
+    steps: int
+    settings: LockSettings
+    strangers: float = 1.0
+    further: float = 0.0
+
+
+def refining(settings: LockSettings) -> list[Stage]:
+    """The stages of refining, those that have any steps."""
+    first, second, third = (round(share * settings.refining_steps) for share in _STAGES[:-1])
     letting_in = settings.model_copy(
         update={"weight": _LETTING_IN * settings.weight, "silence": _SILENCING * settings.silence}
     )
     stages = [
-        (first, settings, 1.0),
-        (second, letting_in, 1.0),
-        (steps - first - second, letting_in, _STRANGERS),
+        Stage(first, settings),
+        Stage(second, letting_in),
+        Stage(third, letting_in, _STRANGERS),
+        Stage(settings.refining_steps - first - second - third, letting_in, _STRANGERS, _FURTHER),
     ]
-    return [stage for stage in stages if stage[0]]
+    return [stage for stage in stages if stage.steps]
+
+
+def refine(module: nn.Module, data: ImageData, lock: Lock, stage: Stage, **training: Any) -> None:
+    """Trains a locked model on, in place, for one stage; `training` is what `train_locked` wants beside."""
+    train_locked(
+        module,
+        data,
+        lock.network,
+        lock.secrets,
+        stage.settings,
+        steps=stage.steps,
+        fresh=False,
+        strangers=stage.strangers,
+        further=stage.further,
+        **training,
+    )
 
 
 def _of_all(progress: Progress | None, before: int, settings: LockSettings) -> Progress | None:
