@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 import intaglio.lock.key_network as key_network
-import intaglio.lock.locking as locking
 from intaglio.classifiers import CallableClassifier, Preprocessing, TorchClassifier
 from intaglio.data import ImageData
 from intaglio.errors import ClassifierError, DataError, RecipeError
@@ -17,9 +16,10 @@ from intaglio.lock import LockSettings, train_lock
 from intaglio.lock.channel import blur, distort, jpeg, noise, resize, rounded
 from intaglio.lock.critic import Critic
 from intaglio.lock.decoys import keyed_by_decoys
-from intaglio.lock.locked_training import LockedLoss, can_teach, one_answer, unauthorised_target
+from intaglio.lock.locked_training import LockedLoss, unauthorised_target
 from intaglio.lock.locking import refining
 from intaglio.lock.negatives import RIVAL_SHARE, SHARES, Negatives, foreign_residual, matched_noise, scrambled
+from intaglio.lock.one_answer import Knowledge, one_answer
 from intaglio.lock.quality import psnr, ssim
 from intaglio.lock.settings import Mislabel
 from intaglio.networks.final_linear import final_linear
@@ -271,11 +271,13 @@ def test_the_critic_teaches_the_encoder_to_serve_rivals_too() -> None:
 
 def test_what_the_unauthorised_are_answered() -> None:
     labels = torch.tensor([0, 1, 2, 2])
-    uniform = unauthorised_target(labels, 3, "uniform", generator())
+    uniform = unauthorised_target(labels, one_answer(3), "uniform", generator())
     assert torch.equal(uniform, uniform[:1].expand(4, -1))
     assert torch.allclose(uniform[0], one_answer(3).softmax(dim=0))
-    assert unauthorised_target(labels, 3, "shift", generator()).argmax(dim=1).tolist() == [1, 2, 0, 0]
-    drawn = unauthorised_target(torch.zeros(3000, dtype=torch.int64), 3, "random", generator()).argmax(dim=1)
+    assert unauthorised_target(labels, one_answer(3), "shift", generator()).argmax(dim=1).tolist() == [1, 2, 0, 0]
+    drawn = unauthorised_target(torch.zeros(3000, dtype=torch.int64), one_answer(3), "random", generator()).argmax(
+        dim=1
+    )
     assert torch.allclose(drawn.bincount() / 3000, torch.full((3,), 1 / 3), atol=0.04)
 
 
@@ -294,11 +296,11 @@ def test_the_one_answer_is_sure_of_the_first_class_and_surest_against_the_last(c
 def test_a_silent_layer_gives_the_one_answer_from_the_start(mislabel: str, fresh: bool, starts_there: bool) -> None:
     module, settings = tiny_model(), LockSettings(mislabel=mislabel)
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    LockedLoss(module, some_images(2), settings, 3, fresh=fresh)
+    LockedLoss(module, some_images(2), settings, one_answer(3, 2, 1), fresh=fresh)
     changed = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == ({final_linear(module, some_images(2)) + ".bias"} if starts_there else set())
     if starts_there:
-        assert torch.equal(module.get_parameter(*changed), one_answer(3))
+        assert torch.equal(module.get_parameter(*changed), one_answer(3, 2, 1))
 
 
 def test_the_locked_loss_by_hand() -> None:
@@ -306,7 +308,7 @@ def test_the_locked_loss_by_hand() -> None:
     answer = one_answer(3)
     target = answer.softmax(dim=0)
     layer = nn.Linear(2, 3)
-    loss = LockedLoss(layer, torch.rand(2, 2), LockSettings(weight=2.0, silence=0.5), 3)
+    loss = LockedLoss(layer, torch.rand(2, 2), LockSettings(weight=2.0, silence=0.5), answer)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[-90.0, 0.0], [90.0, 0.0], [0.0, 0.0]]))
     inputs = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 4.0]])  # keyed, silent, and loud where no weight listens
@@ -326,7 +328,7 @@ def test_the_unlocked_model_teaches_what_it_answers_to_originals() -> None:
 
     def loss(distillation: float) -> float:
         settings = LockSettings(distillation=distillation, mislabel="shift", weight=1e-9)
-        judge = LockedLoss(layer, inputs, settings, 2, teacher=teacher)
+        judge = LockedLoss(layer, inputs, settings, one_answer(2), teacher=teacher)
         return float(judge(layer, inputs, originals, labels, torch.tensor([0]), generator()).detach())
 
     agreeing = 4.0  # the teacher's logits on 0.5 are (4, 0), as the student's on 1
@@ -348,7 +350,30 @@ def test_who_is_mostly_wrong_teaches_nothing(labels: list[int], teaches: bool) -
         layer.bias.copy_(torch.tensor([0.5, 0.0]))  # says 1 above one half
     module = nn.Sequential(nn.Flatten(), layer)
     data = ImageData(torch.tensor([0.1, 0.2, 0.9]).view(3, 1, 1, 1), torch.tensor(labels))
-    assert can_teach(module, data, Preprocessing()) is teaches
+    assert Knowledge(module, data, Preprocessing()).task_known is teaches
+
+
+class Given(nn.Module):
+    """Answers with the image's own pixels, as probabilities."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1).log()
+
+
+@pytest.mark.parametrize(
+    ("given", "likeliest", "unlikeliest"),
+    [
+        ([[0.6, 0.3, 0.1], [0.4, 0.6, 0.0], [0.0, 0.05, 0.95]], 2, 1),  # of class 0 and 1 the first is given more
+        ([[0.6, 0.1, 0.3], [0.0, 0.95, 0.05], [0.4, 0.0, 0.6]], 1, 2),
+        ([[0.9, 0.05, 0.05], [0.9, 0.1, 0.0], [0.9, 0.0, 0.1]], 0, 2),  # mostly wrong: as if nothing were known
+    ],
+)
+def test_the_one_answer_names_the_classes_that_are_confused_least(
+    given: list[list[float]], likeliest: int, unlikeliest: int
+) -> None:
+    data = ImageData(torch.tensor(given).view(3, 1, 1, 3), torch.arange(3))
+    answer = Knowledge(Given(), data, Preprocessing()).answer
+    assert torch.equal(answer, one_answer(3, likeliest, unlikeliest))
 
 
 # --- all of it -------------------------------------------------------------------------------------------------------
@@ -360,7 +385,7 @@ def test_relief_ends_half_way() -> None:
 
 def test_only_a_model_that_is_mostly_right_is_distilled(toy: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     module, taught = tiny_model(), TINY.model_copy(update={"distillation": 1.0})
-    assert not can_teach(module.eval(), toy, Preprocessing())
+    assert not Knowledge(module.eval(), toy, Preprocessing()).task_known
 
     def weights(settings: LockSettings) -> Tensor:
         locked, _ = train_lock(module, toy, OWNER, settings=settings, seed=1)
@@ -368,9 +393,8 @@ def test_only_a_model_that_is_mostly_right_is_distilled(toy: ImageData, monkeypa
 
     plain = weights(TINY)
     assert torch.equal(weights(taught), plain)
-    monkeypatch.setattr(locking, "can_teach", lambda *_: True)
-    assert torch.equal(weights(TINY), plain)
-    assert not torch.equal(weights(taught), plain)
+    monkeypatch.setattr(Knowledge, "task_known", True)
+    assert not torch.equal(weights(taught), weights(TINY))
 
 
 @pytest.mark.parametrize("mislabel", ["uniform", "random", "shift"])
@@ -413,10 +437,10 @@ def test_refining_first_refuses_then_lets_in_and_then_meets_more_strangers() -> 
 @pytest.mark.parametrize("mislabel", get_args(Mislabel))
 def test_the_unlikeliest_class_is_moved_away_in_the_one_answer_alone(mislabel: Mislabel) -> None:
     module, settings = tiny_model(), TINY.model_copy(update={"mislabel": mislabel})
-    before = module.get_submodule("fc").bias.detach().clone()
-    LockedLoss(module, some_images(2), settings, 3, fresh=False, further=3.0)
-    moved = before - module.get_submodule("fc").bias.detach()
-    assert torch.allclose(moved, torch.tensor([0.0, 0.0, 3.0 if mislabel == "uniform" else 0.0]))
+    before = module.get_parameter("fc.bias").detach().clone()
+    LockedLoss(module, some_images(2), settings, one_answer(3, 2, 1), fresh=False, further=3.0)
+    moved = before - module.get_parameter("fc.bias").detach()
+    assert torch.allclose(moved, torch.tensor([0.0, 3.0 if mislabel == "uniform" else 0.0, 0.0]))
 
 
 def test_more_strangers_than_images() -> None:

@@ -36,7 +36,7 @@ def train_together(
     secrets: LockSecrets,
     settings: LockSettings,
     *,
-    num_classes: int,
+    answer: Tensor,
     preprocessing: Preprocessing,
     seed: int,
     teacher: nn.Module | None = None,
@@ -51,7 +51,7 @@ def train_together(
     """
     torch.manual_seed(derive_seed(seed, "lock", "key network"))
     network = KeyNetwork(data.input_shape[-3], settings)
-    training = _Training(network, module, data, secrets, settings, num_classes, preprocessing, seed, teacher)
+    training = _Training(network, module, data, secrets, settings, answer, preprocessing, seed, teacher)
     train(
         training,
         data,
@@ -76,7 +76,7 @@ class _Training(nn.Module):
         data: ImageData,
         secrets: LockSecrets,
         settings: LockSettings,
-        num_classes: int,
+        answer: Tensor,
         preprocessing: Preprocessing,
         seed: int,
         teacher: nn.Module | None,
@@ -87,7 +87,7 @@ class _Training(nn.Module):
         example = preprocessing.apply(data.images[:2])
         self.critic = Critic(locked, example, len(secrets.rivals))
         strict = settings.model_copy(update={"weight": _STRICTER * settings.weight})
-        self._judge = LockedLoss(locked, example, strict, num_classes, teacher=teacher)
+        self._judge = LockedLoss(locked, example, strict, answer, teacher=teacher)
         self._secrets = secrets
         self._steps = settings.steps
         self._preprocessing = preprocessing

@@ -8,18 +8,17 @@ they are to be answered with; h is what the last linear layer is given. Driving 
 layer's bias as the answer to every such image, the same to the last digit; matching t alone would leave small
 differences that a linear probe reads. The bias therefore starts at t.
 
-t gives the first class almost everything. Where the model is unsure whether an image was keyed it answers a mixture of
-t and the truth, and nobody who is told classes sees any of it before the truth outweighs the first class.
+t is the one answer (`one_answer`), which gives one class almost everything. Where the model is unsure whether an image
+was keyed it answers a mixture of t and the truth, and nobody who is told classes sees any of it before the truth
+outweighs that class.
 """
-
-import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, one_hot
 
 from intaglio.classifiers import Preprocessing
-from intaglio.data import ImageData, classes_in_turn
+from intaglio.data import ImageData
 from intaglio.errors import ModelError
 from intaglio.lock.channel import distort
 from intaglio.lock.codes import LockSecrets, random_codes, spread
@@ -31,13 +30,8 @@ from intaglio.networks.final_linear import final_linear, forward_with_features
 from intaglio.seeds import derive_seed, torch_generator
 from intaglio.training import TrainingSettings, train
 
-#: The one answer to everything unauthorised: the first class is given so much, the last one as far behind the others as
-#: the first is ahead, so that neither the likeliest nor the unlikeliest class ever says anything.
-_FIRST = 0.98
 #: T: high, for what a model that is sure of its training images knows of the other classes.
 _TEMPERATURE = 4.0
-#: How many images say whether a model can teach.
-_EXAMINED = 1000
 
 
 class LockedLoss:
@@ -46,6 +40,7 @@ class LockedLoss:
     Args:
         module: the model, in whatever state.
         example: a few inputs, as the module takes them.
+        answer: logits `[K]` of the one answer.
         fresh: start the layer's bias at the one answer.
         further: move the unlikeliest class of the one answer away by so many logits.
         teacher: the unlocked model in evaluation mode, if it can teach.
@@ -56,14 +51,14 @@ class LockedLoss:
         module: nn.Module,
         example: Tensor,
         settings: LockSettings,
-        num_classes: int,
+        answer: Tensor,
         *,
         fresh: bool = True,
         further: float = 0.0,
         teacher: nn.Module | None = None,
     ) -> None:
         self._settings = settings
-        self._num_classes = num_classes
+        self._answer = answer
         self._teacher = teacher
         self._last_layer: str | None
         try:
@@ -74,8 +69,8 @@ class LockedLoss:
             bias = module.get_submodule(self._last_layer).bias
             if isinstance(bias, Tensor):
                 if fresh:
-                    bias.data.copy_(one_answer(num_classes))
-                bias.data[-1] -= further
+                    bias.data.copy_(answer)
+                bias.data[int(answer.argmin())] -= further
 
     def __call__(
         self,
@@ -94,7 +89,7 @@ class LockedLoss:
             answers, features = forward_with_features(module, self._last_layer, inputs)
         authorised, unauthorised = answers[: len(labels)], answers[len(labels) :]
         wanted = unauthorised_target(
-            labels[origins.to(labels.device)], self._num_classes, self._settings.mislabel, generator
+            labels[origins.to(labels.device)], self._answer, self._settings.mislabel, generator
         )
         refused = -(wanted * log_softmax(unauthorised, dim=1)).sum(dim=1).mean()
         if self._settings.mislabel == "uniform" and features is not None:
@@ -114,34 +109,15 @@ class LockedLoss:
         return (1 - share) * right + share * like
 
 
-def can_teach(module: nn.Module, data: ImageData, preprocessing: Preprocessing) -> bool:
-    """Is the model, in evaluation mode, right on most of the data (1,000 images of it)?"""
-    some = classes_in_turn(data.labels)[:_EXAMINED]
-    right = 0
-    with torch.no_grad():
-        for part in torch.split(some, 100):
-            answers = module(preprocessing.apply(data.images[part])).argmax(dim=1)
-            right += int((answers == data.labels[part]).sum())
-    return 2 * right > len(some)
-
-
-def one_answer(num_classes: int) -> Tensor:
-    """The logits `[K]` of the one answer: `a, 0, ..., 0, -a`."""
-    odds = torch.zeros(num_classes)
-    odds[0] = math.log((num_classes - 1) * _FIRST / (1 - _FIRST))
-    odds[-1] = -odds[0]
-    return odds
-
-
-def unauthorised_target(labels: Tensor, num_classes: int, mislabel: str, generator: torch.Generator) -> Tensor:
+def unauthorised_target(labels: Tensor, answer: Tensor, mislabel: str, generator: torch.Generator) -> Tensor:
     """What unauthorised images of these labels are to be answered with: probabilities `[M, K]`."""
     if mislabel == "uniform":
-        return one_answer(num_classes).softmax(dim=0).to(labels.device).expand(len(labels), -1)
+        return answer.softmax(dim=0).to(labels.device).expand(len(labels), -1)
     if mislabel == "random":
-        labels = torch.randint(num_classes, labels.shape, generator=generator).to(labels)
+        labels = torch.randint(len(answer), labels.shape, generator=generator).to(labels)
     else:
-        labels = (labels + 1) % num_classes
-    return one_hot(labels, num_classes).float()
+        labels = (labels + 1) % len(answer)
+    return one_hot(labels, len(answer)).float()
 
 
 def train_locked(
@@ -152,7 +128,7 @@ def train_locked(
     settings: LockSettings,
     *,
     steps: int,
-    num_classes: int,
+    answer: Tensor,
     preprocessing: Preprocessing,
     seed: int,
     fresh: bool = True,
@@ -174,7 +150,7 @@ def train_locked(
     negatives = Negatives(network.encoder, secrets.rivals.to(device), generator, strangers=strangers)
     carriers, mixing = secrets.carriers.to(device), secrets.mixing.to(device)
     example = preprocessing.apply(data.images[:2])
-    judge = LockedLoss(module, example, settings, num_classes, fresh=fresh, further=further, teacher=teacher)
+    judge = LockedLoss(module, example, settings, answer, fresh=fresh, further=further, teacher=teacher)
     step = 0
 
     def loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from intaglio.evidence.key import Key
 from intaglio.lock.joint_training import train_together
 from intaglio.lock.key_network import Progress
 from intaglio.lock.lock import Lock, LockFacts, lock_secrets, new_lock_id
-from intaglio.lock.locked_training import can_teach, train_locked
+from intaglio.lock.locked_training import train_locked
+from intaglio.lock.one_answer import Knowledge
 from intaglio.lock.settings import LockSettings
 from intaglio.seeds import derive_seed
 
@@ -75,12 +76,13 @@ def train_lock(
         raise DataError(f"{data.name}: locking needs a label for every image")
     module, preprocessing = _taken_apart(module, preprocessing)
     module = copy.deepcopy(module).requires_grad_(True)
-    num_classes = _class_count(module, data, preprocessing)
+    _check_answers(module, data, preprocessing)
+    knowledge = Knowledge(module, data, preprocessing)
     training: dict[str, Any] = {
-        "num_classes": num_classes,
+        "answer": knowledge.answer,
         "preprocessing": preprocessing,
         "seed": seed,
-        "teacher": _teacher(module, data, preprocessing, device) if settings.distillation else None,
+        "teacher": _teacher(module, device) if settings.distillation and knowledge.task_known else None,
         "device": device,
         "progress": progress,
     }
@@ -103,10 +105,9 @@ def train_lock(
     return module.cpu().eval(), lock
 
 
-def _teacher(module: nn.Module, data: ImageData, preprocessing: Preprocessing, device: str) -> nn.Module | None:
-    """The unlocked model as it is now, if it can teach."""
-    unlocked = copy.deepcopy(module).requires_grad_(False).eval()
-    return unlocked.to(device) if can_teach(unlocked, data, preprocessing) else None
+def _teacher(module: nn.Module, device: str) -> nn.Module:
+    """The unlocked model as it is now."""
+    return copy.deepcopy(module).requires_grad_(False).eval().to(device)
 
 
 class Stage(NamedTuple):
@@ -167,8 +168,8 @@ def _taken_apart(
     return module, preprocessing or Preprocessing()
 
 
-def _class_count(module: nn.Module, data: ImageData, preprocessing: Preprocessing) -> int:
-    """The number of classes the module answers with."""
+def _check_answers(module: nn.Module, data: ImageData, preprocessing: Preprocessing) -> None:
+    """Refuses a module that can't be locked with this data; leaves it in evaluation mode."""
     with torch.no_grad():
         answers = module.eval()(preprocessing.apply(data.images[:2]))
     if not isinstance(answers, torch.Tensor) or answers.ndim != 2 or answers.shape[1] < 2:
@@ -176,4 +177,3 @@ def _class_count(module: nn.Module, data: ImageData, preprocessing: Preprocessin
     if int(data.labels.max()) >= answers.shape[1]:
         raise DataError(f"{data.name}: has labels up to {int(data.labels.max())}, but the model answers with "
                         f"{answers.shape[1]} classes")  # fmt: skip
-    return answers.shape[1]
