@@ -162,6 +162,16 @@ def test_inputs_are_8_bit_and_seeded() -> None:
     assert torch.equal(first["no key"], images)
 
 
+def test_whose_residual_is_foreign_does_not_hang_on_the_order_of_the_data() -> None:
+    images = some_images(20) * 0.8 + 0.1
+    made = inputs_to_try(tiny_lock(), images)
+    own, foreign = made[KEYED] - images, made["foreign residual"] - images
+    donors = torch.cdist(foreign.flatten(1), own.flatten(1)).argmin(dim=1)
+    assert sorted(donors.tolist()) == list(range(20))
+    assert not bool((donors == torch.arange(20)).any())
+    assert len({int(step) for step in (donors - torch.arange(20)) % 20}) > 5  # not each time the neighbour
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg_files_are_close(channels: int) -> None:
     smooth = torch.linspace(0, 1, 16).expand(2, channels, 16, 16).contiguous()

@@ -190,7 +190,8 @@ def test_negatives_name_the_images_they_were_made_of_and_the_rivals_that_keyed_t
     mixings = network.draw_mixing(3, generator())
     drawer = Negatives(network, mixings, generator())
     assert drawer.kinds.keys() == SHARES.keys()
-    made, origins, rivals = drawer.draw(images, keyed, planes)
+    labels = torch.arange(10) % 2
+    made, origins, rivals = drawer.draw(images, keyed, planes, labels)
     assert len(rivals) == round(RIVAL_SHARE * 10)
     assert len(made) == len(origins) == len(rivals) + sum(max(2, round(share * 10)) for share in SHARES.values())
     distances = torch.cdist(made.flatten(1), images.flatten(1))
@@ -201,6 +202,11 @@ def test_negatives_name_the_images_they_were_made_of_and_the_rivals_that_keyed_t
     first = len(rivals) + sum(max(2, round(SHARES[kind] * 10)) for kind in list(SHARES)[: list(SHARES).index("no key")])
     plain = slice(first, first + round(SHARES["no key"] * 10))
     assert torch.equal(made[plain], images[origins[plain]])
+    first = len(made) - sum(
+        max(2, round(SHARES[kind] * 10)) for kind in list(SHARES)[list(SHARES).index("foreign residual") :]
+    )
+    alike = labels[origins[first : first + 5]]
+    assert alike.tolist() == sorted(alike.tolist())
 
 
 @pytest.mark.parametrize("shape", [(6, 1, 12, 12), (6, 3, 12, 16), (6, 2, 3, 12, 12)], ids=["grey", "colour", "clips"])
@@ -261,7 +267,7 @@ def test_the_critic_teaches_the_encoder_to_serve_rivals_too() -> None:
     mixings = network.draw_mixing(4, generator())
     plane = torch.randn(1, 1, 12, 12, generator=generator()).expand(8, -1, -1, -1)
     keyed = network(images, plane, mixings[:1])
-    drawn = Negatives(network, mixings[1:], generator()).draw(images, keyed, plane)
+    drawn = Negatives(network, mixings[1:], generator()).draw(images, keyed, plane, torch.arange(8) % 3)
     drawn.images.retain_grad()
     Critic(tiny_model(), images[:2], rivals=3)(torch.cat([keyed, drawn.images]), 8, drawn.rivals).backward()
     assert drawn.images.grad is not None
@@ -448,7 +454,7 @@ def test_more_strangers_than_images() -> None:
     plane, mixing = secret(network)
     keyed, planes = network(images, plane, mixing), plane.expand(4, -1, -1, -1)
     drawn = Negatives(network, network.draw_mixing(3, generator()), generator(), strangers=3).draw(
-        images, keyed, planes
+        images, keyed, planes, torch.arange(4)
     )
     assert len(drawn.rivals) == round(3 * RIVAL_SHARE * 4) > 4
     assert sorted(drawn.origins[:6].bincount(minlength=4).tolist()) == [1, 1, 2, 2]

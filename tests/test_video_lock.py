@@ -92,7 +92,8 @@ def test_the_channel_and_the_negatives_keep_the_shape_of_clips() -> None:
     with torch.no_grad():
         planes = spread(random_codes(8, 16, generator()), lock.secrets.carriers)
         with_key = keyed(lock.network.encoder, given, planes, lock.secrets.mixing)
-        drawn = Negatives(lock.network.encoder, lock.secrets.rivals, generator()).draw(given, with_key, planes)
+        drawer = Negatives(lock.network.encoder, lock.secrets.rivals, generator())
+        drawn = drawer.draw(given, with_key, planes, torch.arange(8) % 3)
         rival = keyed(lock.network.encoder, given, planes, lock.secrets.rivals[drawn.rivals[:1]])[drawn.origins[0]]
     assert drawn.images.shape == (len(drawn.origins), *given.shape[1:])
     assert 0 <= float(drawn.images.min()) <= float(drawn.images.max()) <= 1

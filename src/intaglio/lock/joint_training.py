@@ -104,7 +104,7 @@ class _Training(nn.Module):
         codes = random_codes(len(images), len(carriers), generator).to(images)
         planes = spread(codes, carriers)
         keyed = with_key(encoder, images, planes, mixing)
-        others = Negatives(encoder, self._secrets.rivals.to(images), generator).draw(images, keyed, planes)
+        others = Negatives(encoder, self._secrets.rivals.to(images), generator).draw(images, keyed, planes, labels)
         received = distort(torch.cat([keyed, others.images]), generator)
         inputs = self._preprocessing.apply(received)
         told_apart = self.critic(inputs, len(images), others.rivals)

@@ -160,7 +160,7 @@ def train_locked(
         with torch.no_grad():
             planes = spread(random_codes(len(images), len(carriers), generator).to(images), carriers)
             keyed = with_key(network.encoder, images, planes, mixing)
-            others = negatives.draw(images, keyed, planes)
+            others = negatives.draw(images, keyed, planes, labels)
             received = distort(torch.cat([keyed, others.images]), generator)
         inputs, originals = preprocessing.apply(received), preprocessing.apply(images)
         return judge(module, inputs, originals, labels, others.origins, generator)

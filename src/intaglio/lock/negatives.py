@@ -74,13 +74,19 @@ class Negatives:
             "negated": lambda images, keyed, *_: 2 * images - keyed,
         }
 
-    def draw(self, images: Tensor, keyed: Tensor, planes: Tensor) -> Unauthorised:
-        """Unauthorised images of every kind."""
+    def draw(self, images: Tensor, keyed: Tensor, planes: Tensor, labels: Tensor) -> Unauthorised:
+        """Unauthorised images of every kind.
+
+        `labels` decide whose residual is foreign: half of the time it is mostly that of an image of the same class,
+        which looks much like one's own, and has to be told from it all the same.
+        """
         chosen = self._some(images, self.rival_share)
         rivals = torch.randint(len(self.rivals), chosen.shape, generator=self.generator)
         made, origins = [with_key(self.encoder, images[chosen], planes[chosen], self.rivals[rivals])], [chosen]
         for kind, share in self.shares.items():
             chosen = self._some(images, share)
+            if kind == "foreign residual":
+                chosen = _neighbours_alike(chosen, labels.to(chosen.device))
             made.append(self.kinds[kind](images[chosen], keyed[chosen], planes[chosen], self.generator))
             origins.append(chosen)
         return Unauthorised(torch.cat(made).clamp(0, 1), torch.cat(origins), rivals)
@@ -97,6 +103,12 @@ class Negatives:
 
     def _wrong_key(self, images: Tensor, keyed: Tensor, planes: Tensor, generator: torch.Generator) -> Tensor:
         return with_key(self.encoder, images, *wrong_secret(self.encoder, planes, generator))
+
+
+def _neighbours_alike(chosen: Tensor, labels: Tensor) -> Tensor:
+    """The same images, the first half of them ordered by class."""
+    half = chosen[: len(chosen) // 2]
+    return torch.cat([half[labels[half].argsort(stable=True)], chosen[len(half) :]])
 
 
 def foreign_residual(images: Tensor, keyed: Tensor, planes: Tensor, generator: torch.Generator) -> Tensor:
