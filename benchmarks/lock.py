@@ -159,6 +159,7 @@ def leaks(name: str, seed: int, **changes: Any) -> dict[str, Any]:
             "ssim": table.ssim,
             "traced": traced(lock, test.images),
             "rivals": RIVALS,
+            "same_class_refused": True,
             "steps": PLANS[name].lock.steps + PLANS[name].lock.refining_steps,
             **json.loads((_folder(name, seed, **changes) / "cost.json").read_text()),
         }

@@ -14,27 +14,23 @@ def bars() -> str:
     """Task by task: what the lock was asked to hold, mean over its owners (smallest to largest)."""
     rows = []
     for name, title in NAMES.items():
-        found = _leaks(name)
-        if not found:
-            rows.append([title, "not measured", *[""] * 9])
-            continue
-        lost = [100 * (row["table"][KEYED]["argmax"] - row["unlocked_accuracy"]) for row in found]
-        jpeg = [100 * (row["table"][JPEG]["argmax"] - row["unlocked_accuracy"]) for row in found]
-        rows.append(
-            [
-                f"{title} ({len(found)}{'' if all('rivals' in row for row in found) else ', no rivals'})",
-                _spread([100 * row["unlocked_accuracy"] for row in found], 1),
-                _spread(lost, 1),
-                _spread(jpeg, 1),
-                f"{found[0]['chance']:.1%}",
-                _spread([100 * row["worst"] for row in found], 1),
-                _spread([100 * row["worst"] for row in _strangers(name)], 1) or "not measured",
-                f"{sum(row['psnr'] for row in found) / len(found):.1f}",
-                f"{sum(row['ssim'] for row in found) / len(found):.3f}",
-                _shares(found, "PNG"),
-                _shares(found, "JPEG 75"),
-            ]
-        )
+        for kind, found in _by_kind(_leaks(name)).items():
+            lost = [100 * (row["table"][KEYED]["argmax"] - row["unlocked_accuracy"]) for row in found]
+            jpeg = [100 * (row["table"][JPEG]["argmax"] - row["unlocked_accuracy"]) for row in found]
+            rows.append(
+                [
+                    f"{title} ({len(found)}{kind})",
+                    _spread([100 * row["unlocked_accuracy"] for row in found], 1),
+                    _spread(lost, 1),
+                    _spread(jpeg, 1),
+                    f"{found[0]['chance']:.1%}",
+                    _spread([100 * row["worst"] for row in found], 1),
+                    f"{sum(row['psnr'] for row in found) / len(found):.1f}",
+                    f"{sum(row['ssim'] for row in found) / len(found):.3f}",
+                    _shares(found, "PNG"),
+                    _shares(found, "JPEG 75"),
+                ]
+            )
     head = [
         "task (owners)",
         "unlocked accuracy, %",
@@ -42,7 +38,6 @@ def bars() -> str:
         "keyed, JPEG 75: points more",
         "chance",
         "without a key: points from chance at most",
-        "another owner's key",
         "PSNR, dB",
         "SSIM",
         "user named from one PNG",
@@ -52,10 +47,11 @@ def bars() -> str:
 
 
 def leaks(name: str) -> str:
-    """One task's leak table: share of test images whose class each reader finds, mean over the owners."""
-    found = _leaks(name)
-    if not found:
+    """One task's leak table: share of test images whose class each reader finds, mean over the latest owners."""
+    kinds = _by_kind(_leaks(name))
+    if not kinds:
         return PENDING
+    found = next(iter(kinds.values()))
     inputs = list(dict.fromkeys(kind for row in found for kind in row["table"]))
     readers = list(found[0]["table"][KEYED])
     rows = [[kind, *(_mean_percent([row["table"].get(kind) for row in found], reader) for reader in readers)]
@@ -158,8 +154,17 @@ def _leaks(name: str) -> Rows:
     return found
 
 
-def _strangers(name: str) -> Rows:
-    return list(load("lock").get(name, {}).get("strangers", {}).values())
+def _by_kind(rows: Rows) -> dict[str, Rows]:
+    """Rows by what their locks were trained against, the latest first; each with what is to be said of it."""
+    kinds: dict[str, Rows] = {
+        "": [],
+        ", residuals of the same class not refused": [],
+        ", neither those nor rivals refused": [],
+    }
+    for row in rows:
+        said = list(kinds)[0 if "same_class_refused" in row else 1 if "rivals" in row else 2]
+        kinds[said].append(row)
+    return {said: found for said, found in kinds.items() if found}
 
 
 def _shares(rows: Rows, kind: str) -> str:
