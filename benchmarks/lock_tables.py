@@ -143,7 +143,8 @@ def cost() -> str:
         ["the same, one at a time", f"{figures['cost']['ms_alone']:.2f} ms"],
     ]
     for name, title in NAMES.items():
-        if found := _leaks(name):
+        if kinds := _by_kind(_leaks(name)):
+            found = next(iter(kinds.values()))
             minutes = sum(row["cpu_seconds"] for row in found) / len(found) / 60
             rows.append([f"training a lock, {title}", f"{minutes:.0f} minutes ({found[0]['steps']} steps)"])
     return table(["on one core", "time"], rows)

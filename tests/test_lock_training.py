@@ -424,8 +424,8 @@ def test_training_changes_a_copy_and_the_seed_decides(toy: ImageData, mislabel: 
     assert lock.network.encoder.relief == 1.0
 
 
-def test_refining_first_refuses_then_lets_in_and_then_meets_more_strangers() -> None:
-    settings = LockSettings(refining_steps=2700, weight=2.0, silence=1.0)
+def test_refining_first_refuses_then_lets_in_and_meets_more_strangers_between() -> None:
+    settings = LockSettings(refining_steps=3500, weight=2.0, silence=1.0)
     stages = [
         (stage.steps, stage.settings.weight, stage.settings.silence, stage.strangers, stage.further)
         for stage in refining(settings)
@@ -435,6 +435,7 @@ def test_refining_first_refuses_then_lets_in_and_then_meets_more_strangers() -> 
         (600, 0.8, 3.0, 1.0, 0.0),
         (900, 0.8, 3.0, 3.0, 0.0),
         (400, 0.8, 3.0, 3.0, 3.0),
+        (800, 0.6, 3.0, 1.0, 0.0),
     ]
     for steps in range(9):
         assert sum(stage.steps for stage in refining(settings.model_copy(update={"refining_steps": steps}))) == steps

@@ -19,13 +19,14 @@ from intaglio.lock.one_answer import Knowledge
 from intaglio.lock.settings import LockSettings
 from intaglio.seeds import derive_seed
 
-#: Refining is in four stages, these shares of it. After the first, multiples of lambda and of the silence: more keyed
-#: images are let in again, those that went through JPEG above all. Then there are more strangers; and for the last
-#: stage the unlikeliest class is moved further away, by so many logits.
-_STAGES = (8 / 27, 6 / 27, 9 / 27, 4 / 27)
+#: Refining is in five stages, these shares of it. After the first, multiples of lambda and of the silence: more keyed
+#: images are let in again, those that went through JPEG above all. In the third and fourth there are more strangers,
+#: for the fourth the unlikeliest class is moved further away, by so many logits, and in the last most are let in.
+_STAGES = (8 / 35, 6 / 35, 9 / 35, 4 / 35, 8 / 35)
 _LETTING_IN, _SILENCING = 0.4, 3.0
 _STRANGERS = 3.0
 _FURTHER = 3.0
+_AT_LAST = 0.3
 
 Data = ImageData | tuple[torch.Tensor, torch.Tensor]
 
@@ -122,15 +123,16 @@ class Stage(NamedTuple):
 
 def refining(settings: LockSettings) -> list[Stage]:
     """The stages of refining, those that have any steps."""
-    first, second, third = (round(share * settings.refining_steps) for share in _STAGES[:-1])
-    letting_in = settings.model_copy(
-        update={"weight": _LETTING_IN * settings.weight, "silence": _SILENCING * settings.silence}
-    )
+    first, second, third, fourth = (round(share * settings.refining_steps) for share in _STAGES[:-1])
+    silence = _SILENCING * settings.silence
+    letting_in = settings.model_copy(update={"weight": _LETTING_IN * settings.weight, "silence": silence})
+    at_last = settings.model_copy(update={"weight": _AT_LAST * settings.weight, "silence": silence})
     stages = [
         Stage(first, settings),
         Stage(second, letting_in),
         Stage(third, letting_in, _STRANGERS),
-        Stage(settings.refining_steps - first - second - third, letting_in, _STRANGERS, _FURTHER),
+        Stage(fourth, letting_in, _STRANGERS, _FURTHER),
+        Stage(settings.refining_steps - first - second - third - fourth, at_last),
     ]
     return [stage for stage in stages if stage.steps]
 
