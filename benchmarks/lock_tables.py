@@ -48,10 +48,9 @@ def bars() -> str:
 
 def leaks(name: str) -> str:
     """One task's leak table: share of test images whose class each reader finds, mean over the latest owners."""
-    kinds = _by_kind(_leaks(name))
-    if not kinds:
+    found = _latest(name)
+    if not found:
         return PENDING
-    found = next(iter(kinds.values()))
     inputs = list(dict.fromkeys(kind for row in found for kind in row["table"]))
     readers = list(found[0]["table"][KEYED])
     rows = [[kind, *(_mean_percent([row["table"].get(kind) for row in found], reader) for reader in readers)]
@@ -143,8 +142,7 @@ def cost() -> str:
         ["the same, one at a time", f"{figures['cost']['ms_alone']:.2f} ms"],
     ]
     for name, title in NAMES.items():
-        if kinds := _by_kind(_leaks(name)):
-            found = next(iter(kinds.values()))
+        if found := _latest(name):
             minutes = sum(row["cpu_seconds"] for row in found) / len(found) / 60
             rows.append([f"training a lock, {title}", f"{minutes:.0f} minutes ({found[0]['steps']} steps)"])
     return table(["on one core", "time"], rows)
@@ -155,16 +153,20 @@ def _leaks(name: str) -> Rows:
     return found
 
 
+def _latest(name: str) -> Rows:
+    """The task's owners of the latest kind that was measured."""
+    return next(iter(_by_kind(_leaks(name)).values()), [])
+
+
 def _by_kind(rows: Rows) -> dict[str, Rows]:
     """Rows by what their locks were trained against, the latest first; each with what is to be said of it."""
-    kinds: dict[str, Rows] = {
-        "": [],
-        ", residuals of the same class not refused": [],
-        ", neither those nor rivals refused": [],
+    kinds = {
+        "": [row for row in rows if "same_class_refused" in row],
+        ", residuals of the same class not refused": [
+            row for row in rows if "rivals" in row and "same_class_refused" not in row
+        ],
+        ", neither those nor rivals refused": [row for row in rows if "rivals" not in row],
     }
-    for row in rows:
-        said = list(kinds)[0 if "same_class_refused" in row else 1 if "rivals" in row else 2]
-        kinds[said].append(row)
     return {said: found for said, found in kinds.items() if found}
 
 

@@ -98,8 +98,9 @@ def check_lock(
     Raises:
         DataError: images without labels, or of another size.
     """
-    for known in (lock, other) if other is not None else (lock,):
-        known.check(data.images)
+    lock.check(data.images)
+    if other is not None:
+        other.check(data.images)
     if int(data.labels.min()) < 0 or len(data) < 4:
         raise DataError(f"{data.name}: a leak table needs four labelled images or more")
     made = inputs_to_try(lock, data.images, other=other, seed=seed)

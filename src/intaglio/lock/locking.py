@@ -101,7 +101,18 @@ def train_lock(
     for number, stage in enumerate(refining(settings)):
         training["progress"] = _of_all(progress, done, settings)
         training |= {"seed": derive_seed(seed, "refining", number)}
-        refine(module, data, lock, stage, **training)
+        train_locked(
+            module,
+            data,
+            lock.network,
+            lock.secrets,
+            stage.settings,
+            steps=stage.steps,
+            fresh=False,
+            strangers=stage.strangers,
+            further=stage.further,
+            **training,
+        )
         done += stage.steps
     return module.cpu().eval(), lock
 
@@ -135,22 +146,6 @@ def refining(settings: LockSettings) -> list[Stage]:
         Stage(settings.refining_steps - first - second - third - fourth, at_last),
     ]
     return [stage for stage in stages if stage.steps]
-
-
-def refine(module: nn.Module, data: ImageData, lock: Lock, stage: Stage, **training: Any) -> None:
-    """Trains a locked model on, in place, for one stage; `training` is what `train_locked` wants beside."""
-    train_locked(
-        module,
-        data,
-        lock.network,
-        lock.secrets,
-        stage.settings,
-        steps=stage.steps,
-        fresh=False,
-        strangers=stage.strangers,
-        further=stage.further,
-        **training,
-    )
 
 
 def _of_all(progress: Progress | None, before: int, settings: LockSettings) -> Progress | None:
