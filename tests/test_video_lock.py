@@ -26,7 +26,7 @@ from intaglio.lock.key_network import KeyNetwork
 from intaglio.lock.keyed_arrays import ImageArrays
 from intaglio.lock.keyed_files import key_files, read_all, read_images
 from intaglio.lock.lock import LockFacts
-from intaglio.lock.negatives import Negatives
+from intaglio.lock.negatives import Authorised, Negatives
 from intaglio.lock.quality import psnr, ssim
 from protected_clips import OWNER, SHAPE, classifier_of, host, known_network, moving_bars, written
 
@@ -93,7 +93,7 @@ def test_the_channel_and_the_negatives_keep_the_shape_of_clips() -> None:
         planes = spread(random_codes(8, 16, generator()), lock.secrets.carriers)
         with_key = keyed(lock.network.encoder, given, planes, lock.secrets.mixing)
         drawer = Negatives(lock.network.encoder, lock.secrets.rivals, generator())
-        drawn = drawer.draw(given, with_key, planes, torch.arange(8) % 3)
+        drawn = drawer.draw(Authorised(given, with_key, planes, torch.arange(8) % 3))
         rival = keyed(lock.network.encoder, given, planes, lock.secrets.rivals[drawn.rivals[:1]])[drawn.origins[0]]
     assert drawn.images.shape == (len(drawn.origins), *given.shape[1:])
     assert 0 <= float(drawn.images.min()) <= float(drawn.images.max()) <= 1

@@ -17,7 +17,7 @@ from intaglio.lock.frames import frame_count, frames
 from intaglio.lock.frames import keyed as with_key
 from intaglio.lock.leaks import HELD, READERS, chance, recovered
 from intaglio.lock.lock import Lock
-from intaglio.lock.negatives import matched_noise
+from intaglio.lock.negatives import before_in, matched_noise
 from intaglio.lock.quality import psnr, ssim
 from intaglio.results import Result
 from intaglio.seeds import torch_generator
@@ -136,14 +136,13 @@ def inputs_to_try(lock: Lock, images: Tensor, *, other: Lock | None = None, seed
             planes = _planes(lock, len(part), generator)
             keyed.append(with_key(lock.network.encoder, part, planes, lock.secrets.mixing))
             wrong.append(with_key(lock.network.encoder, part, *wrong_secret(lock.network.encoder, planes, generator)))
-            noisy.append(matched_noise(part, keyed[-1], planes, generator))
+            noisy.append(matched_noise(part, keyed[-1], generator))
             decoyed.append(keyed_by_decoys(part, planes, generator))
             if other is not None:
                 planes = _planes(other, len(part), generator)
                 stranger.append(with_key(other.network.encoder, part, planes, other.secrets.mixing))
     order = torch.randperm(len(images), generator=generator)  # whose residual is tried must not hang on how data lie
-    donors = order.roll(1)[order.argsort()]
-    foreign = images + (rounded(torch.cat(keyed)) - images)[donors]
+    foreign = images + (rounded(torch.cat(keyed)) - images)[before_in(order)]
     made = {
         KEYED: keyed,
         "no key": [images],

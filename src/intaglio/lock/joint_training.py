@@ -19,7 +19,7 @@ from intaglio.lock.frames import for_frames, frames
 from intaglio.lock.frames import keyed as with_key
 from intaglio.lock.key_network import KeyNetwork, Progress, key_loss, relief
 from intaglio.lock.locked_training import LockedLoss, training_settings
-from intaglio.lock.negatives import Negatives
+from intaglio.lock.negatives import Authorised, Negatives
 from intaglio.lock.settings import LockSettings
 from intaglio.seeds import derive_seed, torch_generator
 from intaglio.training import train
@@ -104,7 +104,9 @@ class _Training(nn.Module):
         codes = random_codes(len(images), len(carriers), generator).to(images)
         planes = spread(codes, carriers)
         keyed = with_key(encoder, images, planes, mixing)
-        others = Negatives(encoder, self._secrets.rivals.to(images), generator).draw(images, keyed, planes, labels)
+        others = Negatives(encoder, self._secrets.rivals.to(images), generator).draw(
+            Authorised(images, keyed, planes, labels)
+        )
         received = distort(torch.cat([keyed, others.images]), generator)
         inputs = self._preprocessing.apply(received)
         told_apart = self.critic(inputs, len(images), others.rivals)

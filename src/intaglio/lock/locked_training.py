@@ -24,7 +24,7 @@ from intaglio.lock.channel import distort
 from intaglio.lock.codes import LockSecrets, random_codes, spread
 from intaglio.lock.frames import keyed as with_key
 from intaglio.lock.key_network import KeyNetwork, Progress, relief
-from intaglio.lock.negatives import Negatives
+from intaglio.lock.negatives import Authorised, Negatives
 from intaglio.lock.settings import LockSettings
 from intaglio.networks.final_linear import final_linear, forward_with_features
 from intaglio.seeds import derive_seed, torch_generator
@@ -160,7 +160,7 @@ def train_locked(
         with torch.no_grad():
             planes = spread(random_codes(len(images), len(carriers), generator).to(images), carriers)
             keyed = with_key(network.encoder, images, planes, mixing)
-            others = negatives.draw(images, keyed, planes, labels)
+            others = negatives.draw(Authorised(images, keyed, planes, labels))
             received = distort(torch.cat([keyed, others.images]), generator)
         inputs, originals = preprocessing.apply(received), preprocessing.apply(images)
         return judge(module, inputs, originals, labels, others.origins, generator)

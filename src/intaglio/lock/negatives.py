@@ -26,8 +26,26 @@ SHARES = {
 }
 _COARSE = 7
 
-#: (images, keyed, planes, generator) -> altered images, all `[N, ...]`.
-Negative = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
+
+class Authorised(NamedTuple):
+    """Images that unauthorised ones are made of."""
+
+    #: `[N, ...]` in [0, 1].
+    images: Tensor
+    #: The same, keyed.
+    keyed: Tensor
+    #: The codes that they were keyed with, `[N, 1, H, W]`.
+    planes: Tensor
+    #: `[N]`.
+    labels: Tensor
+
+    def take(self, chosen: Tensor) -> "Authorised":
+        """Those of these numbers."""
+        return Authorised(*(part[chosen.to(part.device)] for part in self))
+
+
+#: Makes an altered image of each, `[N, ...]`.
+Negative = Callable[[Authorised, torch.Generator], Tensor]
 
 
 class Unauthorised(NamedTuple):
@@ -66,63 +84,64 @@ class Negatives:
         self.shares = SHARES | {"decoy": strangers * SHARES["decoy"]}
         self.kinds: dict[str, Negative] = {
             "decoy": self._decoy,
-            "no key": lambda images, *_: images,
+            "no key": lambda some, _: some.images,
             "wrong key": self._wrong_key,
-            "foreign residual": foreign_residual,
-            "noise": matched_noise,
-            "scrambled": scrambled,
-            "negated": lambda images, keyed, *_: 2 * images - keyed,
+            "foreign residual": lambda some, _: foreign_residual(some.images, some.keyed, some.labels),
+            "noise": lambda some, drawn: matched_noise(some.images, some.keyed, drawn),
+            "scrambled": lambda some, drawn: scrambled(some.images, some.keyed, drawn),
+            "negated": lambda some, _: 2 * some.images - some.keyed,
         }
 
-    def draw(self, images: Tensor, keyed: Tensor, planes: Tensor, labels: Tensor) -> Unauthorised:
-        """Unauthorised images of every kind.
-
-        `labels` decide whose residual is foreign: half of the time it is mostly that of an image of the same class,
-        which looks much like one's own, and has to be told from it all the same.
-        """
-        chosen = self._some(images, self.rival_share)
+    def draw(self, batch: Authorised) -> Unauthorised:
+        """Unauthorised images of every kind, made of the images of a batch."""
+        chosen = self._some(len(batch.images), self.rival_share)
         rivals = torch.randint(len(self.rivals), chosen.shape, generator=self.generator)
-        made, origins = [with_key(self.encoder, images[chosen], planes[chosen], self.rivals[rivals])], [chosen]
+        some = batch.take(chosen)
+        made, origins = [with_key(self.encoder, some.images, some.planes, self.rivals[rivals])], [chosen]
         for kind, share in self.shares.items():
-            chosen = self._some(images, share)
-            if kind == "foreign residual":
-                chosen = _neighbours_alike(chosen, labels.to(chosen.device))
-            made.append(self.kinds[kind](images[chosen], keyed[chosen], planes[chosen], self.generator))
+            chosen = self._some(len(batch.images), share)
+            made.append(self.kinds[kind](batch.take(chosen), self.generator))
             origins.append(chosen)
         return Unauthorised(torch.cat(made).clamp(0, 1), torch.cat(origins), rivals)
 
-    def _some(self, images: Tensor, share: float) -> Tensor:
+    def _some(self, available: int, share: float) -> Tensor:
         """Which images of the batch a kind is made of, two at least; where there are more than all, some twice."""
-        count = max(2, round(share * len(images)))
-        rounds = -(-count // len(images))
-        drawn = [torch.randperm(len(images), generator=self.generator) for _ in range(rounds)]
+        count = max(2, round(share * available))
+        rounds = -(-count // available)
+        drawn = [torch.randperm(available, generator=self.generator) for _ in range(rounds)]
         return torch.cat(drawn)[:count]
 
-    def _decoy(self, images: Tensor, keyed: Tensor, planes: Tensor, generator: torch.Generator) -> Tensor:
-        return keyed_by_decoys(images, planes, generator, relief=self.encoder.relief)
+    def _decoy(self, some: Authorised, generator: torch.Generator) -> Tensor:
+        return keyed_by_decoys(some.images, some.planes, generator, relief=self.encoder.relief)
 
-    def _wrong_key(self, images: Tensor, keyed: Tensor, planes: Tensor, generator: torch.Generator) -> Tensor:
-        return with_key(self.encoder, images, *wrong_secret(self.encoder, planes, generator))
-
-
-def _neighbours_alike(chosen: Tensor, labels: Tensor) -> Tensor:
-    """The same images, the first half of them ordered by class."""
-    half = chosen[: len(chosen) // 2]
-    return torch.cat([half[labels[half].argsort(stable=True)], chosen[len(half) :]])
+    def _wrong_key(self, some: Authorised, generator: torch.Generator) -> Tensor:
+        return with_key(self.encoder, some.images, *wrong_secret(self.encoder, some.planes, generator))
 
 
-def foreign_residual(images: Tensor, keyed: Tensor, planes: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image with the residual that was made for another (its neighbour in the batch)."""
-    return images + (keyed - images).roll(1, 0)
+def foreign_residual(images: Tensor, keyed: Tensor, labels: Tensor) -> Tensor:
+    """Each image with the residual that was made for another.
+
+    For half of them it is mostly that of an image of the same class, which looks much like one's own, and has to be
+    told from it all the same.
+    """
+    half = len(labels) // 2
+    alike = labels[:half].cpu().argsort(stable=True)
+    donors = before_in(torch.cat([alike, torch.arange(half, len(labels))]))
+    return images + (keyed - images)[donors]
 
 
-def matched_noise(images: Tensor, keyed: Tensor, planes: Tensor, generator: torch.Generator) -> Tensor:
+def before_in(ring: Tensor) -> Tensor:
+    """For each of N numbers the one before it in `ring`, which holds every number once."""
+    return ring.roll(1)[ring.argsort()]
+
+
+def matched_noise(images: Tensor, keyed: Tensor, generator: torch.Generator) -> Tensor:
     """Each image with Gaussian noise as loud as its own residual."""
     loudness = (keyed - images).square().mean(dim=tuple(range(1, images.ndim)), keepdim=True).sqrt()
     return images + loudness * torch.randn(images.shape, generator=generator).to(images)
 
 
-def scrambled(images: Tensor, keyed: Tensor, planes: Tensor, generator: torch.Generator) -> Tensor:
+def scrambled(images: Tensor, keyed: Tensor, generator: torch.Generator) -> Tensor:
     """Each image with its own residual under random signs: drawn pixel by pixel, or patch by patch.
 
     Of clips every frame has signs of its own.
