@@ -233,8 +233,12 @@ def test_every_mistake_is_one_line(
     (tmp_path / "no.key").write_text("not a key\n")
     main(["lock", "issue", "--user", "bob", "-q"])
     main(["lock", "revoke", "--user", "bob", "-q"])
+    loud, nothing = str(tmp_path / "loud.npy"), str(tmp_path / "nothing.npy")
+    np.save(loud, np.linspace(0, 200, 144, dtype=np.float32).reshape(1, 12, 12))
+    np.save(nothing, np.full((1, 12, 12), np.nan, np.float32))
     out = ("--out", str(tmp_path / "out"))
     data = ("--data", str(toy_file), *out)
+    pixels, before = (tmp_path / "in" / "0.png").read_bytes(), (lock / "users.json").read_bytes()
     cases: list[tuple[list[str], ExitCode, str]] = [
         (["issue", "--user", "alice"], ExitCode.ERROR, "user 'alice' has a key already"),
         (["issue", "--user", "al\nice"], ExitCode.ERROR, "a user's name"),
@@ -247,6 +251,14 @@ def test_every_mistake_is_one_line(
         (["apply", large, "--key-network", str(network), *out], ExitCode.ERROR, "this lock is for images of 1x12x12"),
         (["apply", images, "--key-network", str(lock / "users.json"), *out], ExitCode.ERROR, "users.json: "),
         (["apply", images, *out], ExitCode.USAGE, "needed: --user, --lock and --key"),
+        (["apply", images, "--user", "bob", "--key-network", str(network), *out], ExitCode.USAGE, "one user's already"),
+        (["apply", loud, "--key-network", str(network), *out], ExitCode.ERROR, "pixel values span 0..200"),
+        (["apply", images, nothing, "--user", "alice", *out], ExitCode.ERROR, "pixel values span nan"),
+        (["apply", images, "--user", "alice", "--out", images], ExitCode.ERROR, "would be overwritten"),
+        (["issue", "--user", "eve", "--out", images], ExitCode.ERROR, "key networks are written as .onnx"),
+        (["issue", "--user", "eve", "--json", images], ExitCode.ERROR, "it is a folder"),
+        (["revoke", "--user", "alice", "--json", images], ExitCode.ERROR, "it is a folder"),
+        (["train", str(host), *data[:2], "--out", str(lock)], ExitCode.ERROR, "a lock that is overwritten is lost"),
         (["apply", images, "--user", "bob", *out], ExitCode.ERROR, "the key of user 'bob' was revoked on"),
         (["issue", "--user", "bob", "--out", str(network)], ExitCode.ERROR, "the key of user 'bob' was revoked on"),
         (["trace", images, "--key", str(tmp_path / "no.key")], ExitCode.ERROR, "no.key"),
@@ -276,3 +288,5 @@ def test_every_mistake_is_one_line(
         assert printed.out == ""
         assert code == ExitCode.USAGE or len(printed.err.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+    assert (tmp_path / "in" / "0.png").read_bytes() == pixels
+    assert (lock / "users.json").read_bytes() == before

@@ -366,7 +366,7 @@ def a_file(folder: Path) -> list[str]:
         (lambda _: ["--threshold", "nan"], ExitCode.USAGE, "lies between 0 and 1"),
         (lambda _: ["--epochs", "0"], ExitCode.USAGE, "--epochs"),
         (lambda _: ["--batches", "0"], ExitCode.USAGE, "--batches"),
-        (lambda _: ["--input-shape", "12"], ExitCode.ERROR, "input shape must be (C, H, W)"),
+        (lambda _: ["--input-shape", "12"], ExitCode.USAGE, "'12' is not a shape such as 3,224,224"),
         (lambda _: ["--input-shape", "12,a"], ExitCode.USAGE, "'12,a' is not a shape such as 3,224,224"),
         (lambda _: ["--preprocess", "{"], ExitCode.USAGE, "--preprocess"),
     ],

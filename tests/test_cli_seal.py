@@ -10,6 +10,7 @@ import pytest
 from http_servers import FakeTime
 from intaglio.classifiers import Clock, Sidecar, save_classifier
 from intaglio.cli.main import ExitCode, main
+from intaglio.errors import RemoteError
 from intaglio.evidence.key import Key
 from intaglio.evidence.registry import Registry
 from intaglio.seal import Seal, SealCheck, SealRecord, Watch
@@ -119,6 +120,20 @@ def test_watch_keeps_history(capsys: pytest.CaptureFixture[str], monkeypatch: py
     watch = Watch.from_json(printed.out)
     assert (watch.intact, watch.checks, printed.err) == (False, 1, "")
     assert [url for url, _ in posted] == ["http://hook"]
+
+
+def test_a_break_that_nobody_was_told_of_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*call: Any) -> None:
+        raise RemoteError("the webhook did not take it: 500")
+
+    monkeypatch.setattr("intaglio.seal.watching.post_json", refuse)
+    options = ["--every", "0.001", "--queries", "4", "--webhook", "http://hook"]
+    assert main(["seal", "watch", "tampered.safetensors", *CHECK, *options]) == ExitCode.FOUND
+    tampered, untold, _ = capsys.readouterr().out.splitlines()
+    assert "Tampered" in tampered
+    assert untold.endswith("the webhook did not take it: 500")
 
 
 def test_a_signal_ends_a_watch_cleanly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

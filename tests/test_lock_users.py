@@ -14,12 +14,18 @@ def store(path: Path, lock_id: str = "a") -> UserStore:
     return UserStore(OWNER, lock_id, path)
 
 
+def new_store(path: Path) -> UserStore:
+    users = UserStore(OWNER, "a")
+    users.attach(path)
+    return users
+
+
 def test_a_list_lives_on_disk(tmp_path: Path) -> None:
     path = tmp_path / "users.json"
-    users = store(path)
+    users = new_store(path)
+    assert not len(store(path))
     users.issue("alice")
     users.issue("Bob Ö.")
-    assert not len(store(tmp_path / "other.json"))
     users.revoke("alice")
     again = store(path)
     assert again.names == ("alice", "Bob Ö.")
@@ -65,7 +71,7 @@ def test_what_is_refused(action: str, name: str, message: str) -> None:
 
 def test_a_changed_list_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "users.json"
-    users = store(path)
+    users = new_store(path)
     users.issue("alice")
     users.revoke("alice")
     content = json.loads(path.read_text())
@@ -77,10 +83,20 @@ def test_a_changed_list_is_noticed(tmp_path: Path) -> None:
 
 def test_another_keys_or_locks_list_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "users.json"
-    store(path).issue("alice")
+    new_store(path).issue("alice")
     for key, lock_id in ((STRANGER, "a"), (OWNER, "b")):
         with pytest.raises(KeyFileError, match="belongs to another key or lock"):
             UserStore(key, lock_id, path)
+
+
+def test_a_list_that_is_gone_is_no_empty_one(tmp_path: Path) -> None:
+    path = tmp_path / "users.json"
+    users = new_store(path)
+    users.issue("alice")
+    users.revoke("alice")
+    path.unlink()
+    with pytest.raises(DataError, match="the list of users can't be read: No such file"):
+        store(path)
 
 
 @pytest.mark.parametrize(

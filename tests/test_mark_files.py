@@ -24,7 +24,15 @@ from intaglio.classifiers import (
     save_classifier,
 )
 from intaglio.data import ImageData
-from intaglio.errors import ClassifierError, DataError, EvidenceError, IntaglioError, ModelError, RecipeError
+from intaglio.errors import (
+    ClassifierError,
+    DataError,
+    EvidenceError,
+    IntaglioError,
+    ModelError,
+    RecipeError,
+    StorageError,
+)
 from intaglio.evidence.commitment import read_commitment
 from intaglio.evidence.proof import verify_bundle
 from intaglio.evidence.suspect import Suspect
@@ -65,6 +73,13 @@ def marked(hosted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert (written.fidelity.images, written.fidelity.triggers) == (len(TEST), 100)
     assert written.fidelity.prototype_shift == 0
     return out
+
+
+def test_a_commitment_is_never_overwritten(hosted: Path, marked: Path) -> None:
+    before = (marked / COMMITMENT).read_bytes()
+    with pytest.raises(StorageError, match="a commitment that is overwritten is lost"):
+        mark_file(open_classifier(hosted), DATA, OWNER, marked, test=TEST, batches=1, **QUICK)
+    assert (marked / COMMITMENT).read_bytes() == before
 
 
 def test_a_marked_file_opens_as_the_original_did(hosted: Path, marked: Path) -> None:

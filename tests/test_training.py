@@ -16,6 +16,7 @@ from intaglio.attacks import accuracy
 from intaglio.data import ImageData
 from intaglio.errors import ClassifierError, ModelError
 from intaglio.networks import NETWORKS, Architecture
+from intaglio.networks.layout import channels_last_is_safe
 from intaglio.training import TrainingSettings, train
 from intaglio.training.augmentation import NOISE, SHIFT, augment
 from intaglio.training.settings import Augmentation, OptimizerName
@@ -218,6 +219,25 @@ def test_channels_are_last_while_it_trains_and_weights_are_stored_as_ever(name: 
     assert len(last) == len(kernels) > 1
     assert all(last)
     assert all(weight.is_contiguous() for weight in module.parameters())
+
+
+@pytest.mark.parametrize(("name", "shape"), [("resnet8", (3, 64, 64)), ("cnn_lstm", (6, 3, 48, 48))])
+def test_narrow_shortcuts_on_larger_images_train(name: str, shape: tuple[int, ...]) -> None:
+    """With channels last this corrupted the heap: the weights' gradient of a strided 1 x 1 convolution."""
+    torch.manual_seed(0)
+    module = Architecture(name=name, input_shape=shape, num_classes=3, width=8).build()
+    assert not channels_last_is_safe(module, *shape[-2:])
+    assert channels_last_is_safe(module, 32, 32)
+    data = (torch.rand(32, *shape), torch.arange(32) % 3)
+    before = weights(module)
+    trained = train(module, data, TrainingSettings(steps=3, batch_size=16), seed=0)
+    assert weights(trained) != before
+
+
+@pytest.mark.parametrize("name", ["vgg", "lenet"])
+def test_other_networks_may_have_their_channels_last(name: str) -> None:
+    module = Architecture(name=name, input_shape=(3, 64, 64), num_classes=3, width=8).build()
+    assert channels_last_is_safe(module, 64, 64)
 
 
 @pytest.mark.parametrize("optimizer", get_args(OptimizerName))

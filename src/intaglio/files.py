@@ -74,6 +74,16 @@ def sha256_file(path: Path | str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def require_new(path: Path | str, what: str) -> None:
+    """Refuses to write over `path`, which may be the only copy of what was made with work or given to others.
+
+    Raises:
+        StorageError: there is one already.
+    """
+    if Path(path).exists():
+        raise StorageError(f"{path} exists already, and {what} that is overwritten is lost: choose another folder")
+
+
 def require_writable(path: Path | str) -> None:
     """Fails now rather than after an hour of work if `path` can't be written.
 

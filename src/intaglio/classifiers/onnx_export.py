@@ -41,7 +41,7 @@ def export_onnx(
     images = torch.rand(_CHECKED, *input_shape, generator=torch_generator(0, "classifiers", "onnx-export"))
     with torch.no_grad():
         expected = module(images)
-    content = _exported(module, images, path)
+    content = onnx_bytes(module, images, path, output="scores")
     check = OnnxClassifier(content, input_shape=input_shape, num_classes=expected.shape[1], source=str(path))
     difference = float((check.scores(images) - expected).abs().max()) / max(1.0, float(expected.abs().max()))
     if not difference <= _TOLERANCE:  # also true for NaN
@@ -56,7 +56,12 @@ def export_onnx(
         write_sidecar(present, made)
 
 
-def _exported(module: nn.Module, images: torch.Tensor, path: Path) -> bytes:
+def onnx_bytes(module: nn.Module, images: torch.Tensor, path: Path, *, output: str) -> bytes:
+    """The module as ONNX for any number of `images`, its input; nothing of this machine's paths is in it.
+
+    Raises:
+        ModelError: it can't be exported; `path` is named.
+    """
     from torch.onnx.errors import OnnxExporterError
 
     try:
@@ -64,7 +69,7 @@ def _exported(module: nn.Module, images: torch.Tensor, path: Path) -> bytes:
             batch = torch.export.Dim("batch")
             program = torch.onnx.export(
                 module, (images,), dynamo=True, dynamic_shapes=({0: batch},), input_names=["images"],
-                output_names=["scores"], verbose=False, external_data=False,
+                output_names=[output], verbose=False, external_data=False,
             )  # fmt: skip
             if program is None:
                 raise ModelError(f"{path}: torch.onnx.export returned nothing")

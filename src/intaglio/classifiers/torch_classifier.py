@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from intaglio.classifiers.access import Access
 from intaglio.classifiers.base import Classifier, Options
 from intaglio.errors import ClassifierError
+from intaglio.networks.layout import channels_last_is_safe
 
 #: Where batches live in the accelerator's own memory, larger ones keep it busy.
 ACCELERATOR_MEMORY_BUDGET = 4 << 30
@@ -92,6 +93,8 @@ class TorchClassifier(Classifier):
 
     def _takes_channels_last(self) -> bool:
         if self._device.type != "cpu" or len(self.input_shape) != 3 or self.preprocessing.layout != "NCHW":
+            return False
+        if not channels_last_is_safe(self._module, *self.input_shape[1:]):
             return False
         self._channels_last = True
         try:

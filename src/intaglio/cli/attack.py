@@ -51,15 +51,13 @@ def attack(
     from intaglio.attacks.options import make_attack
     from intaglio.attacks.sources import open_source
     from intaglio.attacks.surrogate import victim_architecture
-    from intaglio.cli.console import deliver_json, progress_bar, say
+    from intaglio.cli.console import deliver_json, progress_bar, require_deliverable, say
     from intaglio.data import TASKS, Sampling, open_data
     from intaglio.errors import RecipeError
-    from intaglio.files import require_writable
     from intaglio.training import TrainingSettings
 
     pairs = option_pairs(option)
-    if json not in (None, "-"):
-        require_writable(json)
+    require_deliverable(json)
     try:
         chosen = make_attack(name, pairs, seed=seed)
     except RecipeError as error:

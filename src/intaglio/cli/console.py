@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from intaglio.errors import StorageError
-from intaglio.files import write_text
+from intaglio.files import require_writable, write_text
 
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -42,6 +42,17 @@ def say(*lines: str | RenderableType, quiet: bool, json_to_stdout: bool = False)
             console.print(line, soft_wrap=isinstance(line, str), markup=False, emoji=False)
 
 
+def require_deliverable(*targets: Path | str | None) -> None:
+    """Fails before any work if a file can't be written; standard output ("-"), devices and pipes can.
+
+    Raises:
+        StorageError: with the first that can't.
+    """
+    for target in targets:
+        if target not in (None, "-") and _is_plain(Path(target)):
+            require_writable(target)
+
+
 def deliver_json(text: str, target: str | None) -> None:
     """Writes JSON to a file, or to standard output for "-"."""
     if target == "-":
@@ -57,7 +68,7 @@ def deliver_file(text: str, path: Path) -> None:
     Raises:
         StorageError: it can't be written.
     """
-    if path.is_file() or path.is_dir() or not path.exists():
+    if _is_plain(path):
         write_text(path, text)
         return
     try:
@@ -65,3 +76,8 @@ def deliver_file(text: str, path: Path) -> None:
             stream.write(text)
     except OSError as error:
         raise StorageError(f"can't write {path}: {error.strerror or error}") from error
+
+
+def _is_plain(path: Path) -> bool:
+    """A file or a folder, or nothing yet."""
+    return path.is_file() or path.is_dir() or not path.exists()

@@ -63,14 +63,12 @@ def train(
     from pydantic import ValidationError
 
     from intaglio.classifiers.derived import with_weights
-    from intaglio.cli.console import progress_bar
+    from intaglio.cli.console import progress_bar, require_deliverable
     from intaglio.data.opening import open_data_for
-    from intaglio.files import require_writable
     from intaglio.lock import LockSettings
     from intaglio.lock.lock_file import lock_file
 
-    if json not in (None, "-"):
-        require_writable(json)
+    require_deliverable(json)
     try:
         settings = LockSettings(mislabel=mislabel, steps=steps, refining_steps=refining_steps, psnr=psnr)
     except ValidationError as error:
@@ -110,10 +108,13 @@ def issue(
     debug: Debug = False,
 ) -> int:
     """Issue a key to a new user; with --out also to one who has a key already."""
-    from intaglio.cli.console import deliver_json, say
-    from intaglio.lock.key_export import export_key
+    from intaglio.cli.console import deliver_json, require_deliverable, say
+    from intaglio.lock.key_export import export_key, require_exportable
 
     opened = _open(lock, key, passphrase_file)
+    require_deliverable(json)
+    if out is not None:
+        require_exportable(out)
     if out is None or user not in opened.users:
         opened.users.issue(user)
     if out is not None:
@@ -135,9 +136,10 @@ def revoke(
     debug: Debug = False,
 ) -> int:
     """Serve this user no longer. A key network that was handed out goes on working until the model is locked anew."""
-    from intaglio.cli.console import deliver_json, say
+    from intaglio.cli.console import deliver_json, require_deliverable, say
 
     opened = _open(lock, key, passphrase_file)
+    require_deliverable(json)
     opened.revoke(user)
     deliver_json(opened.users.to_json(), json)
     say(
@@ -172,11 +174,14 @@ def apply(
     """Key images, so that the locked model answers them."""
     from json import dumps
 
-    from intaglio.cli.console import deliver_json, say
+    from intaglio.cli.console import deliver_json, require_deliverable, say
     from intaglio.lock.key_export import ExportedKey
     from intaglio.lock.keyed_files import key_files
 
+    require_deliverable(json)
     if key_network is not None:
+        if user is not None:
+            raise typer.BadParameter("a --key-network is one user's already", param_hint="--user")
         exported = ExportedKey(key_network)
         written = key_files(images, out, exported.input_shape, exported)
     else:

@@ -71,7 +71,7 @@ def embed(
 ) -> int:
     """Embed a mark in a copy of MODEL; write the copy, the signed commitment and the fidelity report to --out."""
     from intaglio.classifiers.derived import with_weights
-    from intaglio.cli.console import deliver_json, progress_bar, say
+    from intaglio.cli.console import deliver_json, progress_bar, require_deliverable, say
     from intaglio.data.opening import open_data_for
     from intaglio.errors import RecipeError
     from intaglio.evidence.commitment import DecisionRule
@@ -83,8 +83,7 @@ def embed(
 
     if not 0 < threshold < 1:
         raise typer.BadParameter("lies between 0 and 1", param_hint="--threshold")
-    if json not in (None, "-"):
-        require_writable(json)
+    require_deliverable(json)
     require_writable(out / MODEL)
     given = {"mode": mode, "learning_rate": learning_rate, **({} if epochs is None else {"epochs": epochs})}
     pairs = option_pairs(option)
@@ -164,16 +163,13 @@ def verify(
     debug: Debug = False,
 ) -> int:
     """Ask SUSPECT for the labels of secret triggers. Exit code 0: it is a copy (verified), 1: not shown."""
-    from intaglio.cli.console import deliver_json, say
+    from intaglio.cli.console import deliver_json, require_deliverable, say
     from intaglio.errors import EvidenceError
     from intaglio.evidence.commitment import read_commitment
     from intaglio.evidence.registry import Registry
-    from intaglio.files import require_writable
     from intaglio.mark.verification import verify_mark
 
-    for output in (bundle, json if json != "-" else None):
-        if output is not None:
-            require_writable(output)
+    require_deliverable(bundle, json)
     signed = read_commitment(commitment)
     owner = read_key(key, passphrase_file)
     plan = signed.commitment

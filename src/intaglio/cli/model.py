@@ -12,7 +12,7 @@ Arch = Annotated[str | None, typer.Option(help="Architecture of bare weights wit
 InputShape = Annotated[
     str | None, typer.Option(help="Input shape C,H,W (videos: T,C,H,W) where the file does not say it, e.g. 3,224,224.")
 ]
-Classes = Annotated[int | None, typer.Option(help="Class count where the file does not say it.")]
+Classes = Annotated[int | None, typer.Option(help="Class count where the file does not say it.", min=2)]
 Preprocess = Annotated[str | None, typer.Option(help='Preprocessing as JSON, e.g. {"mean": [0.5], "std": [0.5]}.')]
 OutputKind = Literal["auto", "logits", "probabilities", "log-probabilities"]
 Outputs = Annotated[OutputKind, typer.Option(help="What the model answers.")]
@@ -72,6 +72,11 @@ def parse_shape(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(int(part) for part in text.replace("x", ",").split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"'{text}' is not a shape such as 3,224,224", param_hint="--input-shape") from error
+        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        shape = ()
+    if len(shape) not in (3, 4) or min(shape) < 1:
+        raise typer.BadParameter(
+            f"'{text}' is not a shape such as 3,224,224, or of clips 16,3,112,112", param_hint="--input-shape"
+        )
+    return shape

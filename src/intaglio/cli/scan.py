@@ -53,16 +53,13 @@ def scan(
     debug: Debug = False,
 ) -> int:
     """Scan MODEL for a backdoor. Exit code 0: none found, 1: found."""
-    from intaglio.cli.console import deliver_file, deliver_json, progress_bar, say
+    from intaglio.cli.console import deliver_file, deliver_json, progress_bar, require_deliverable, say
     from intaglio.cli.verdict import json_text, record_verdicts, recordable_digest, verdict_panel
-    from intaglio.files import require_writable
     from intaglio.report import render_report
     from intaglio.scan import clean_images, scan_all
     from intaglio.scan.scanning import fitting_data
 
-    for output in (html, json if json != "-" else None):
-        if output is not None:
-            require_writable(output)
+    require_deliverable(html, json)
     classifier = open_model(
         model, arch, input_shape, classes, preprocess, device, outputs=outputs, task=task, mapping=mapping
     )

@@ -54,13 +54,10 @@ def make(
     debug: Debug = False,
 ) -> int:
     """Seal MODEL without changing it."""
-    from intaglio.cli.console import deliver_json, progress_bar, say
-    from intaglio.files import require_writable
+    from intaglio.cli.console import deliver_json, progress_bar, require_deliverable, say
     from intaglio.seal import make_seal
 
-    for output in (out, json if json != "-" else None):
-        if output is not None:
-            require_writable(output)
+    require_deliverable(out, json)
     classifier = open_model(model, arch, input_shape, classes, preprocess, device, outputs=outputs)
     owner = read_key(key, passphrase_file)
     allowed = [name.strip() for name in allow.split(",") if name.strip()]
@@ -113,13 +110,11 @@ def check(
     debug: Debug = False,
 ) -> int:
     """Ask SUSPECT whether it is still exactly the sealed model. Exit code 0: intact, 1: tampered."""
-    from intaglio.cli.console import deliver_json, say
+    from intaglio.cli.console import deliver_json, require_deliverable, say
     from intaglio.evidence.registry import Registry
-    from intaglio.files import require_writable
     from intaglio.seal import Seal, check_seal
 
-    if json not in (None, "-"):
-        require_writable(json)
+    require_deliverable(json)
     sealed = Seal.read(seal)
     owner = read_key(key, passphrase_file)
     sealed.verify(owner.public_key)
@@ -155,21 +150,22 @@ def watch(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Check SUSPECT again and again. Ends with exit code 1 at the first break, else 0 after --times or Ctrl-C."""
-    from intaglio.cli.console import deliver_json, say
+    """Check SUSPECT again and again. Ends with exit code 1 at the first break, else 0 after --times or Ctrl-C,
+    or 3 if SUSPECT never answered."""
+    from intaglio.cli.console import deliver_json, require_deliverable, say
     from intaglio.evidence.registry import Registry
-    from intaglio.files import require_writable
     from intaglio.seal import Seal, WatchEvent, watch_seal
     from intaglio.seal.watching import require_checked
 
-    if json not in (None, "-"):
-        require_writable(json)
+    require_deliverable(json)
     sealed = Seal.read(seal)
     owner = read_key(key, passphrase_file)
 
     def tell(event: WatchEvent) -> None:
-        text = event.check.statement if event.check is not None else f"no answer: {event.problem}"
-        say(f"{event.at} {text}", quiet=quiet, json_to_stdout=json == "-")
+        found = [] if event.check is None else [event.check.statement]
+        unanswered = "" if found else "no answer: "
+        problem = [] if event.problem is None else [unanswered + event.problem]
+        say(*(f"{event.at} {text}" for text in found + problem), quiet=quiet, json_to_stdout=json == "-")
 
     with Registry.open(registry) as book:
         result = watch_seal(

@@ -46,18 +46,16 @@ def tamper(
     debug: Debug = False,
 ) -> int:
     """Do to MODEL what a thief or a vandal would, and write the result."""
-    from intaglio.cli.console import deliver_json, say
+    from intaglio.cli.console import deliver_json, require_deliverable, say
     from intaglio.data.opening import open_data_for
     from intaglio.errors import RecipeError
-    from intaglio.files import require_writable
     from intaglio.tampering.options import make_tampering
     from intaglio.tampering.tamper_file import tamper_file
 
     pairs = option_pairs(option)
     if (triggers is not None) != (name == "overwrite"):
         raise typer.BadParameter("overwrite, and it alone, takes the images of another mark", param_hint="--triggers")
-    if json not in (None, "-"):
-        require_writable(json)
+    require_deliverable(json)
     classifier = open_model(model, arch, input_shape, classes, preprocess, device)
     shape = classifier.input_shape
     objects = {} if triggers is None else {"triggers": open_data_for(shape, triggers)}

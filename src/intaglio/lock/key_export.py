@@ -1,13 +1,14 @@
 """Writes one user's key network as ONNX: raw images in, keyed images out. Whoever holds the file holds the key."""
 
-import warnings
 from pathlib import Path
 
 import torch
 
+from intaglio.classifiers.onnx_export import onnx_bytes
 from intaglio.classifiers.onnx_file import read_onnx
+from intaglio.data import check_images
 from intaglio.errors import DataError, ModelError
-from intaglio.files import write_private
+from intaglio.files import require_writable, write_private
 from intaglio.lock.frames import frames
 from intaglio.lock.lock import UserKey
 from intaglio.seeds import torch_generator
@@ -30,15 +31,26 @@ def export_key(user_key: UserKey, path: Path | str, *, input_shape: tuple[int, i
         StorageError: it can't be written.
     """
     path = Path(path)
-    if path.suffix != ".onnx":
-        raise ModelError(f"{path}: key networks are written as .onnx")
+    require_exportable(path)
     images = torch.rand(_CHECKED, *input_shape, generator=torch_generator(0, "lock", "key-export"))
     with torch.no_grad():
         expected = user_key(images)
-    content = _exported(user_key, images, path)
+    content = onnx_bytes(user_key, images, path, output="keyed")
     if not float((ExportedKey(content, str(path))(images) - expected).abs().max()) <= _TOLERANCE:
         raise ModelError(f"{path}: the exported key network answers differently: not written")
     write_private(path, content)
+
+
+def require_exportable(path: Path) -> None:
+    """Fails before a key is issued for a file that can't be written.
+
+    Raises:
+        ModelError: not a name of an ONNX file.
+        StorageError: it can't be written.
+    """
+    if path.suffix != ".onnx":
+        raise ModelError(f"{path}: key networks are written as .onnx")
+    require_writable(path)
 
 
 class ExportedKey:
@@ -87,8 +99,9 @@ class ExportedKey:
         """Keyed images `[N, C, H, W]`, or clips `[N, T, C, H, W]` with every frame keyed.
 
         Raises:
-            DataError: images of another size.
+            DataError: images of another size, or with values outside [0, 1].
         """
+        check_images(images, "images to key")
         if tuple(images.shape[-3:]) != self.input_shape:
             raise DataError(f"{self._name}: keys images of {self.input_shape}, got {tuple(images.shape[-3:])}")
         try:
@@ -99,25 +112,3 @@ class ExportedKey:
         except self._errors as error:
             raise ModelError(f"{self._name}: can't key these images: {str(error).splitlines()[0]}") from error
         return torch.cat(parts).clamp(0, 1).view_as(images)
-
-
-def _exported(user_key: UserKey, images: torch.Tensor, path: Path) -> bytes:
-    from torch.onnx.errors import OnnxExporterError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                user_key, (images,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},),
-                input_names=["images"], output_names=["keyed"], verbose=False, external_data=False,
-            )  # fmt: skip
-    except (OnnxExporterError, RuntimeError, ValueError) as error:
-        raise ModelError(f"{path}: can't be exported to ONNX: {str(error).strip().splitlines()[0]}") from error
-    if program is None:
-        raise ModelError(f"{path}: torch.onnx.export returned nothing")
-    proto = program.model_proto
-    graph = proto.graph
-    for entry in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer, graph, proto):
-        del entry.metadata_props[:]  # stack traces, with the paths of the machine that exported
-    content: bytes = proto.SerializeToString()
-    return content

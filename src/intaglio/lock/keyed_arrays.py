@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from intaglio.data.images import check_images
 from intaglio.data.npz import IMAGE_KEYS, MAX_BYTES
 from intaglio.errors import DataError
 from intaglio.files import atomic_path
@@ -36,7 +37,8 @@ class ImageArrays:
         frame: `(C, H, W)` of one image, or of one frame of a clip.
 
     Raises:
-        DataError: damaged, over 16 GiB unpacked, holding objects, without images, or with some of another size.
+        DataError: damaged, over 16 GiB unpacked, holding objects, without images, or with some of another size
+            or range.
     """
 
     def __init__(self, path: Path, frame: Frame) -> None:
@@ -77,7 +79,9 @@ class ImageArrays:
             raise DataError(f"{self.path}: expected uint8 or float32 images [N, C, H, W]")
         stacked = self._channels_first(values)
         images = torch.from_numpy(np.ascontiguousarray(stacked)).float() / (255 if values.dtype == np.uint8 else 1)
-        return images if images.ndim > 3 else images[None]
+        images = images if images.ndim > 3 else images[None]
+        check_images(images, str(self.path))
+        return images
 
     def _channels_first(self, values: NDArray[Any]) -> NDArray[Any]:
         channels, height, width = self._frame

@@ -70,7 +70,8 @@ def key_files(sources: Sequence[Path], out: Path, frame: Frame, keying: Keying) 
     before anything is written.
 
     Raises:
-        DataError: what can't be read, is of another size, or two files that would become one.
+        DataError: what can't be read, is of another size, two files that would become one, or one that
+            would be overwritten.
         NothingToExamineError: nothing to key.
         StorageError: `out` can't be written.
     """
@@ -80,6 +81,8 @@ def key_files(sources: Sequence[Path], out: Path, frame: Frame, keying: Keying) 
         target = out / (name if is_array else name.with_suffix(".png"))
         if target in found:
             raise DataError(f"{found[target][0]} and {path} would both become {target}: key them into two folders")
+        if target.exists() and target.samefile(path):
+            raise DataError(f"{path} would be overwritten with its keyed copy: key it into another folder")
         found[target] = (path, ImageArrays(path, frame) if is_array else _read_picture(path, frame))
     for target, (_, content) in found.items():
         if isinstance(content, ImageArrays):

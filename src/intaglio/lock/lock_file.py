@@ -10,7 +10,7 @@ from intaglio.classifiers.derived import architecture_of, sidecar_of, with_weigh
 from intaglio.data import ImageData
 from intaglio.errors import DataError, ModelError
 from intaglio.evidence.key import Key
-from intaglio.files import require_writable, write_json
+from intaglio.files import require_new, require_writable, write_json
 from intaglio.lock.checking import LeakTable, check_lock
 from intaglio.lock.lock import KEY_NETWORK_FILE, Lock
 from intaglio.lock.locking import train_lock
@@ -55,7 +55,7 @@ def lock_file(
 
     Raises:
         ModelError, DataError, ClassifierError: see `train_lock`.
-        StorageError: the files can't be written.
+        StorageError: the files can't be written, or `out` holds a lock already.
     """
     out = Path(out)
     classifier = with_weights(classifier)
@@ -68,6 +68,7 @@ def lock_file(
     target = out / (SEALED if encrypt else ONNX if built is None else MODEL)
     require_writable(target)
     require_writable(out / KEY_NETWORK_FILE)
+    require_new(out / KEY_NETWORK_FILE, "a lock")
     checkpoint = out / CHECKPOINT
     locked, lock = train_lock(classifier, data, key, checkpoint=checkpoint, **options)
     sidecar = sidecar_of(classifier, built, "logits")

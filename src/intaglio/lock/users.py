@@ -35,10 +35,10 @@ class UserStore:
     Args:
         key: the owner's; authenticates the file.
         lock_id: which lock the users belong to.
-        path: the file, read if it exists.
+        path: the file; it has to be there, for who was revoked must not be forgotten with it.
 
     Raises:
-        DataError: a file that is no such list.
+        DataError: a file that is missing, or is no such list.
         KeyFileError: a list that was changed, or is another key's or another lock's.
     """
 
@@ -46,7 +46,7 @@ class UserStore:
         self._key = key
         self._lock_id = lock_id
         self._path = path
-        self._users: dict[str, User] = self._read(path) if path is not None and path.exists() else {}
+        self._users: dict[str, User] = {} if path is None else self._read(path)
 
     def __iter__(self) -> Iterator[tuple[str, User]]:
         return iter(self._users.items())
@@ -130,7 +130,7 @@ class UserStore:
                 raise DataError(f"{path}: not a list of the form {_FORMAT}")
             known = {str(name): User.model_validate(user) for name, user in users.items()}
         except OSError as error:
-            raise DataError(f"{path}: can't be read: {error.strerror or error}") from error
+            raise DataError(f"{path}: the list of users can't be read: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError) as error:
             raise DataError(f"{path}: not a lock's list of users, or damaged") from error
         if not hmac.compare_digest(mac.encode(), self._mac(users).encode()):

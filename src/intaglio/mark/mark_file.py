@@ -12,7 +12,7 @@ from intaglio.data import ImageData
 from intaglio.errors import DataError
 from intaglio.evidence.commitment import SignedCommitment
 from intaglio.evidence.key import Key
-from intaglio.files import require_writable, write_json
+from intaglio.files import require_new, require_writable, write_json
 from intaglio.mark.fidelity_report import FidelityReport, fidelity_report
 from intaglio.mark.marking import draw_triggers, mark, public_images
 from intaglio.networks import Architecture
@@ -52,10 +52,11 @@ def mark_file(
     Raises:
         ModelError, DataError, ClassifierError, RecipeError: see `mark`.
         RemoteError: the authority does not answer; nothing is written then.
-        StorageError: the files can't be written.
+        StorageError: the files can't be written, or `out` holds a commitment already.
     """
     out = Path(out)
     require_writable(out / MODEL)
+    require_new(out / COMMITMENT, "a commitment")
     classifier = with_weights(classifier)
     built = architecture_of(classifier, architecture)
     for part in (data, test or data):

@@ -14,6 +14,7 @@ from intaglio.classifiers import Preprocessing
 from intaglio.data import ImageData
 from intaglio.errors import ClassifierError, DataError, ModelError
 from intaglio.networks.final_linear import final_linear, forward_with_features
+from intaglio.networks.layout import channels_last_is_safe
 from intaglio.seeds import derive_seed
 
 Progress = Callable[[int, int], None]
@@ -57,7 +58,7 @@ class Host:
     def answer(self, module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `[N, K]` and penultimate features `[N, D]` of raw images under a module of the host's kind."""
         inputs = self.preprocessing.apply(images).to(self.device)
-        if inputs.ndim == 4:
+        if inputs.ndim == 4 and channels_last_is_safe(module, *inputs.shape[-2:]):
             inputs = inputs.contiguous(memory_format=torch.channels_last)  # 1.5 to 2 times faster on CPUs
         return forward_with_features(module, self.head, inputs)
 

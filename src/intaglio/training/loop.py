@@ -15,6 +15,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from intaglio.errors import ClassifierError
+from intaglio.networks.layout import channels_last_is_safe
 from intaglio.seeds import derive_seed, torch_generator
 from intaglio.training.augmentation import augment
 from intaglio.training.checkpoint import load_checkpoint, save_checkpoint
@@ -61,7 +62,9 @@ def train(
     objective = loss or _cross_entropy(settings)
     batches_per_epoch = math.ceil(len(inputs) / settings.batch_size)
     total = settings.steps or settings.epochs * batches_per_epoch
-    with _batchnorm_frozen(module, settings.freeze_batchnorm), _channels_last(module):
+    height, width = inputs.shape[-2:] if inputs.ndim > 3 else (1, 1)
+    channels_last = channels_last_is_safe(module, height, width)
+    with _batchnorm_frozen(module, settings.freeze_batchnorm), _channels_last(module, channels_last):
         for epoch in range(start, math.ceil(total / batches_per_epoch)):
             generator = torch_generator(seed, "augmentation", epoch)
             order = torch_generator(seed, epoch)
@@ -71,7 +74,7 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = _learning_rate(settings, step, total)
                 batch = augment(images, settings.augmentation, generator)
-                if batch.ndim == 4:
+                if batch.ndim == 4 and channels_last:
                     batch = batch.contiguous(memory_format=torch.channels_last)
                 optimizer.zero_grad()
                 value = objective(model, fabric.to_device(batch), fabric.to_device(labels))
@@ -87,9 +90,9 @@ def train(
 
 
 @contextmanager
-def _channels_last(module: nn.Module) -> Iterator[None]:
+def _channels_last(module: nn.Module, safe: bool) -> Iterator[None]:
     """The weights of convolutions with their channels last, while it lasts: 1.5 to 2 times faster on CPUs."""
-    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d} if safe else {}
     parameters = [parameter for parameter in module.parameters() if parameter.ndim in layouts]
     try:
         for parameter in parameters:
