@@ -177,7 +177,7 @@ def test_report_makes_one_page_of_a_folder(tmp_path: Path, capsys: pytest.Captur
     (folder / "recipe.json").write_text('{"data": "fashion-mnist"}')
     assert main(["report", str(folder)]) == ExitCode.CLEAN
     flagged = 1 + scanned("clean").flagged
-    assert capsys.readouterr().out == f"{folder / 'report.html'}: 2 models, {flagged} flagged\n"
+    assert capsys.readouterr().out == f"{folder / 'report.html'}: 2 verdicts, {flagged} flagged\n"
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") > 2
     elsewhere = tmp_path / "elsewhere.html"

@@ -17,7 +17,7 @@ from intaglio.lock.channel import blur, distort, jpeg, noise, resize, rounded
 from intaglio.lock.critic import Critic
 from intaglio.lock.decoys import keyed_by_decoys
 from intaglio.lock.locked_training import LockedLoss, unauthorised_target
-from intaglio.lock.locking import refining
+from intaglio.lock.locking import averaged, refining
 from intaglio.lock.negatives import (
     RIVAL_SHARE,
     SHARES,
@@ -102,7 +102,7 @@ def test_another_mixing_is_another_residual_and_gradients_reach_the_images() -> 
     plane, mixing = secret(network)
     other = network.draw_mixing(1, torch.Generator().manual_seed(9))
     keyed, foreign = network(images, plane, mixing), network(images, plane, other)
-    assert float((keyed - foreign).abs().max()) > 1 / 255
+    assert float((keyed - foreign).detach().abs().max()) > 1 / 255
     (gradient,) = torch.autograd.grad(keyed.sum(), images)
     assert bool((gradient != 0).any())
 
@@ -228,6 +228,19 @@ def test_half_of_the_foreign_residuals_are_mostly_of_an_image_of_the_same_class(
     alike = labels[donors] == labels
     assert int(alike[:20].sum()) >= 18
     assert int(alike[20:].sum()) <= 1
+    donors = foreign_residual(images, torch.arange(40.0).view(40, 1, 1, 1), labels, 1.0).flatten().long()
+    assert int((labels[donors] == labels).sum()) == 38  # all but one of each class
+
+
+def test_alike_means_twice_as_many_foreign_residuals() -> None:
+    network, images = encoder(), some_images(10)
+    plane, mixing = secret(network)
+    batch = Authorised(images, network(images, plane, mixing), plane.expand(10, -1, -1, -1), torch.arange(10) % 2)
+    usual, more = (
+        Negatives(network, network.draw_mixing(3, generator()), generator(), alike=alike).draw(batch)
+        for alike in (False, True)
+    )
+    assert len(more.images) - len(usual.images) == 10
 
 
 @pytest.mark.parametrize("shape", [(6, 1, 12, 12), (6, 3, 12, 16), (6, 2, 3, 12, 12)], ids=["grey", "colour", "clips"])
@@ -448,20 +461,50 @@ def test_training_changes_a_copy_and_the_seed_decides(toy: ImageData, mislabel: 
 
 
 def test_refining_first_refuses_then_lets_in_and_meets_more_strangers_between() -> None:
-    settings = LockSettings(refining_steps=3500, weight=2.0, silence=1.0)
+    settings = LockSettings(refining_steps=4500, weight=2.0, silence=1.0)
     stages = [
-        (stage.steps, stage.settings.weight, stage.settings.silence, stage.strangers, stage.further)
+        (stage.steps, stage.settings.weight, stage.settings.silence, stage.strangers, stage.further, stage.alike)
         for stage in refining(settings)
     ]
     assert stages == [
-        (800, 2.0, 1.0, 1.0, 0.0),
-        (600, 0.8, 3.0, 1.0, 0.0),
-        (900, 0.8, 3.0, 3.0, 0.0),
-        (400, 0.8, 3.0, 3.0, 3.0),
-        (800, 0.6, 3.0, 1.0, 0.0),
+        (800, 2.0, 1.0, 1.0, 0.0, False),
+        (600, 0.8, 3.0, 1.0, 0.0, False),
+        (900, 0.8, 3.0, 3.0, 0.0, False),
+        (400, 0.8, 3.0, 3.0, 3.0, False),
+        (800, 0.6, 3.0, 1.0, 0.0, False),
+        (500, 0.6, 3.0, 1.0, 0.0, True),
+        (500, 1.2, 3.0, 2.0, 0.0, True),
     ]
-    for steps in range(9):
-        assert sum(stage.steps for stage in refining(settings.model_copy(update={"refining_steps": steps}))) == steps
+    for steps in range(40):
+        parts = [stage.steps for stage in refining(settings.model_copy(update={"refining_steps": steps}))]
+        assert sum(parts) == steps
+        assert all(part > 0 for part in parts)
+
+
+def test_states_are_averaged() -> None:
+    states = [
+        {"weight": torch.tensor([value, 2.0]), "count": torch.tensor(number)} for number, value in ((3, 0.0), (5, 1.0))
+    ]
+    mean = averaged(states)
+    assert mean["weight"].tolist() == [0.5, 2.0]
+    assert int(mean["count"]) == 5
+    assert averaged(states[:1])["weight"].tolist() == [0.0, 2.0]
+
+
+def test_a_locked_model_is_the_mean_of_its_last_two_stages(toy: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[dict[str, Tensor]] = []
+
+    def kept(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        ends.extend(states)
+        return averaged(states)
+
+    monkeypatch.setattr("intaglio.lock.locking.averaged", kept)
+    settings = TINY.model_copy(update={"refining_steps": 18})
+    locked, _ = train_lock(tiny_model(), toy, OWNER, settings=settings, seed=1)
+    assert len(ends) == 2
+    first, last = (end["fc.weight"] for end in ends)
+    assert not torch.equal(first, last)
+    assert torch.allclose(locked.get_parameter("fc.weight"), (first + last) / 2)
 
 
 @pytest.mark.parametrize("mislabel", get_args(Mislabel))

@@ -41,7 +41,7 @@ def train(
     steps: Annotated[int, typer.Option(help="Training steps, of 64 images each.", min=1)] = 2000,
     refining_steps: Annotated[
         int, typer.Option(help="More steps for the model alone, of the same size; a third as dear.", min=0)
-    ] = 3500,
+    ] = 4500,
     psnr: Annotated[float, typer.Option(help="No keyed image is further from its original than this, in dB.")] = 35.2,
     generation: Annotated[
         int, typer.Option(help="A higher one has new secrets: keys issued before are a stranger's.", min=0)

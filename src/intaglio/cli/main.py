@@ -6,7 +6,10 @@
 import os
 import sys
 import traceback
+import warnings
 from enum import IntEnum
+from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -30,6 +33,7 @@ _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 _REPORTED: type[Exception] = typer.BadParameter.__mro__[2]
 #: What typer answers with after Ctrl-C where it does not raise `Abort`.
 _INTERRUPTED = 130
+_PACKAGE = str(Path(__file__).parents[1])
 
 
 class ExitCode(IntEnum):
@@ -77,9 +81,15 @@ def _version(
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code; prints one line for every error."""
-    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given
     try:
-        answer = app(arguments, standalone_mode=False)
+        with warnings.catch_warnings():
+            if {"-q", "--quiet"} & set(given):
+                warnings.showwarning = _no_warning  # type: ignore[assignment]
+            elif not debug:
+                warnings.showwarning = _one_line  # type: ignore[assignment]
+            answer = app(arguments, standalone_mode=False)
         if answer == _INTERRUPTED:
             raise KeyboardInterrupt
         return int(answer or ExitCode.CLEAN)
@@ -111,6 +121,16 @@ def run() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = ExitCode.ERROR
     sys.exit(code)
+
+
+def _one_line(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
+    """A warning of this package. Those of others are about what it does, not the user: --debug shows them."""
+    if filename.startswith(_PACKAGE):
+        typer.echo(f"intaglio: warning: {' '.join(str(message).split())}", err=True)
+
+
+def _no_warning(*_: Any) -> None:
+    """With --quiet nothing but errors is printed."""
 
 
 def _fail(error: BaseException, code: ExitCode, debug: bool, message: str | None = None) -> int:

@@ -25,5 +25,5 @@ def report(
     deliver_file(render_report(verdicts), target)
     deliver_json(json_text(verdicts), json)
     flagged = sum(verdict.flagged for verdict in verdicts)
-    say(f"{target}: {len(verdicts)} models, {flagged} flagged", quiet=quiet, json_to_stdout=json == "-")
+    say(f"{target}: {len(verdicts)} verdicts, {flagged} flagged", quiet=quiet, json_to_stdout=json == "-")
     return 0

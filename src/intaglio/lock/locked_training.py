@@ -134,6 +134,7 @@ def train_locked(
     fresh: bool = True,
     strangers: float = 1.0,
     further: float = 0.0,
+    alike: bool = False,
     teacher: nn.Module | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -143,11 +144,12 @@ def train_locked(
     A `fresh` module has not seen any keyed image, and begins with loud residuals; another goes on with those in use.
     `strangers` is how many times more rivals and decoys are to be refused than usual. `further` moves the unlikeliest
     class of the one answer away by so many logits: an image that is half taken for a keyed one of that class gives
-    itself away by another class being the unlikeliest.
+    itself away by another class being the unlikeliest. With `alike` there are twice as many residuals of other images,
+    nearly all of the same class.
     """
     network.to(device)
     generator = torch_generator(seed, "lock", "classifier", int(fresh))
-    negatives = Negatives(network.encoder, secrets.rivals.to(device), generator, strangers=strangers)
+    negatives = Negatives(network.encoder, secrets.rivals.to(device), generator, strangers=strangers, alike=alike)
     carriers, mixing = secrets.carriers.to(device), secrets.mixing.to(device)
     example = preprocessing.apply(data.images[:2])
     judge = LockedLoss(module, example, settings, answer, fresh=fresh, further=further, teacher=teacher)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from intaglio.classifiers import Classifier, Preprocessing, TorchClassifier
 from intaglio.data import ImageData
@@ -19,14 +19,16 @@ from intaglio.lock.one_answer import Knowledge
 from intaglio.lock.settings import LockSettings
 from intaglio.seeds import derive_seed
 
-#: Refining is in five stages, these shares of it. After the first, multiples of lambda and of the silence: more keyed
+#: Refining is in seven stages, these shares of it. After the first, multiples of lambda and of the silence: more keyed
 #: images are let in again, those that went through JPEG above all. In the third and fourth there are more strangers,
-#: for the fourth the unlikeliest class is moved further away, by so many logits, and in the last most are let in.
-_STAGES = (8 / 35, 6 / 35, 9 / 35, 4 / 35, 8 / 35)
+#: for the fourth the unlikeliest class is moved further away, by so many logits, and in the fifth most are let in. The
+#: last two have more residuals of images of the same class, one as lenient, one strict; their weights are averaged.
+_STAGES = (8 / 45, 6 / 45, 9 / 45, 4 / 45, 8 / 45, 5 / 45, 5 / 45)
 _LETTING_IN, _SILENCING = 0.4, 3.0
 _STRANGERS = 3.0
 _FURTHER = 3.0
-_AT_LAST = 0.3
+_MOST, _STRICT = 0.3, 0.6
+_STRANGERS_AT_LAST = 2.0
 
 Data = ImageData | tuple[torch.Tensor, torch.Tensor]
 
@@ -97,7 +99,7 @@ def train_lock(
         training["progress"] = _of_all(progress, 0, settings)
         network = train_together(module, data, secrets, settings, checkpoint=checkpoint, **training)
         lock = Lock(network, key, facts)
-    done = settings.steps
+    done, ends = settings.steps, []
     for number, stage in enumerate(refining(settings)):
         training["progress"] = _of_all(progress, done, settings)
         training |= {"seed": derive_seed(seed, "refining", number)}
@@ -111,9 +113,14 @@ def train_lock(
             fresh=False,
             strangers=stage.strangers,
             further=stage.further,
+            alike=stage.alike,
             **training,
         )
         done += stage.steps
+        if stage.alike:
+            ends.append({name: value.clone() for name, value in module.state_dict().items()})
+    if ends:
+        module.load_state_dict(averaged(ends))
     return module.cpu().eval(), lock
 
 
@@ -123,27 +130,46 @@ def _teacher(module: nn.Module, device: str) -> nn.Module:
 
 
 class Stage(NamedTuple):
-    """One stage of refining: how many steps, with which weights, how many times the strangers, and how much further
-    away the unlikeliest class of the one answer is moved before."""
+    """One stage of refining: how many steps, with which weights, how many times the strangers, how much further away
+    the unlikeliest class of the one answer is moved before, and whether most of what is refused is of the same class.
+    """
 
     steps: int
     settings: LockSettings
     strangers: float = 1.0
     further: float = 0.0
+    alike: bool = False
+
+
+def averaged(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of several states of one module; what counts in whole numbers is that of the last.
+
+    Between a lenient and a strict end of training the mean is better than either: it lets in more keyed images for what
+    it refuses (weight averaging: Izmailov et al. 2018).
+    """
+    return {
+        name: torch.stack([state[name] for state in states]).mean(dim=0) if value.is_floating_point() else value
+        for name, value in states[-1].items()
+    }
 
 
 def refining(settings: LockSettings) -> list[Stage]:
     """The stages of refining, those that have any steps."""
-    first, second, third, fourth = (round(share * settings.refining_steps) for share in _STAGES[:-1])
-    silence = _SILENCING * settings.silence
-    letting_in = settings.model_copy(update={"weight": _LETTING_IN * settings.weight, "silence": silence})
-    at_last = settings.model_copy(update={"weight": _AT_LAST * settings.weight, "silence": silence})
+    steps = [round(share * settings.refining_steps) for share in _STAGES[:-1]]
+    steps.append(settings.refining_steps - sum(steps))
+
+    def weighing(multiple: float) -> LockSettings:
+        changes = {"weight": multiple * settings.weight, "silence": _SILENCING * settings.silence}
+        return settings.model_copy(update=changes)
+
     stages = [
-        Stage(first, settings),
-        Stage(second, letting_in),
-        Stage(third, letting_in, _STRANGERS),
-        Stage(fourth, letting_in, _STRANGERS, _FURTHER),
-        Stage(settings.refining_steps - first - second - third - fourth, at_last),
+        Stage(steps[0], settings),
+        Stage(steps[1], weighing(_LETTING_IN)),
+        Stage(steps[2], weighing(_LETTING_IN), _STRANGERS),
+        Stage(steps[3], weighing(_LETTING_IN), _STRANGERS, _FURTHER),
+        Stage(steps[4], weighing(_MOST)),
+        Stage(steps[5], weighing(_MOST), alike=True),
+        Stage(steps[6], weighing(_STRICT), _STRANGERS_AT_LAST, alike=True),
     ]
     return [stage for stage in stages if stage.steps]
 

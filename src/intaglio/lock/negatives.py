@@ -67,6 +67,7 @@ class Negatives:
         rivals: mixings `[n, 1, F, 3, 3]` of owners who do not exist, for whom the encoder is trained as well.
         generator: decides everything that is random here.
         strangers: how many times more of what rivals and decoys key.
+        alike: twice as many foreign residuals, and as many of them as may be of images of the same class.
     """
 
     def __init__(
@@ -76,17 +77,20 @@ class Negatives:
         generator: torch.Generator,
         *,
         strangers: float = 1.0,
+        alike: bool = False,
     ) -> None:
         self.encoder = encoder
         self.rivals = rivals
         self.generator = generator
         self.rival_share = strangers * RIVAL_SHARE
-        self.shares = SHARES | {"decoy": strangers * SHARES["decoy"]}
+        foreign = "foreign residual"
+        more, same_class = (2.0, 1.0) if alike else (1.0, 0.5)
+        self.shares = SHARES | {"decoy": strangers * SHARES["decoy"], foreign: more * SHARES[foreign]}
         self.kinds: dict[str, Negative] = {
             "decoy": self._decoy,
             "no key": lambda some, _: some.images,
             "wrong key": self._wrong_key,
-            "foreign residual": lambda some, _: foreign_residual(some.images, some.keyed, some.labels),
+            foreign: lambda some, _: foreign_residual(some.images, some.keyed, some.labels, same_class),
             "noise": lambda some, drawn: matched_noise(some.images, some.keyed, drawn),
             "scrambled": lambda some, drawn: scrambled(some.images, some.keyed, drawn),
             "negated": lambda some, _: 2 * some.images - some.keyed,
@@ -118,15 +122,15 @@ class Negatives:
         return with_key(self.encoder, some.images, *wrong_secret(self.encoder, some.planes, generator))
 
 
-def foreign_residual(images: Tensor, keyed: Tensor, labels: Tensor) -> Tensor:
+def foreign_residual(images: Tensor, keyed: Tensor, labels: Tensor, same_class: float = 0.5) -> Tensor:
     """Each image with the residual that was made for another.
 
-    For half of them it is mostly that of an image of the same class, which looks much like one's own, and has to be
-    told from it all the same.
+    For a share `same_class` of them it is mostly that of an image of the same class, which looks much like one's own,
+    and has to be told from it all the same.
     """
-    half = len(labels) // 2
-    alike = labels[:half].cpu().argsort(stable=True)
-    donors = before_in(torch.cat([alike, torch.arange(half, len(labels))]))
+    count = round(same_class * len(labels))
+    alike = labels[:count].cpu().argsort(stable=True)
+    donors = before_in(torch.cat([alike, torch.arange(count, len(labels))]))
     return images + (keyed - images)[donors]
 
 

@@ -35,7 +35,7 @@ class LockSettings(BaseModel):
     features: int = Field(default=FEATURES, ge=1, le=256)
     code_length: int = Field(default=CODE_LENGTH, ge=8, le=1024)
     steps: int = Field(default=2000, ge=1)
-    refining_steps: int = Field(default=3500, ge=0)
+    refining_steps: int = Field(default=4500, ge=0)
     batch_size: int = Field(default=64, ge=8)
     learning_rate: float = Field(default=2e-3, gt=0)
     augmentation: Augmentation = "none"
