@@ -50,7 +50,7 @@ class Plan(NamedTuple):
 
 
 PLANS = {
-    "fashion-mnist": Plan("vgg", 12, LockSettings()),
+    "fashion-mnist": Plan("resnet14", 8, LockSettings(psnr=34.2)),  # 34 dB were asked for
     "faces": Plan(
         "vgg",
         12,
@@ -58,8 +58,8 @@ PLANS = {
         TrainingSettings(steps=600, batch_size=32, learning_rate=3e-3, augmentation="shift"),
     ),
     "cifar10": Plan(
-        "vgg",
-        16,
+        "resnet14",
+        8,
         LockSettings(augmentation="flip"),
         TrainingSettings(epochs=8, batch_size=64, learning_rate=3e-3, augmentation="flip"),
     ),
@@ -158,6 +158,7 @@ def leaks(name: str, seed: int, **changes: Any) -> dict[str, Any]:
             "worst_psnr": table.worst_psnr,
             "ssim": table.ssim,
             "traced": traced(lock, test.images),
+            "network": f"{PLANS[name].architecture} {PLANS[name].width}",
             "rivals": RIVALS,
             "same_class_refused": True,
             "steps": PLANS[name].lock.steps + PLANS[name].lock.refining_steps,
@@ -270,7 +271,10 @@ def main() -> None:
         figures["faces"]["distilled"] = leaks("faces", 1, distillation=0.5)
     closely = figures["fashion-mnist"]
     if "mislabel" in parts:
-        closely["mislabel"] = {kind: mislabelled("fashion-mnist", kind) for kind in ("shift", "random")}
+        closely["mislabel"] = {
+            "uniform": leaks("fashion-mnist", 0),
+            **{kind: mislabelled("fashion-mnist", kind) for kind in ("shift", "random")},
+        }
     if "attacks" in parts:
         closely["attacks"] = attacked("fashion-mnist", 0)
     if "together" in parts:

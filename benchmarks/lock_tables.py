@@ -7,6 +7,9 @@ from benchmarks.markdown import load, table
 Rows = list[dict[str, Any]]
 PENDING = "Not measured yet: `python -m benchmarks.lock`."
 NAMES = {"fashion-mnist": "Fashion-MNIST", "faces": "ORL faces", "cifar10": "CIFAR-10 (JPEG)"}
+NETWORKS = {"resnet14 8": "ResNet-14", "vgg 12": "VGG", "vgg 16": "VGG"}
+#: What locks were not trained against, those of now first.
+_KINDS = ("", ", residuals of the same class not refused", ", neither those nor rivals refused")
 KEYED, JPEG = "keyed, PNG", "keyed, JPEG 75"
 
 
@@ -14,12 +17,12 @@ def bars() -> str:
     """Task by task: what the lock was asked to hold, mean over its owners (smallest to largest)."""
     rows = []
     for name, title in NAMES.items():
-        for kind, found in _by_kind(_leaks(name)).items():
+        for (_, kind), found in _by_kind(_leaks(name)).items():
             lost = [100 * (row["table"][KEYED]["argmax"] - row["unlocked_accuracy"]) for row in found]
             jpeg = [100 * (row["table"][JPEG]["argmax"] - row["unlocked_accuracy"]) for row in found]
             rows.append(
                 [
-                    f"{title} ({len(found)}{kind})",
+                    f"{title}, {NETWORKS[found[0]['network']]} ({len(found)}{kind})",
                     _spread([100 * row["unlocked_accuracy"] for row in found], 1),
                     _spread(lost, 1),
                     _spread(jpeg, 1),
@@ -79,9 +82,8 @@ def strangers() -> str:
 
 def mislabel() -> str:
     """What each way of answering the unauthorised gives away."""
-    part = load("lock").get("fashion-mnist", {})
-    kinds = {"uniform": part["leaks"][0], **part.get("mislabel", {})} if part.get("leaks") else {}
-    kinds = {kind: row for kind, row in kinds.items() if row}
+    found = load("lock").get("fashion-mnist", {}).get("mislabel", {})
+    kinds = {kind: row for kind, row in found.items() if row}
     if len(kinds) < 2:
         return PENDING
     readers = list(next(iter(kinds.values()))["table"][KEYED])
@@ -149,8 +151,9 @@ def cost() -> str:
 
 
 def _leaks(name: str) -> Rows:
-    found: Rows = load("lock").get(name, {}).get("leaks", [])
-    return found
+    """The task's owners, those of the plan first, then those of other networks before it."""
+    found = load("lock").get(name, {})
+    return [*found.get("leaks", []), *found.get("leaks before", [])]
 
 
 def _latest(name: str) -> Rows:
@@ -158,16 +161,13 @@ def _latest(name: str) -> Rows:
     return next(iter(_by_kind(_leaks(name)).values()), [])
 
 
-def _by_kind(rows: Rows) -> dict[str, Rows]:
-    """Rows by what their locks were trained against, the latest first; each with what is to be said of it."""
-    kinds = {
-        "": [row for row in rows if "same_class_refused" in row],
-        ", residuals of the same class not refused": [
-            row for row in rows if "rivals" in row and "same_class_refused" not in row
-        ],
-        ", neither those nor rivals refused": [row for row in rows if "rivals" not in row],
-    }
-    return {said: found for said, found in kinds.items() if found}
+def _by_kind(rows: Rows) -> dict[tuple[str, str], Rows]:
+    """Rows by network, and by what is to be said of what their locks were trained against; the latest first."""
+    kinds: dict[tuple[str, str], Rows] = {}
+    for row in rows:
+        said = _KINDS[("same_class_refused" not in row) + ("rivals" not in row)]
+        kinds.setdefault((row["network"], said), []).append(row)
+    return dict(sorted(kinds.items(), key=lambda entry: _KINDS.index(entry[0][1])))
 
 
 def _shares(rows: Rows, kind: str) -> str:
