@@ -188,7 +188,7 @@ def _spread(values: list[float], digits: int) -> str:
 
 
 def _points(share: float) -> str:
-    return f"{100 * share:.1f} points"
+    return f"{100 * share:.2f} points"
 
 
 def _power(p_value: float) -> str:

@@ -4,6 +4,7 @@ import errno
 import importlib
 import json
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import intaglio
 from classifier_models import ARCHITECTURE, Payload, lenet, onnx_linear
 from intaglio.classifiers import Sidecar, save_classifier
 from intaglio.cli.main import ExitCode, main
+from intaglio.errors import NothingToExamineError
 from scan_models import MODELS, TASK, scanned, write_calibration
 from test_fitting import Here
 from test_open_onnx import external_onnx
@@ -162,6 +165,26 @@ def test_a_device_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert f"can't use device '{device}'" in only_line(capsys)
 
 
+def test_an_onnx_model_is_not_silently_run_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scan", CLEAN, "--device", "cuda"]) == ExitCode.ERROR
+    assert "ONNX models run on the CPU" in only_line(capsys)
+
+
+@pytest.mark.parametrize(("extra", "lines"), [([], 1), (["-q"], 0), (["--quiet"], 0)])
+def test_warnings_are_one_line_of_our_own(
+    extra: list[str], lines: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def opened(*_: object, **__: object) -> None:
+        warnings.warn_explicit("skipped: a.mp4:\nnot a video", UserWarning, intaglio.__file__, 1)
+        warnings.warn_explicit("deprecated", UserWarning, "elsewhere.py", 1)
+        raise NothingToExamineError("nothing")
+
+    monkeypatch.setattr("intaglio.cli.scan.open_model", opened)
+    assert main(["scan", CLEAN, *extra]) == ExitCode.NOTHING
+    printed = capsys.readouterr().err.splitlines()
+    assert printed == ["intaglio: warning: skipped: a.mp4: not a video"] * lines + ["intaglio: nothing"]
+
+
 def test_debug_shows_where(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["scan", str(tmp_path / "no.onnx"), "--debug"]) == ExitCode.ERROR
     printed = capsys.readouterr().err
@@ -183,6 +206,9 @@ def test_debug_shows_where(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
         (["scan", CLEAN, "--alpha", "often"], "--alpha"),
         (["scan", CLEAN, "--outputs", "words"], "--outputs"),
         (["scan", CLEAN, "--input-shape", "1,a"], "'1,a' is not a shape such as 3,224,224"),
+        (["scan", CLEAN, "--input-shape", "28"], "'28' is not a shape such as 3,224,224"),
+        (["scan", CLEAN, "--input-shape", "1,0,28"], "'1,0,28' is not a shape"),
+        (["scan", CLEAN, "--classes", "-1"], "--classes"),
         (["scan", CLEAN, "--preprocess", "{"], "Invalid JSON"),
         (["scan", CLEAN, "--preprocess", '{"std": [0]}'], "std must be above 0"),
         (["population"], "Usage"),

@@ -25,7 +25,7 @@ from intaglio.classifiers.sidecar import Sidecar, find_sidecar
 from intaglio.classifiers.state_dict import read_state_dict
 from intaglio.classifiers.torch_classifier import TorchClassifier
 from intaglio.classifiers.weights import build_with_weights
-from intaglio.errors import ModelError, UnsafeFileError
+from intaglio.errors import ClassifierError, ModelError, UnsafeFileError
 from intaglio.files import sha256_file
 from intaglio.networks import Architecture
 
@@ -176,6 +176,8 @@ def _from_file(path: Path, request: _Request) -> Classifier:
 
 
 def _open_onnx(path: Path, request: _Request) -> Classifier:
+    if str(request.device or "cpu") != "cpu":
+        raise ClassifierError(f"can't use device '{request.device}' for {path}: ONNX models run on the CPU")
     return OnnxClassifier(
         path, input_shape=request.input_shape, num_classes=request.num_classes, **request.options(str(path))
     )

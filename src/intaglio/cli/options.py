@@ -17,7 +17,7 @@ RegistryPlace = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Every random choice follows from it.")]
 RecipeSeed = Annotated[int | None, typer.Option("--seed", help="Instead of the recipe's own.")]
-Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1 ...")]
+Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1 ...; ONNX models run on the CPU.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

@@ -13,7 +13,8 @@ def scan(
     model: Annotated[
         str,
         typer.Argument(
-            help="A .onnx, .safetensors, .pt2 or .pt file, a model server's URL, or package.module:factory.",
+            help="A .onnx, .safetensors, .pt2, .pt or .pth file, a Hugging Face folder, a model server's URL, or "
+            "package.module:factory.",
             metavar="MODEL",
         ),
     ],
