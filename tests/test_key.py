@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 import intaglio.evidence.key as module
 from intaglio.errors import KeyFileError, StorageError
-from intaglio.evidence.key import Key, require_new
+from intaglio.evidence.key import Key
+from intaglio.files import require_new
 
 SECRET = bytes(range(32))
 PASSPHRASE = "correct horse"
@@ -141,7 +142,7 @@ def test_a_key_is_not_overwritten_unless_asked(tmp_path: Path) -> None:
     assert Key.load(path, passphrase="another") == Key(SECRET)
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(StorageError, match="link exists already"):
-        require_new(tmp_path / "link")
+        require_new(tmp_path / "link", "a key")
 
 
 def test_an_empty_passphrase_writes_nothing(tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ def require_new(path: Path | str, what: str) -> None:
     Raises:
         StorageError: there is one already.
     """
-    if Path(path).exists():
-        raise StorageError(f"{path} exists already, and {what} that is overwritten is lost: choose another folder")
+    if os.path.lexists(path):
+        raise StorageError(f"{path} exists already, and {what} that is overwritten is lost: choose another name")
 
 
 def require_writable(path: Path | str) -> None:

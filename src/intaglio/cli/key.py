@@ -22,9 +22,10 @@ def new(
     debug: Debug = False,
 ) -> int:
     """Make a new key in FILE, encrypted with a passphrase. Never overwrites: a lost key can't be made again."""
-    from intaglio.evidence.key import Key, require_new
+    from intaglio.evidence.key import Key
+    from intaglio.files import require_new
 
-    require_new(file)
+    require_new(file, "a key")
     key = Key.generate()
     key.save(file, passphrase=read_passphrase(passphrase_file, prompt="New passphrase", confirm=True))
     _tell(file, key.public_key, json, quiet)

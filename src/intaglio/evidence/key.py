@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from intaglio.errors import KeyFileError, StorageError
-from intaglio.files import write_private
+from intaglio.errors import KeyFileError
+from intaglio.files import require_new, write_private
 
 _FORMAT = "intaglio-key/1"
 _SECRET_BYTES = 32
@@ -96,7 +96,7 @@ class Key:
         if not passphrase:
             raise KeyFileError("a key file needs a passphrase that is not empty")
         if not overwrite:
-            require_new(path)
+            require_new(path, "a key")
         salt, nonce = os.urandom(16), os.urandom(12)
         header = {"format": _FORMAT, "kdf": "scrypt", **_COST, "salt": _b64(salt), "public_key": _b64(self.public_key)}
         sealed = AESGCM(_stretch(passphrase, salt, _COST)).encrypt(nonce, self._secret, _canonical(header))
@@ -138,16 +138,6 @@ class Key:
 
     def __repr__(self) -> str:
         return f"Key({self.fingerprint[:16]})"
-
-
-def require_new(path: Path | str) -> None:
-    """Does nothing if there is no file at `path`.
-
-    Raises:
-        StorageError: there is one, which may hold the only copy of a key.
-    """
-    if os.path.lexists(path):
-        raise StorageError(f"{path} exists already, and a key that is overwritten is lost: choose another name")
 
 
 def _read(path: Path) -> tuple[dict[str, str | int], bytes, bytes]:
