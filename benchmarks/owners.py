@@ -41,8 +41,11 @@ class HostModel(NamedTuple):
     seed: int
 
 
-def open_owned(name: str, cifar10: Path | None = None) -> Task:
-    """The images of "fashion-mnist" (all 70,000, fetched) or "cifar10" (from `cifar10`, an .npz)."""
+def open_owned(name: str, cifar10: Path | None = None, *, tested: int = TESTED) -> Task:
+    """The images of "fashion-mnist" (all 70,000, fetched) or "cifar10" (from `cifar10`, an .npz).
+
+    `tested` is how many test images there are, the same from each class.
+    """
     if name == "cifar10" and cifar10 is None:
         raise DataError("cifar10 is not packaged anywhere: give its .npz with --cifar10")
     source = fashion_mnist() if name == "fashion-mnist" else Path(str(cifar10))
@@ -52,7 +55,7 @@ def open_owned(name: str, cifar10: Path | None = None) -> Task:
         name,
         train_data.take(order[:OWNED]),
         train_data.take(order[OWNED : OWNED + STOLEN]),
-        test_data.take(classes_in_turn(test_data.labels)[:TESTED]),
+        test_data.take(classes_in_turn(test_data.labels)[:tested]),
     )
 
 

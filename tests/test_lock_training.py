@@ -473,7 +473,7 @@ def test_refining_first_refuses_then_lets_in_and_meets_more_strangers_between() 
         (400, 0.8, 3.0, 3.0, 3.0, False),
         (800, 0.6, 3.0, 1.0, 0.0, False),
         (500, 0.6, 3.0, 1.0, 0.0, True),
-        (500, 1.6, 3.0, 2.0, 0.0, True),
+        (500, 1.2, 3.0, 2.0, 0.0, True),
     ]
     for steps in range(40):
         parts = [stage.steps for stage in refining(settings.model_copy(update={"refining_steps": steps}))]

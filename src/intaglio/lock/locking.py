@@ -27,7 +27,7 @@ _STAGES = (8 / 45, 6 / 45, 9 / 45, 4 / 45, 8 / 45, 5 / 45, 5 / 45)
 _LETTING_IN, _SILENCING = 0.4, 3.0
 _STRANGERS = 3.0
 _FURTHER = 3.0
-_MOST, _STRICT = 0.3, 0.8
+_MOST, _STRICT = 0.3, 0.6
 _STRANGERS_AT_LAST = 2.0
 
 Data = ImageData | tuple[torch.Tensor, torch.Tensor]
