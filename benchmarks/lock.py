@@ -196,10 +196,24 @@ def strangers(name: str, before: Path | None = None) -> dict[str, dict[str, Any]
     }
 
 
+def strangers_from(name: str, locks: Path) -> dict[str, dict[str, Any]]:
+    """What key networks in a folder of other owners' locks, of whatever models, open of the models locked by now."""
+    own = {seed: _folder(name, seed) for seed in SEEDS if (_folder(name, seed) / "users.json").exists()}
+    return {
+        f"model of {model}, key of {key} in {locks.name}": cell(
+            f"stranger-{name}-{model}-{key}-{locks.name}",
+            partial(opened_by, name, (folder, owner_key(model)), (locks / f"{name}-{key}", owner_key(key))),
+        )
+        for model, folder in own.items()
+        for key in SEEDS
+        if key != model and (locks / f"{name}-{key}" / "users.json").exists()
+    }
+
+
 def opened_by(name: str, owner: tuple[Path, Key], stranger: tuple[Path, Key]) -> dict[str, Any]:
     """What the owner's locked model answers to test images that a stranger's lock keyed; each a folder and its key."""
     test, module = task(name).test, open_locked(name, *owner)[0]
-    keyed = open_locked(name, *stranger)[1].apply(test.images, user="user 0")
+    keyed = Lock.open(*stranger).apply(test.images, user="user 0")
     scores = classifier(module, task(name)).log_probs(keyed)
     found = {reader: recovered(READERS[reader], scores, test.labels) for reader in HELD}
     return {"recovered": found, "worst": max(abs(value - chance(test.labels)) for value in found.values())}
@@ -263,6 +277,7 @@ def main() -> None:
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="whose locks' leaks are measured")
     parser.add_argument("--before", type=Path, help="folder of locks from before there were rivals and decoys")
+    parser.add_argument("--others", type=Path, help="folder of other owners' locks, of whatever models: what they open")
     parser.add_argument("--cached", action="store_true", help="write what is in the cache, and measure nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -276,6 +291,8 @@ def main() -> None:
         figures[name]["strangers"] = strangers(name) if "leaks" in parts else {}
     if options.before:
         figures["fashion-mnist"]["strangers before"] = strangers("fashion-mnist", options.before)
+    if options.others:
+        figures["fashion-mnist"]["strangers elsewhere"] = strangers_from("fashion-mnist", options.others)
     if "distilled" in parts:  # one owner: it keeps more and leaks more
         figures["faces"]["distilled"] = leaks("faces", 1, distillation=0.5)
     closely = figures["fashion-mnist"]

@@ -10,6 +10,12 @@ NAMES = {"fashion-mnist": "Fashion-MNIST", "faces": "ORL faces", "cifar10": "CIF
 NETWORKS = {"resnet14 8": "ResNet-14", "vgg 12": "VGG", "vgg 16": "VGG"}
 #: What locks were not trained against, those of now first.
 _KINDS = ("", ", residuals of the same class not refused", ", neither those nor rivals refused")
+#: Where other owners' keys are found, and what the locks they were tried on were trained for.
+_STRANGERS = {
+    "strangers before": "VGG, the owner alone",
+    "strangers": "VGG, rivals and decoys",
+    "strangers elsewhere": "ResNet-14, rivals and decoys; the keys are of locked VGGs",
+}
 KEYED, JPEG = "keyed, PNG", "keyed, JPEG 75"
 
 
@@ -66,7 +72,7 @@ def strangers() -> str:
     rows = []
     for name, title in NAMES.items():
         found = load("lock").get(name, {})
-        for part, trained in (("strangers before", "the owner alone"), ("strangers", "rivals and decoys")):
+        for part, trained in _STRANGERS.items():
             if pairs := [row for row in found.get(part, {}).values() if row]:
                 rows.append(
                     [

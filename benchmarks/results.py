@@ -16,7 +16,7 @@ from intaglio.results import package_versions
 
 RESULTS = Path(__file__).parent / "results"
 #: Earlier runs that are named, where a file holds figures of several.
-_RUNS = 5
+_RUNS = 12
 
 
 def record(name: str, figures: dict[str, Any]) -> Path:
