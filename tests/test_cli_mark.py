@@ -139,7 +139,7 @@ def test_embed_gives_json(given: Path, tmp_path: Path, capsys: pytest.CaptureFix
     printed = capsys.readouterr()
     assert FidelityReport.from_json(printed.out).triggers == 5
     assert "model.safetensors: marked" in printed.err
-    assert embed(given, tmp_path / "out", *HASTY, "--json", str(tmp_path / "r.json"), "-q") == ExitCode.CLEAN
+    assert embed(given, tmp_path / "again", *HASTY, "--json", str(tmp_path / "r.json"), "-q") == ExitCode.CLEAN
     assert capsys.readouterr() == ("", "")
     assert (tmp_path / "r.json").read_text() == FidelityReport.from_json((tmp_path / "r.json").read_text()).to_json()
 

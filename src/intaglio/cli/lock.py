@@ -145,7 +145,7 @@ def revoke(
     say(
         f"{user}: revoked: `lock apply` keys nothing for this user any more, `lock trace` still names the user",
         "a key network that the user holds works until the model is locked anew: "
-        f"intaglio lock train MODEL --generation {opened.facts.generation + 1} ...",
+        f"intaglio lock train MODEL --generation {opened.facts.generation + 1} --out ANOTHER ...",
         quiet=quiet,
         json_to_stdout=json == "-",
     )
