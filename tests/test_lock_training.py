@@ -241,6 +241,15 @@ def test_alike_means_twice_as_many_foreign_residuals() -> None:
         for alike in (False, True)
     )
     assert len(more.images) - len(usual.images) == 10
+    for seed in range(20):
+        drawer = Negatives(
+            network, network.draw_mixing(3, generator()), torch.Generator().manual_seed(seed), alike=True
+        )
+        drawn, own = drawer.draw(batch), batch.keyed
+        assert not any(
+            torch.allclose(image, own[origin], atol=1e-6)
+            for image, origin in zip(drawn.images, drawn.origins, strict=True)
+        )
 
 
 @pytest.mark.parametrize("shape", [(6, 1, 12, 12), (6, 3, 12, 16), (6, 2, 3, 12, 12)], ids=["grey", "colour", "clips"])

@@ -103,9 +103,10 @@ class Negatives:
         some = batch.take(chosen)
         made, origins = [with_key(self.encoder, some.images, some.planes, self.rivals[rivals])], [chosen]
         for kind, share in self.shares.items():
-            chosen = self._some(len(batch.images), share)
-            made.append(self.kinds[kind](batch.take(chosen), self.generator))
-            origins.append(chosen)
+            # Round by round, so that no image is there twice and none gets its own residual for a foreign one.
+            for chosen in torch.split(self._some(len(batch.images), share), len(batch.images)):
+                made.append(self.kinds[kind](batch.take(chosen), self.generator))
+                origins.append(chosen)
         return Unauthorised(torch.cat(made).clamp(0, 1), torch.cat(origins), rivals)
 
     def _some(self, available: int, share: float) -> Tensor:
