@@ -17,7 +17,7 @@ from intaglio.lock.channel import blur, distort, jpeg, noise, resize, rounded
 from intaglio.lock.critic import Critic
 from intaglio.lock.decoys import keyed_by_decoys
 from intaglio.lock.locked_training import LockedLoss, unauthorised_target
-from intaglio.lock.locking import averaged, refining
+from intaglio.lock.locking import refining
 from intaglio.lock.negatives import (
     RIVAL_SHARE,
     SHARES,
@@ -31,6 +31,7 @@ from intaglio.lock.one_answer import Knowledge, one_answer
 from intaglio.lock.quality import psnr, ssim
 from intaglio.lock.settings import Mislabel
 from intaglio.networks.final_linear import final_linear
+from intaglio.tampering import average_weights
 from intaglio.triggers.sample_specific import SampleSpecificEncoder, SampleSpecificTrigger, Secret, normalised
 from lock_models import OWNER, TINY, some_images, tiny_lock, tiny_model
 
@@ -490,28 +491,18 @@ def test_refining_first_refuses_then_lets_in_and_meets_more_strangers_between() 
         assert all(part > 0 for part in parts)
 
 
-def test_states_are_averaged() -> None:
-    states = [
-        {"weight": torch.tensor([value, 2.0]), "count": torch.tensor(number)} for number, value in ((3, 0.0), (5, 1.0))
-    ]
-    mean = averaged(states)
-    assert mean["weight"].tolist() == [0.5, 2.0]
-    assert int(mean["count"]) == 5
-    assert averaged(states[:1])["weight"].tolist() == [0.0, 2.0]
-
-
 def test_a_locked_model_is_the_mean_of_its_last_two_stages(toy: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
-    ends: list[dict[str, Tensor]] = []
+    ends: list[nn.Module] = []
 
-    def kept(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        ends.extend(states)
-        return averaged(states)
+    def kept(first: nn.Module, second: nn.Module) -> nn.Module:
+        ends.extend((first, second))
+        return average_weights(first, second)
 
-    monkeypatch.setattr("intaglio.lock.locking.averaged", kept)
+    monkeypatch.setattr("intaglio.lock.locking.average_weights", kept)
     settings = TINY.model_copy(update={"refining_steps": 18})
     locked, _ = train_lock(tiny_model(), toy, OWNER, settings=settings, seed=1)
     assert len(ends) == 2
-    first, last = (end["fc.weight"] for end in ends)
+    first, last = (end.get_parameter("fc.weight") for end in ends)
     assert not torch.equal(first, last)
     assert torch.allclose(locked.get_parameter("fc.weight"), (first + last) / 2)
 

@@ -226,8 +226,8 @@ def test_narrow_shortcuts_on_larger_images_train(name: str, shape: tuple[int, ..
     """With channels last this corrupted the heap: the weights' gradient of a strided 1 x 1 convolution."""
     torch.manual_seed(0)
     module = Architecture(name=name, input_shape=shape, num_classes=3, width=8).build()
-    assert not channels_last_is_safe(module, *shape[-2:])
-    assert channels_last_is_safe(module, 32, 32)
+    assert not channels_last_is_safe(module, shape)
+    assert channels_last_is_safe(module, (32, 32))
     data = (torch.rand(32, *shape), torch.arange(32) % 3)
     before = weights(module)
     trained = train(module, data, TrainingSettings(steps=3, batch_size=16), seed=0)
@@ -237,7 +237,7 @@ def test_narrow_shortcuts_on_larger_images_train(name: str, shape: tuple[int, ..
 @pytest.mark.parametrize("name", ["vgg", "lenet"])
 def test_other_networks_may_have_their_channels_last(name: str) -> None:
     module = Architecture(name=name, input_shape=(3, 64, 64), num_classes=3, width=8).build()
-    assert channels_last_is_safe(module, 64, 64)
+    assert channels_last_is_safe(module, (64, 64))
 
 
 @pytest.mark.parametrize("optimizer", get_args(OptimizerName))

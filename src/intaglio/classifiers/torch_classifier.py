@@ -94,7 +94,7 @@ class TorchClassifier(Classifier):
     def _takes_channels_last(self) -> bool:
         if self._device.type != "cpu" or len(self.input_shape) != 3 or self.preprocessing.layout != "NCHW":
             return False
-        if not channels_last_is_safe(self._module, *self.input_shape[1:]):
+        if not channels_last_is_safe(self._module, self.input_shape):
             return False
         self._channels_last = True
         try:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from intaglio.classifiers import Classifier, Preprocessing, TorchClassifier
 from intaglio.data import ImageData
@@ -18,11 +18,13 @@ from intaglio.lock.locked_training import train_locked
 from intaglio.lock.one_answer import Knowledge
 from intaglio.lock.settings import LockSettings
 from intaglio.seeds import derive_seed
+from intaglio.tampering import average_weights
 
 #: Refining is in seven stages, these shares of it. After the first, multiples of lambda and of the silence: more keyed
 #: images are let in again, those that went through JPEG above all. In the third and fourth there are more strangers,
 #: for the fourth the unlikeliest class is moved further away, by so many logits, and in the fifth most are let in. The
-#: last two have more residuals of images of the same class, one as lenient, one strict; their weights are averaged.
+#: last two have more residuals of images of the same class, one as lenient, one strict; their weights are averaged
+#: (Izmailov et al. 2018).
 _STAGES = (8 / 45, 6 / 45, 9 / 45, 4 / 45, 8 / 45, 5 / 45, 5 / 45)
 _LETTING_IN, _SILENCING = 0.4, 3.0
 _STRANGERS = 3.0
@@ -99,7 +101,8 @@ def train_lock(
         training["progress"] = _of_all(progress, 0, settings)
         network = train_together(module, data, secrets, settings, checkpoint=checkpoint, **training)
         lock = Lock(network, key, facts)
-    done, ends = settings.steps, []
+    done = settings.steps
+    ends: list[nn.Module] = []
     for number, stage in enumerate(refining(settings)):
         training["progress"] = _of_all(progress, done, settings)
         training |= {"seed": derive_seed(seed, "refining", number)}
@@ -118,9 +121,9 @@ def train_lock(
         )
         done += stage.steps
         if stage.alike:
-            ends.append({name: value.clone() for name, value in module.state_dict().items()})
-    if ends:
-        module.load_state_dict(averaged(ends))
+            ends.append(copy.deepcopy(module))
+    if len(ends) == 2:  # the mean lets in more keyed images for what it refuses than either
+        module = average_weights(*ends)
     return module.cpu().eval(), lock
 
 
@@ -139,18 +142,6 @@ class Stage(NamedTuple):
     strangers: float = 1.0
     further: float = 0.0
     alike: bool = False
-
-
-def averaged(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of several states of one module; what counts in whole numbers is that of the last.
-
-    Between a lenient and a strict end of training the mean is better than either: it lets in more keyed images for what
-    it refuses (weight averaging: Izmailov et al. 2018).
-    """
-    return {
-        name: torch.stack([state[name] for state in states]).mean(dim=0) if value.is_floating_point() else value
-        for name, value in states[-1].items()
-    }
 
 
 def refining(settings: LockSettings) -> list[Stage]:

@@ -58,7 +58,7 @@ class Host:
     def answer(self, module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `[N, K]` and penultimate features `[N, D]` of raw images under a module of the host's kind."""
         inputs = self.preprocessing.apply(images).to(self.device)
-        if inputs.ndim == 4 and channels_last_is_safe(module, *inputs.shape[-2:]):
+        if inputs.ndim == 4 and channels_last_is_safe(module, inputs.shape):
             inputs = inputs.contiguous(memory_format=torch.channels_last)  # 1.5 to 2 times faster on CPUs
         return forward_with_features(module, self.head, inputs)
 

@@ -62,8 +62,7 @@ def train(
     objective = loss or _cross_entropy(settings)
     batches_per_epoch = math.ceil(len(inputs) / settings.batch_size)
     total = settings.steps or settings.epochs * batches_per_epoch
-    height, width = inputs.shape[-2:] if inputs.ndim > 3 else (1, 1)
-    channels_last = channels_last_is_safe(module, height, width)
+    channels_last = channels_last_is_safe(module, inputs.shape)
     with _batchnorm_frozen(module, settings.freeze_batchnorm), _channels_last(module, channels_last):
         for epoch in range(start, math.ceil(total / batches_per_epoch)):
             generator = torch_generator(seed, "augmentation", epoch)
