@@ -3,7 +3,7 @@
     python -m benchmarks.lock [--cifar10 PATH] [--parts cost,leaks,distilled,mislabel,attacks,together] [--cached]
 
 Writes results/lock.json. Every cell and every lock is kept in the cache as soon as it is there, so an interrupted run
-goes on; with --cached nothing is measured any more. What was not measured now stays in the file as it was. Half an
+goes on; with --cached nothing is measured any more. What was not measured now stays in the file as it was. An
 hour of one core a lock.
 """
 
@@ -26,7 +26,8 @@ from benchmarks.lock_together import marked_first, together
 from benchmarks.owners import Task, accuracy, classifier, open_owned
 from benchmarks.owners import host as owned_host
 from benchmarks.results import known, over, record
-from intaglio.classifiers import Sidecar
+from intaglio.classifiers import Sidecar, open_classifier
+from intaglio.classifiers.derived import with_weights
 from intaglio.data import ImageData
 from intaglio.evidence.key import Key
 from intaglio.files import write_json
@@ -138,14 +139,12 @@ def locked_host(name: str, seed: int, **changes: Any) -> tuple[nn.Module, Lock]:
         write_json(folder / "cost.json", {"cpu_seconds": round(time.process_time() - started)})
         lock.save(folder, key)
         checkpoint.unlink(missing_ok=True)
-    return open_locked(name, folder, key)
+    return open_locked(folder, key)
 
 
-def open_locked(name: str, folder: Path, key: Key) -> tuple[nn.Module, Lock]:
-    """The locked model in a folder, and its lock."""
-    module = architecture(name).build()
-    module.load_state_dict(load_file(folder / "model.safetensors"))
-    return module.eval(), Lock.open(folder, key)
+def open_locked(folder: Path, key: Key) -> tuple[nn.Module, Lock]:
+    """The locked model in a folder, of whatever architecture, and its lock."""
+    return with_weights(open_classifier(folder / "model.safetensors")).module, Lock.open(folder, key)
 
 
 def leaks(name: str, seed: int, **changes: Any) -> dict[str, Any]:
@@ -177,42 +176,28 @@ def leaks(name: str, seed: int, **changes: Any) -> dict[str, Any]:
     return cell(f"leaks-{_folder(name, seed, **changes).name}", measure)
 
 
-def strangers(name: str, before: Path | None = None) -> dict[str, dict[str, Any]]:
-    """What every owner's key network opens of the other owners' models, of those that are locked by now.
-
-    With `before`, of the locks in that folder, made at commit 80232d0 when there were no rivals and decoys.
-    """
-    folders = {seed: before / f"{name}-{seed}" if before else _folder(name, seed) for seed in SEEDS}
-    owners = [seed for seed in SEEDS if before or (folders[seed] / "users.json").exists()]
-    kept = "stranger-before" if before else "stranger"
+def strangers(name: str, kept: str, models: Path, keys: Path) -> dict[str, dict[str, Any]]:
+    """What the key networks of the owners whose locks are in one folder open of the other owners' models in another."""
     return {
         f"model of {model}, key of {key}": cell(
             f"{kept}-{name}-{model}-{key}",
-            partial(opened_by, name, (folders[model], owner_key(model)), (folders[key], owner_key(key))),
+            partial(opened_by, name, (folder, owner_key(model)), (stranger, owner_key(key))),
         )
-        for model in owners
-        for key in owners
+        for model, folder in _locks(models, name).items()
+        for key, stranger in _locks(keys, name).items()
         if model != key
     }
 
 
-def strangers_from(name: str, locks: Path) -> dict[str, dict[str, Any]]:
-    """What key networks in a folder of other owners' locks, of whatever models, open of the models locked by now."""
-    own = {seed: _folder(name, seed) for seed in SEEDS if (_folder(name, seed) / "users.json").exists()}
-    return {
-        f"model of {model}, key of {key} in {locks.name}": cell(
-            f"stranger-{name}-{model}-{key}-{locks.name}",
-            partial(opened_by, name, (folder, owner_key(model)), (locks / f"{name}-{key}", owner_key(key))),
-        )
-        for model, folder in own.items()
-        for key in SEEDS
-        if key != model and (locks / f"{name}-{key}" / "users.json").exists()
-    }
+def _locks(folder: Path, name: str) -> dict[int, Path]:
+    """The locks of a task in a folder, by owner."""
+    named = {seed: folder / f"{name}-{seed}" for seed in SEEDS}
+    return {seed: path for seed, path in named.items() if (path / "users.json").exists()}
 
 
 def opened_by(name: str, owner: tuple[Path, Key], stranger: tuple[Path, Key]) -> dict[str, Any]:
     """What the owner's locked model answers to test images that a stranger's lock keyed; each a folder and its key."""
-    test, module = task(name).test, open_locked(name, *owner)[0]
+    test, module = task(name).test, open_locked(*owner)[0]
     keyed = Lock.open(*stranger).apply(test.images, user="user 0")
     scores = classifier(module, task(name)).log_probs(keyed)
     found = {reader: recovered(READERS[reader], scores, test.labels) for reader in HELD}
@@ -288,11 +273,15 @@ def main() -> None:
         if name == "cifar10" and options.cifar10 is None:
             continue
         figures[name] = {"leaks": [leaks(name, seed) for seed in seeds] if "leaks" in parts else []}
-        figures[name]["strangers"] = strangers(name) if "leaks" in parts else {}
+        figures[name]["strangers"] = strangers(name, "stranger", cell.folder, cell.folder) if "leaks" in parts else {}
     if options.before:
-        figures["fashion-mnist"]["strangers before"] = strangers("fashion-mnist", options.before)
+        figures["fashion-mnist"]["strangers before"] = strangers(
+            "fashion-mnist", "stranger-before", options.before, options.before
+        )
     if options.others:
-        figures["fashion-mnist"]["strangers elsewhere"] = strangers_from("fashion-mnist", options.others)
+        figures["fashion-mnist"]["strangers elsewhere"] = strangers(
+            "fashion-mnist", f"stranger-{options.others.name}", cell.folder, options.others
+        )
     if "distilled" in parts:  # one owner: it keeps more and leaks more
         figures["faces"]["distilled"] = leaks("faces", 1, distillation=0.5)
     closely = figures["fashion-mnist"]
