@@ -64,7 +64,7 @@ PLANS = {
         "resnet14",
         8,
         LockSettings(augmentation="flip"),
-        TrainingSettings(epochs=8, batch_size=64, learning_rate=3e-3, augmentation="flip"),
+        TrainingSettings(epochs=24, batch_size=64, learning_rate=3e-3, augmentation="flip"),
     ),
 }
 

@@ -10,9 +10,9 @@ from benchmarks.results import interval
 from intaglio.evidence.key import Key
 from intaglio.evidence.statistics import proportion
 from intaglio.lock import Lock, LockSettings
-from intaglio.lock.checking import jpeg_files
 from intaglio.lock.key_network import KeyNetwork
 from intaglio.lock.lock import LockFacts
+from intaglio.tampering import Jpeg
 
 USERS = 64
 _BATCH = 256
@@ -28,8 +28,8 @@ def traced(lock: Lock, images: Tensor) -> dict[str, Any]:
     found = {}
     for kind, received in (
         ("PNG", keyed),
-        ("JPEG 75", jpeg_files(keyed, 75)),
-        ("JPEG 50", jpeg_files(keyed, 50)),
+        ("JPEG 75", Jpeg(quality=75)(keyed)),
+        ("JPEG 50", Jpeg(quality=50)(keyed)),
     ):
         matches = lock.trace(received).images
         named = sum(match.user == user for match, user in zip(matches, truth, strict=True))

@@ -3,6 +3,7 @@
 import math
 from io import BytesIO
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -71,10 +72,16 @@ def test_tracing_by_hand() -> None:
     felt = torch.stack([codes[1] * 3, codes[0] * 0.1, torch.zeros(32)])
     found = trace_codes(felt, codes, ("alice", "bob"), 0.01)
     assert [match.user for match in found.images] == ["bob", "alice", None]
-    assert found.images[0].p_value == pytest.approx(2 * math.exp(-16))  # t = 32 / sqrt(32)
+    tail = NormalDist().cdf(-math.sqrt(32))  # t = 32 / sqrt(32)
+    assert found.images[0].p_value == pytest.approx(2 * 3.178656 * tail, rel=1e-6)
     assert found.images[2] == Match(user=None, p_value=1.0, nearest="alice")
     assert (found.user, found.users) == ("bob", 2)
     assert Trace.from_json(found.to_json()) == found
+
+
+def test_the_bound_is_met_where_two_bits_are_all_there_is() -> None:
+    felt, codes = torch.tensor([[1.0, 1, 0, 0]]), torch.tensor([[1.0, 1, 1, 1]])
+    assert trace_codes(felt, codes, ("alice",), 0.01).images[0].p_value == pytest.approx(1 / 4)  # both signs agree
 
 
 def test_nobody_is_named_by_chance() -> None:

@@ -8,7 +8,7 @@ from intaglio.classifiers import CallableClassifier
 from intaglio.data import ImageData
 from intaglio.errors import DataError
 from intaglio.lock import LeakTable, check_lock
-from intaglio.lock.checking import KEYED, inputs_to_try, jpeg_files
+from intaglio.lock.checking import KEYED, inputs_to_try
 from intaglio.lock.leaks import READERS, chance, recovered
 from lock_models import STRANGER, some_images, tiny_lock
 
@@ -170,12 +170,6 @@ def test_whose_residual_is_foreign_does_not_hang_on_the_order_of_the_data() -> N
     assert sorted(donors.tolist()) == list(range(20))
     assert not bool((donors == torch.arange(20)).any())
     assert len({int(step) for step in (donors - torch.arange(20)) % 20}) > 5  # not each time the neighbour
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_jpeg_files_are_close(channels: int) -> None:
-    smooth = torch.linspace(0, 1, 16).expand(2, channels, 16, 16).contiguous()
-    assert 0 < float((jpeg_files(smooth, 75) - smooth).abs().max()) < 0.1
 
 
 @pytest.mark.parametrize(

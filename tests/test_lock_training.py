@@ -7,13 +7,14 @@ from typing import Any, get_args
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 import intaglio.lock.key_network as key_network
 from intaglio.classifiers import CallableClassifier, Preprocessing, TorchClassifier
 from intaglio.data import ImageData
 from intaglio.errors import ClassifierError, DataError, RecipeError
 from intaglio.lock import LockSettings, train_lock
-from intaglio.lock.channel import blur, distort, jpeg, noise, resize, rounded
+from intaglio.lock.channel import blur, distort, jpeg, noise, own_quality, resize, rounded
 from intaglio.lock.critic import Critic
 from intaglio.lock.decoys import keyed_by_decoys
 from intaglio.lock.locked_training import LockedLoss, unauthorised_target
@@ -31,7 +32,7 @@ from intaglio.lock.one_answer import Knowledge, one_answer
 from intaglio.lock.quality import psnr, ssim
 from intaglio.lock.settings import Mislabel
 from intaglio.networks.final_linear import final_linear
-from intaglio.tampering import average_weights
+from intaglio.tampering import Jpeg, average_weights
 from intaglio.triggers.sample_specific import SampleSpecificEncoder, SampleSpecificTrigger, Secret, normalised
 from lock_models import OWNER, TINY, some_images, tiny_lock, tiny_model
 
@@ -178,6 +179,29 @@ def test_every_image_of_a_batch_keeps_its_place(count: int) -> None:
     received = distort(levels, generator())
     assert torch.allclose(received.mean(dim=(1, 2, 3)), levels[:, 0, 0, 0], atol=0.02)
     assert torch.equal(distort(levels, generator()), received)
+
+
+def blurry_images(count: int, channels: int) -> Tensor:
+    return interpolate(some_images(count, (channels, 12, 12)), (32, 32), mode="bilinear") * 0.6 + 0.2
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("quality", [50, 75, 85])
+def test_images_that_were_jpeg_files_are_known_by_their_quality(channels: int, quality: int) -> None:
+    images = blurry_images(20, channels)
+    saved = Jpeg(quality=quality)(images)
+    assert own_quality(images) is None
+    assert own_quality(saved) == quality
+    assert own_quality(saved[..., 3:, 3:]) is None  # off the grid
+    assert own_quality(saved[:, None]) == quality  # clips of one frame
+    assert own_quality(saved[:, :1].expand(-1, 2, -1, -1)) is None  # what JPEG can't hold
+
+
+def test_half_of_the_jpeg_is_of_the_images_own_quality() -> None:
+    images = Jpeg(quality=60)(blurry_images(64, 1))
+    change = (jpeg(images, generator(), 60) - images).abs().mean(dim=(1, 2, 3))
+    assert 20 <= int((change < 1 / 255).sum()) <= 44  # on their own grid nothing moves
+    assert int(((jpeg(images, generator()) - images).abs().mean(dim=(1, 2, 3)) < 1 / 255).sum()) < 10
 
 
 # --- what is unauthorised --------------------------------------------------------------------------------------------

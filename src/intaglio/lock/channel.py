@@ -1,8 +1,13 @@
 """What may happen to a keyed image on its way to the model, so that training can go through it.
 
 Rounding to 8 bits happens to every image; beyond that 2 of 5 meet nothing, 2 of 5 JPEG, the rest blur,
-resizing or noise.
+resizing or noise. Images that were JPEG files before get half of that JPEG at their own quality: there all
+coefficients lie on the very grid they are rounded to, and whatever moves one by less than half a step is gone.
 """
+
+import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from kornia.enhance import jpeg_codec_differentiable
@@ -10,17 +15,39 @@ from torch import Tensor
 from torch.nn import functional
 
 from intaglio.lock.frames import frames
+from intaglio.tampering import Jpeg
 
-#: Which share of a batch meets which distortion, in the order of `_DISTORTIONS`; the rest is only rounded.
+#: Which share of a batch meets which distortion, in the order of `distort`; the rest is only rounded.
 _SHARES = (0.4, 0.07, 0.07, 0.06)
 _QUALITY = (50.0, 95.0)
+_OWN_SHARE = 0.5
+#: Own qualities that are looked for, and how they are told: saved so again, images change less than half as much as at
+#: the qualities beside it. Finer grids hardly matter.
+_OWN_QUALITIES = range(50, 91)
+_BESIDE = 5
+_LESS = 0.5
+_LOOKED_AT = 16
 _BLUR = (0.3, 0.7)
 _ZOOM = (0.75, 1.25)
 _NOISE = 2 / 255
 
 
-def distort(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image `[N, C, H, W]` after a distortion drawn for it; the gradient passes through.
+def own_quality(images: Tensor) -> int | None:
+    """At which quality, of 50 to 90, images or frames were JPEG files before, uncropped; None if they weren't so."""
+    few = frames(images[:_LOOKED_AT])
+    if few.shape[1] not in (1, 3):
+        return None
+    changes = {
+        quality: float((Jpeg(quality=quality)(few) - few).square().mean())
+        for quality in range(_OWN_QUALITIES.start - _BESIDE, _OWN_QUALITIES.stop + _BESIDE)
+    }
+    found = min(_OWN_QUALITIES, key=changes.__getitem__)
+    beside = min(changes[found - _BESIDE], changes[found + _BESIDE])
+    return found if math.sqrt(changes[found]) < _LESS * math.sqrt(beside) else None
+
+
+def distort(images: Tensor, generator: torch.Generator, own: int | None = None) -> Tensor:
+    """Each image `[N, C, H, W]` after a distortion drawn for it; the gradient passes through. `own` is their quality.
 
     All frames of a clip `[N, T, C, H, W]` meet the same kind, frame by frame. What a video codec does between frames
     is no part of this: keyed clips are to be kept without loss, or each frame as JPEG.
@@ -28,9 +55,10 @@ def distort(images: Tensor, generator: torch.Generator) -> Tensor:
     order = torch.randperm(len(images), generator=generator)
     counts = [round(share * len(images)) for share in _SHARES]
     parts = torch.split(order, [*counts, len(images) - sum(counts)])
+    distortions: tuple[Callable[[Tensor, torch.Generator], Tensor], ...] = (partial(jpeg, own=own), blur, resize, noise)
     altered = [
         distortion(frames(images[part]), generator).view_as(images[part]) if len(part) else images[part]
-        for distortion, part in zip(_DISTORTIONS, parts, strict=False)
+        for distortion, part in zip(distortions, parts, strict=False)
     ]
     merged = torch.cat([*altered, images[parts[-1]]])[torch.cat(parts).argsort()]
     return rounded(merged.clamp(0, 1))
@@ -41,9 +69,12 @@ def rounded(images: Tensor) -> Tensor:
     return images + ((images.detach() * 255).round() / 255 - images.detach())
 
 
-def jpeg(images: Tensor, generator: torch.Generator) -> Tensor:
-    """JPEG of a quality drawn for each image between 50 and 95, with a gradient (Shin & Song 2017)."""
-    quality = _uniform(_QUALITY, len(images), generator).to(images)
+def jpeg(images: Tensor, generator: torch.Generator, own: int | None = None) -> Tensor:
+    """JPEG of a quality drawn for each image between 50 and 95, or its own, with a gradient (Shin & Song 2017)."""
+    quality = _uniform(_QUALITY, len(images), generator)
+    if own is not None:
+        quality[torch.rand(len(images), generator=generator) < _OWN_SHARE] = own
+    quality = quality.to(images)
     colour = images.clamp(0, 1).expand(-1, 3, -1, -1)
     coded = jpeg_codec_differentiable(colour, quality)
     return coded if images.shape[1] == 3 else coded.mean(dim=1, keepdim=True)
@@ -70,9 +101,6 @@ def resize(images: Tensor, generator: torch.Generator) -> Tensor:
 def noise(images: Tensor, generator: torch.Generator) -> Tensor:
     """Gaussian noise of two 8-bit steps."""
     return images + _NOISE * torch.randn(images.shape, generator=generator).to(images)
-
-
-_DISTORTIONS = (jpeg, blur, resize, noise)
 
 
 def _uniform(bounds: tuple[float, float], count: int, generator: torch.Generator) -> Tensor:

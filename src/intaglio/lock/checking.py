@@ -1,19 +1,15 @@
 """`check_lock`: the leak table of a locked model, what it answers to whom and what can be made of it."""
 
-import io
-
 import torch
-from PIL import Image
 from torch import Tensor
 
 from intaglio.classifiers import Classifier
 from intaglio.data import ImageData
-from intaglio.data.picture import read_picture
 from intaglio.errors import DataError
 from intaglio.lock.channel import rounded
 from intaglio.lock.codes import random_codes, spread, wrong_secret
 from intaglio.lock.decoys import keyed_by_decoys
-from intaglio.lock.frames import frame_count, frames
+from intaglio.lock.frames import frame_count
 from intaglio.lock.frames import keyed as with_key
 from intaglio.lock.leaks import HELD, READERS, chance, recovered
 from intaglio.lock.lock import Lock
@@ -21,6 +17,7 @@ from intaglio.lock.negatives import before_in, matched_noise
 from intaglio.lock.quality import psnr, ssim
 from intaglio.results import Result
 from intaglio.seeds import torch_generator
+from intaglio.tampering import Jpeg
 
 #: How far from chance an unauthorised reader may get.
 MARGIN = 0.02
@@ -154,22 +151,8 @@ def inputs_to_try(lock: Lock, images: Tensor, *, other: Lock | None = None, seed
     if stranger:
         made["another lock's key"] = stranger
     received = {name: rounded(torch.cat(parts).clamp(0, 1)).clone() for name, parts in made.items()}
-    received[f"keyed, JPEG {JPEG_QUALITY}"] = jpeg_files(received[KEYED], JPEG_QUALITY)
+    received[f"keyed, JPEG {JPEG_QUALITY}"] = Jpeg(quality=JPEG_QUALITY)(received[KEYED])
     return dict(sorted(received.items(), key=lambda entry: not entry[0].startswith("keyed")))
-
-
-def jpeg_files(images: Tensor, quality: int) -> Tensor:
-    """The images, or every frame of the clips, after being written as JPEG files and read again."""
-    return torch.stack([_jpeg_file(frame, quality) for frame in frames(images)]).view_as(images)
-
-
-def _jpeg_file(image: Tensor, quality: int) -> Tensor:
-    pixels = (image * 255).round().to(torch.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy()).save(
-        stream, "JPEG", quality=quality
-    )
-    return read_picture(stream.getvalue()).float() / 255
 
 
 def _planes(lock: Lock, count: int, generator: torch.Generator) -> Tensor:

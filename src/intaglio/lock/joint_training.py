@@ -39,6 +39,7 @@ def train_together(
     answer: Tensor,
     preprocessing: Preprocessing,
     seed: int,
+    own: int | None = None,
     teacher: nn.Module | None = None,
     device: str = "cpu",
     checkpoint: Path | None = None,
@@ -46,12 +47,12 @@ def train_together(
 ) -> KeyNetwork:
     """Trains `module` in place, to evaluation mode, and returns the key network that was trained beside it.
 
-    Every step draws its random numbers from `(seed, step)`, so that a run that goes on from its checkpoint ends with
-    the same bytes as one that was never interrupted.
+    `own` is the quality that the data had as JPEG files. Every step draws its random numbers from `(seed, step)`, so
+    that a run that goes on from its checkpoint ends with the same bytes as one that was never interrupted.
     """
     torch.manual_seed(derive_seed(seed, "lock", "key network"))
     network = KeyNetwork(data.input_shape[-3], settings)
-    training = _Training(network, module, data, secrets, settings, answer, preprocessing, seed, teacher)
+    training = _Training(network, module, data, secrets, settings, answer, preprocessing, seed, own, teacher)
     train(
         training,
         data,
@@ -79,6 +80,7 @@ class _Training(nn.Module):
         answer: Tensor,
         preprocessing: Preprocessing,
         seed: int,
+        own: int | None,
         teacher: nn.Module | None,
     ) -> None:
         super().__init__()
@@ -92,6 +94,7 @@ class _Training(nn.Module):
         self._steps = settings.steps
         self._preprocessing = preprocessing
         self._seed = seed
+        self._own = own
         self.step: Tensor
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # so that checkpoints hold it
 
@@ -107,7 +110,7 @@ class _Training(nn.Module):
         others = Negatives(encoder, self._secrets.rivals.to(images), generator).draw(
             Authorised(images, keyed, planes, labels)
         )
-        received = distort(torch.cat([keyed, others.images]), generator)
+        received = distort(torch.cat([keyed, others.images]), generator, self._own)
         inputs = self._preprocessing.apply(received)
         told_apart = self.critic(inputs, len(images), others.rivals)
         felt = self.network.decoder(frames(received[: len(images)]), carriers)

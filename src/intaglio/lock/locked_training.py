@@ -131,6 +131,7 @@ def train_locked(
     answer: Tensor,
     preprocessing: Preprocessing,
     seed: int,
+    own: int | None = None,
     fresh: bool = True,
     strangers: float = 1.0,
     further: float = 0.0,
@@ -145,7 +146,7 @@ def train_locked(
     `strangers` is how many times more rivals and decoys are to be refused than usual. `further` moves the unlikeliest
     class of the one answer away by so many logits: an image that is half taken for a keyed one of that class gives
     itself away by another class being the unlikeliest. With `alike` there are twice as many residuals of other images,
-    nearly all of the same class.
+    nearly all of the same class. `own` is the quality that the data had as JPEG files.
     """
     network.to(device)
     generator = torch_generator(seed, "lock", "classifier", int(fresh))
@@ -163,7 +164,7 @@ def train_locked(
             planes = spread(random_codes(len(images), len(carriers), generator).to(images), carriers)
             keyed = with_key(network.encoder, images, planes, mixing)
             others = negatives.draw(Authorised(images, keyed, planes, labels))
-            received = distort(torch.cat([keyed, others.images]), generator)
+            received = distort(torch.cat([keyed, others.images]), generator, own)
         inputs, originals = preprocessing.apply(received), preprocessing.apply(images)
         return judge(module, inputs, originals, labels, others.origins, generator)
 

@@ -11,6 +11,7 @@ from intaglio.classifiers import Classifier, Preprocessing, TorchClassifier
 from intaglio.data import ImageData
 from intaglio.errors import ClassifierError, DataError
 from intaglio.evidence.key import Key
+from intaglio.lock.channel import own_quality
 from intaglio.lock.joint_training import train_together
 from intaglio.lock.key_network import Progress
 from intaglio.lock.lock import Lock, LockFacts, lock_secrets, new_lock_id
@@ -87,6 +88,7 @@ def train_lock(
         "answer": knowledge.answer,
         "preprocessing": preprocessing,
         "seed": seed,
+        "own": own_quality(data.images),
         "teacher": _teacher(module, device) if settings.distillation and knowledge.task_known else None,
         "device": device,
         "progress": progress,
