@@ -34,7 +34,7 @@ _NOISE = 2 / 255
 
 def own_quality(images: Tensor) -> int | None:
     """At which quality, of 50 to 90, images or frames were JPEG files before, uncropped; None if they weren't so."""
-    few = frames(images[:_LOOKED_AT])
+    few = frames(images[:_LOOKED_AT])[:_LOOKED_AT]
     if few.shape[1] not in (1, 3):
         return None
     changes = {
