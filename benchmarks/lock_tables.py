@@ -13,8 +13,9 @@ _KINDS = ("", ", residuals of the same class not refused", ", neither those nor 
 #: Where other owners' keys are found, and what the locks they were tried on were trained for.
 _STRANGERS = {
     "strangers before": "VGG, the owner alone",
-    "strangers": "VGG, rivals and decoys",
+    "strangers of VGG": "VGG, rivals and decoys",
     "strangers elsewhere": "ResNet-14, rivals and decoys; the keys are of locked VGGs",
+    "strangers": "ResNet-14, rivals and decoys",
 }
 KEYED, JPEG = "keyed, PNG", "keyed, JPEG 75"
 
@@ -168,12 +169,15 @@ def _latest(name: str) -> Rows:
 
 
 def _by_kind(rows: Rows) -> dict[tuple[str, str], Rows]:
-    """Rows by network, and by what is to be said of what their locks were trained against; the latest first."""
+    """Rows by network, and by what is to be said of how their locks were trained; the latest first.
+
+    A row that another training replaced says itself how it differs.
+    """
     kinds: dict[tuple[str, str], Rows] = {}
     for row in rows:
-        said = _KINDS[("same_class_refused" not in row) + ("rivals" not in row)]
+        said = f"; {row['but']}" if "but" in row else _KINDS[("same_class_refused" not in row) + ("rivals" not in row)]
         kinds.setdefault((row["network"], said), []).append(row)
-    return dict(sorted(kinds.items(), key=lambda entry: _KINDS.index(entry[0][1])))
+    return dict(sorted(kinds.items(), key=lambda entry: (*_KINDS, entry[0][1]).index(entry[0][1])))
 
 
 def _shares(rows: Rows, kind: str) -> str:
