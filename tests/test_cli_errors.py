@@ -88,6 +88,10 @@ def factory() -> None:
     raise ValueError("no\nweights")
 
 
+def quitter() -> None:
+    raise SystemExit(0)
+
+
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
@@ -127,6 +131,7 @@ BAD: dict[str, tuple[Files, str]] = {
     "unknown architecture": (unknown_architecture, "unknown architecture 'hydra'"),
     "wrong class count": (seven_classes, "task fashion-mnist has 10 classes, this model answers with 7"),
     "factory that fails": (lambda _: [f"{__name__}:factory"], "ValueError: no weights (--debug shows where)"),
+    "factory that quits": (lambda _: [f"{__name__}:quitter"], "ended the program (exit code 0)"),
     "8-bit range": (npz(np.full((3, 28, 28), 200, np.float32)), "divide 8-bit images by 255"),
     "below zero": (npz(np.full((3, 28, 28), -0.5, np.float32)), "expected [0, 1]"),
     "wrong image size": (

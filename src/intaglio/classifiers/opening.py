@@ -241,13 +241,16 @@ def _from_module(module: nn.Module, request: _Request, source: str) -> Classifie
 
 
 def _from_factory(name: str, request: _Request) -> Classifier:
-    """Imports and calls the caller's own code; what it raises itself is passed on."""
+    """Imports and calls the caller's own code; what it raises itself is passed on, but for an end of the program."""
     module_name, function_name = name.split(":")
     try:
-        factory = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise ModelError(f"{name}: can't be imported: {error}") from error
-    made = factory()
+        try:
+            factory = getattr(importlib.import_module(module_name), function_name)
+        except (ImportError, AttributeError) as error:
+            raise ModelError(f"{name}: can't be imported: {error}") from error
+        made = factory()
+    except SystemExit as error:
+        raise ModelError(f"{name}: ended the program (exit code {error.code}) in place of making a model") from error
     if isinstance(made, Classifier):
         return made
     if isinstance(made, nn.Module):
