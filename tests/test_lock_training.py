@@ -181,14 +181,16 @@ def test_every_image_of_a_batch_keeps_its_place(count: int) -> None:
     assert torch.equal(distort(levels, generator()), received)
 
 
-def blurry_images(count: int, channels: int) -> Tensor:
-    return interpolate(some_images(count, (channels, 12, 12)), (32, 32), mode="bilinear") * 0.6 + 0.2
+def tinted_images(count: int, channels: int) -> Tensor:
+    """Textures of one tint each, which JPEG keeps without clipping."""
+    texture = interpolate(some_images(count, (1, 20, 20)), (32, 32), mode="bilinear")
+    return 0.2 + 0.5 * texture + 0.1 * torch.rand(count, channels, 1, 1, generator=generator())
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("quality", [50, 75, 85])
 def test_images_that_were_jpeg_files_are_known_by_their_quality(channels: int, quality: int) -> None:
-    images = blurry_images(20, channels)
+    images = tinted_images(20, channels)
     saved = Jpeg(quality=quality)(images)
     assert own_quality(images) is None
     assert own_quality(saved) == quality
@@ -198,10 +200,10 @@ def test_images_that_were_jpeg_files_are_known_by_their_quality(channels: int, q
 
 
 def test_half_of_the_jpeg_is_of_the_images_own_quality() -> None:
-    images = Jpeg(quality=60)(blurry_images(64, 1))
+    images = Jpeg(quality=60)(tinted_images(64, 1))
     change = (jpeg(images, generator(), 60) - images).abs().mean(dim=(1, 2, 3))
-    assert 20 <= int((change < 1 / 255).sum()) <= 44  # on their own grid nothing moves
-    assert int(((jpeg(images, generator()) - images).abs().mean(dim=(1, 2, 3)) < 1 / 255).sum()) < 10
+    assert 20 <= int((change < 0.4 / 255).sum()) <= 44  # on their own grid hardly anything moves
+    assert int(((jpeg(images, generator()) - images).abs().mean(dim=(1, 2, 3)) < 0.4 / 255).sum()) < 10
 
 
 # --- what is unauthorised --------------------------------------------------------------------------------------------
