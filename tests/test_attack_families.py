@@ -191,6 +191,9 @@ def test_targets_that_cannot_be(name: str, toy: ImageData, surrogate: nn.Module)
     some = ImageData(toy.images, toy.labels.clone().index_fill_(0, torch.tensor([4]), -1), toy.classes, "holes")
     with pytest.raises(DataError, match="holes: 1 samples have no label"):
         make(name, surrogate).poison(some)
+    bare = ImageData(toy.images, torch.full_like(toy.labels, -1), name="bare")
+    with pytest.raises(DataError, match=f"bare: {len(toy)} samples have no label; an attack needs them all"):
+        make(name, surrogate).poison(bare)
 
 
 @pytest.mark.parametrize(

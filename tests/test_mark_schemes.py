@@ -405,7 +405,7 @@ SMALL_TRIGGERS = ImageData(torch.rand(4, 1, 9, 9), torch.arange(4))
         ),
         ({}, {"data": SHAPELESS}, DataError, r"triggers are \[1, 12, 12\], but the data \[1, 9, 9\]"),
         ({}, {"data": labelled(10)}, DataError, r"mislabelled: labels span 0\.\.10, but the model has 10 classes"),
-        ({}, {"data": labelled(-1)}, DataError, r"mislabelled: labels span -1\.\.9, but the model has 10 classes"),
+        ({}, {"data": labelled(-1)}, DataError, r"mislabelled: 1 images have no label; a mark needs them all"),
         (
             {},
             {"triggers": ImageData(TRIGGERS.images, TRIGGERS.labels + 5, name="triggers")},

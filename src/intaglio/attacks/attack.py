@@ -130,14 +130,14 @@ def check_goal(goal: Goal, listing: Listing) -> None:
         RecipeError: with what is wrong.
         DataError: samples whose class is not known.
     """
+    if int(listing.labels.min()) < 0:
+        unknown = int((listing.labels < 0).sum())
+        raise DataError(f"{listing.name}: {unknown} samples have no label; an attack needs them all")
     classes = {getattr(goal, name, 0) for name in ("source", "target")}
     if max(classes) >= listing.num_classes:
         raise RecipeError(f"the goal names class {max(classes)}, but there are only {listing.num_classes}")
     if isinstance(goal, SourceSpecific) and goal.source == goal.target:
         raise RecipeError(f"the goal's source and target are both class {goal.target}")
-    if int(listing.labels.min()) < 0:
-        unknown = int((listing.labels < 0).sum())
-        raise DataError(f"{listing.name}: {unknown} samples have no label; an attack needs them all")
 
 
 def _plain(value: Any) -> Any:

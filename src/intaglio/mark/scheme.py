@@ -154,5 +154,7 @@ def _check_labels(host: Host, data: ImageData, triggers: ImageData) -> None:
         raise ClassifierError("the host's answers to the triggers are not finite")
     for part in (data, triggers):
         low, high = int(part.labels.min()), int(part.labels.max())
-        if low < 0 or high >= classes:
+        if low < 0:
+            raise DataError(f"{part.name}: {int((part.labels < 0).sum())} images have no label; a mark needs them all")
+        if high >= classes:
             raise DataError(f"{part.name}: labels span {low}..{high}, but the model has {classes} classes")
