@@ -37,6 +37,7 @@ from intaglio.lock.leaks import HELD, READERS, chance, recovered
 from intaglio.lock.sealed_model import write_locked
 from intaglio.networks import Architecture
 from intaglio.training import TrainingSettings, train
+from intaglio.triggers.sample_specific import SampleSpecificTrigger, Secret
 
 SEEDS = (0, 1, 2)
 _ALL = 10_000
@@ -176,12 +177,15 @@ def leaks(name: str, seed: int, **changes: Any) -> dict[str, Any]:
     return cell(f"leaks-{_folder(name, seed, **changes).name}", measure)
 
 
-def strangers(name: str, kept: str, models: Path, keys: Path) -> dict[str, dict[str, Any]]:
-    """What the key networks of the owners whose locks are in one folder open of the other owners' models in another."""
+def strangers(name: str, kept: str, models: Path, keys: Path, *, rekeyed: bool = False) -> dict[str, dict[str, Any]]:
+    """What the key networks of the owners whose locks are in one folder open of the other owners' models in another.
+
+    If `rekeyed`, under other keys than those that they were trained for most.
+    """
     return {
         f"model of {model}, key of {key}": cell(
             f"{kept}-{name}-{model}-{key}",
-            partial(opened_by, name, (folder, owner_key(model)), (stranger, owner_key(key))),
+            partial(opened_by, name, (folder, owner_key(model)), (stranger, owner_key(key)), rekeyed),
         )
         for model, folder in _locks(models, name).items()
         for key, stranger in _locks(keys, name).items()
@@ -195,10 +199,22 @@ def _locks(folder: Path, name: str) -> dict[int, Path]:
     return {seed: path for seed, path in named.items() if (path / "users.json").exists()}
 
 
-def opened_by(name: str, owner: tuple[Path, Key], stranger: tuple[Path, Key]) -> dict[str, Any]:
-    """What the owner's locked model answers to test images that a stranger's lock keyed; each a folder and its key."""
-    test, module = task(name).test, open_locked(*owner)[0]
-    keyed = Lock.open(*stranger).apply(test.images, user="user 0")
+def opened_by(name: str, owner: tuple[Path, Key], stranger: tuple[Path, Key], rekeyed: bool) -> dict[str, Any]:
+    """What the owner's locked model answers to test images that a stranger's lock keyed; each a folder and its key.
+
+    If `rekeyed`, each with the mixing of one of the stranger's rivals, in turn.
+    """
+    test, module, lock = task(name).test, open_locked(*owner)[0], Lock.open(*stranger)
+    if rekeyed:
+        secrets, order = lock.secrets, torch.arange(len(test)) % RIVALS
+        keyed = torch.empty_like(test.images)
+        for rival in range(RIVALS):
+            trigger = SampleSpecificTrigger(
+                lock.network.encoder, Secret(secrets.secret("user 0").plane, secrets.rivals[rival : rival + 1])
+            )
+            keyed[order == rival] = (trigger.apply(test.images[order == rival]) * 255).round() / 255
+    else:
+        keyed = lock.apply(test.images, user="user 0")
     scores = classifier(module, task(name)).log_probs(keyed)
     found = {reader: recovered(READERS[reader], scores, test.labels) for reader in HELD}
     return {"recovered": found, "worst": max(abs(value - chance(test.labels)) for value in found.values())}
@@ -273,7 +289,10 @@ def main() -> None:
         if name == "cifar10" and options.cifar10 is None:
             continue
         figures[name] = {"leaks": [leaks(name, seed) for seed in seeds] if "leaks" in parts else []}
-        figures[name]["strangers"] = strangers(name, "stranger", cell.folder, cell.folder) if "leaks" in parts else {}
+        for part, kept, rekeyed in (("strangers", "stranger", False), ("strangers rekeyed", "rekeyed", True)):
+            figures[name][part] = (
+                strangers(name, kept, cell.folder, cell.folder, rekeyed=rekeyed) if "leaks" in parts else {}
+            )
     if options.before:
         figures["fashion-mnist"]["strangers before"] = strangers(
             "fashion-mnist", "stranger-before", options.before, options.before

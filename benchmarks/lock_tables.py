@@ -16,6 +16,7 @@ _STRANGERS = {
     "strangers of VGG": "VGG, rivals and decoys",
     "strangers elsewhere": "ResNet-14, rivals and decoys; the keys are of locked VGGs",
     "strangers": "ResNet-14, rivals and decoys",
+    "strangers rekeyed": "the same; the other owner's U-Net, with keys that it wasn't trained for most",
 }
 KEYED, JPEG = "keyed, PNG", "keyed, JPEG 75"
 
