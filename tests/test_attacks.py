@@ -127,7 +127,7 @@ def test_attacks_that_cannot_be(make: Callable[[], DirtyLabelAttack], message: s
 
 def test_images_without_labels_cannot_be_poisoned() -> None:
     unlabelled = ImageData(data().images, torch.full((100,), -1))
-    with pytest.raises(RecipeError, match="there are only 0"):
+    with pytest.raises(DataError, match="100 samples have no label"):
         BadNets().poison(unlabelled)
 
 
