@@ -10,13 +10,14 @@ hour of one core a lock.
 import argparse
 import json
 import time
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.cells import Cells
 from benchmarks.faces import faces
@@ -32,12 +33,12 @@ from intaglio.data import ImageData
 from intaglio.evidence.key import Key
 from intaglio.files import write_json
 from intaglio.lock import Lock, LockSettings, check_lock, train_lock
+from intaglio.lock.channel import rounded
 from intaglio.lock.codes import RIVALS
 from intaglio.lock.leaks import HELD, READERS, chance, recovered
 from intaglio.lock.sealed_model import write_locked
 from intaglio.networks import Architecture
 from intaglio.training import TrainingSettings, train
-from intaglio.triggers.sample_specific import SampleSpecificTrigger, Secret
 
 SEEDS = (0, 1, 2)
 _ALL = 10_000
@@ -177,15 +178,29 @@ def leaks(name: str, seed: int, **changes: Any) -> dict[str, Any]:
     return cell(f"leaks-{_folder(name, seed, **changes).name}", measure)
 
 
-def strangers(name: str, kept: str, models: Path, keys: Path, *, rekeyed: bool = False) -> dict[str, dict[str, Any]]:
-    """What the key networks of the owners whose locks are in one folder open of the other owners' models in another.
+#: Keys images with a lock.
+Keying = Callable[[Lock, Tensor], Tensor]
 
-    If `rekeyed`, under other keys than those that they were trained for most.
-    """
+
+def as_issued(lock: Lock, images: Tensor) -> Tensor:
+    """As the lock keys them for one of its users."""
+    return lock.apply(images, user="user 0")
+
+
+def as_rivals(lock: Lock, images: Tensor) -> Tensor:
+    """As the key network keys them under other keys than the one it was trained for most: its rivals', in turn."""
+    plane, rivals = lock.secrets.secret("user 0").plane, lock.secrets.rivals
+    with torch.no_grad():
+        keyed = [lock.network.encoder(part, plane, rivals[: len(part)]) for part in torch.split(images, len(rivals))]
+    return rounded(torch.cat(keyed))
+
+
+def strangers(name: str, kept: str, models: Path, keys: Path, keying: Keying = as_issued) -> dict[str, dict[str, Any]]:
+    """What the key networks of the owners whose locks are in one folder open of the other owners' models in another."""
     return {
         f"model of {model}, key of {key}": cell(
             f"{kept}-{name}-{model}-{key}",
-            partial(opened_by, name, (folder, owner_key(model)), (stranger, owner_key(key)), rekeyed),
+            partial(opened_by, name, (folder, owner_key(model)), (stranger, owner_key(key)), keying),
         )
         for model, folder in _locks(models, name).items()
         for key, stranger in _locks(keys, name).items()
@@ -199,23 +214,10 @@ def _locks(folder: Path, name: str) -> dict[int, Path]:
     return {seed: path for seed, path in named.items() if (path / "users.json").exists()}
 
 
-def opened_by(name: str, owner: tuple[Path, Key], stranger: tuple[Path, Key], rekeyed: bool) -> dict[str, Any]:
-    """What the owner's locked model answers to test images that a stranger's lock keyed; each a folder and its key.
-
-    If `rekeyed`, each with the mixing of one of the stranger's rivals, in turn.
-    """
-    test, module, lock = task(name).test, open_locked(*owner)[0], Lock.open(*stranger)
-    if rekeyed:
-        secrets, order = lock.secrets, torch.arange(len(test)) % RIVALS
-        keyed = torch.empty_like(test.images)
-        for rival in range(RIVALS):
-            trigger = SampleSpecificTrigger(
-                lock.network.encoder, Secret(secrets.secret("user 0").plane, secrets.rivals[rival : rival + 1])
-            )
-            keyed[order == rival] = (trigger.apply(test.images[order == rival]) * 255).round() / 255
-    else:
-        keyed = lock.apply(test.images, user="user 0")
-    scores = classifier(module, task(name)).log_probs(keyed)
+def opened_by(name: str, owner: tuple[Path, Key], stranger: tuple[Path, Key], keying: Keying) -> dict[str, Any]:
+    """What the owner's locked model answers to test images that a stranger's lock keyed; each a folder and its key."""
+    test, module = task(name).test, open_locked(*owner)[0]
+    scores = classifier(module, task(name)).log_probs(keying(Lock.open(*stranger), test.images))
     found = {reader: recovered(READERS[reader], scores, test.labels) for reader in HELD}
     return {"recovered": found, "worst": max(abs(value - chance(test.labels)) for value in found.values())}
 
@@ -288,11 +290,13 @@ def main() -> None:
     for name in PLANS:
         if name == "cifar10" and options.cifar10 is None:
             continue
-        figures[name] = {"leaks": [leaks(name, seed) for seed in seeds] if "leaks" in parts else []}
-        for part, kept, rekeyed in (("strangers", "stranger", False), ("strangers rekeyed", "rekeyed", True)):
-            figures[name][part] = (
-                strangers(name, kept, cell.folder, cell.folder, rekeyed=rekeyed) if "leaks" in parts else {}
-            )
+        figures[name] = {}
+        if "leaks" in parts:
+            figures[name] = {
+                "leaks": [leaks(name, seed) for seed in seeds],
+                "strangers": strangers(name, "stranger", cell.folder, cell.folder),
+                "strangers rekeyed": strangers(name, "rekeyed", cell.folder, cell.folder, as_rivals),
+            }
     if options.before:
         figures["fashion-mnist"]["strangers before"] = strangers(
             "fashion-mnist", "stranger-before", options.before, options.before

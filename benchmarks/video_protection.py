@@ -20,7 +20,7 @@ from torch import nn
 from benchmarks.cells import Cells
 from benchmarks.lock_measures import traced
 from benchmarks.results import known, over, record
-from benchmarks.video_sets import camera_motion, video_set
+from benchmarks.video_sets import camera_motion
 from intaglio.classifiers import Sidecar, TorchClassifier
 from intaglio.data import ImageData, classes_in_turn
 from intaglio.evidence.key import Key
@@ -90,9 +90,8 @@ def architecture() -> Architecture:
 
 @cache
 def lock_clips(split: str) -> ImageData:
-    """More of the same clips; the first of them are those of `clips`."""
-    count = LOCKED if split == "train" else TESTED
-    return video_set("camera-motion", split, size=32, length=8, clips=Run.footage, count=count)
+    """More of the same clips; those that `clips` divides come first."""
+    return camera_motion(split, clips=Run.footage, count=LOCKED if split == "train" else TESTED)
 
 
 def host(name: str = "host", data: ImageData | None = None) -> nn.Module:

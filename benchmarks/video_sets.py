@@ -173,10 +173,10 @@ def video_set(
 
 
 def camera_motion(
-    split: str, *, size: int = 32, length: int = 8, clips: Path | None = None, seed: int = 0
+    split: str, *, size: int = 32, length: int = 8, clips: Path | None = None, count: int | None = None, seed: int = 0
 ) -> ImageData:
     """Seven motions of the camera; no single frame tells which."""
-    return video_set("camera-motion", split, size=size, length=length, clips=clips, seed=seed)
+    return video_set("camera-motion", split, size=size, length=length, clips=clips, count=count, seed=seed)
 
 
 def moving_digits(

@@ -9,8 +9,8 @@ from torch import nn
 from intaglio.attacks.goal import AllToOne, Goal, SourceSpecific
 from intaglio.attacks.poisoned import Drawn, Listing, PoisonedDataset
 from intaglio.attacks.surrogate import Network, built
-from intaglio.data import ImageData
-from intaglio.errors import DataError, RecipeError
+from intaglio.data import ImageData, check_labelled
+from intaglio.errors import RecipeError
 from intaglio.training import TrainingSettings, train
 from intaglio.training.loop import Progress
 from intaglio.triggers import Trigger
@@ -130,9 +130,7 @@ def check_goal(goal: Goal, listing: Listing) -> None:
         RecipeError: with what is wrong.
         DataError: samples whose class is not known.
     """
-    if int(listing.labels.min()) < 0:
-        unknown = int((listing.labels < 0).sum())
-        raise DataError(f"{listing.name}: {unknown} samples have no label; an attack needs them all")
+    check_labelled(listing.labels, listing.name, "an attack", of="samples")
     classes = {getattr(goal, name, 0) for name in ("source", "target")}
     if max(classes) >= listing.num_classes:
         raise RecipeError(f"the goal names class {max(classes)}, but there are only {listing.num_classes}")

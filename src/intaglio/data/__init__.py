@@ -1,6 +1,6 @@
 """Data: images and videos with labels, from IDX files, folders, lists, NumPy archives and bundled tasks."""
 
-from intaglio.data.images import UNLABELLED, ImageData, check_images, classes_in_turn
+from intaglio.data.images import UNLABELLED, ImageData, check_images, check_labelled, classes_in_turn
 from intaglio.data.opening import open_data
 from intaglio.data.tasks import TASKS, Task
 from intaglio.data.videos.dataset import VideoDataset, open_videos
@@ -16,6 +16,7 @@ __all__ = [
     "VideoData",
     "VideoDataset",
     "check_images",
+    "check_labelled",
     "classes_in_turn",
     "open_data",
     "open_videos",

@@ -71,6 +71,16 @@ def classes_in_turn(labels: Tensor) -> Tensor:
     return (rank * (int(labels.max()) + 2) + labels).argsort(stable=True)
 
 
+def check_labelled(labels: Tensor, name: str, purpose: str, *, of: str = "images") -> None:
+    """Refuses labels `[N]` of which some are not known; `purpose` and what they are labels `of` stand in the message.
+
+    Raises:
+        DataError: with how many are missing.
+    """
+    if unknown := int((labels < 0).sum()):
+        raise DataError(f"{name}: {unknown} {of} have no label; {purpose} needs them all")
+
+
 def check_images(images: Tensor, name: str) -> None:
     """Refuses what is not float32 `[N, C, H, W]` or `[N, T, C, H, W]` with finite values in [0, 1].
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from intaglio.classifiers import Preprocessing
-from intaglio.data import ImageData
+from intaglio.data import ImageData, check_labelled
 from intaglio.errors import ClassifierError, DataError, ModelError
 from intaglio.networks.final_linear import final_linear, forward_with_features
 from intaglio.networks.layout import channels_last_is_safe
@@ -153,8 +153,7 @@ def _check_labels(host: Host, data: ImageData, triggers: ImageData) -> None:
     if not torch.isfinite(host.answers(host.module, triggers.images)[0]).all():
         raise ClassifierError("the host's answers to the triggers are not finite")
     for part in (data, triggers):
+        check_labelled(part.labels, part.name, "a mark")
         low, high = int(part.labels.min()), int(part.labels.max())
-        if low < 0:
-            raise DataError(f"{part.name}: {int((part.labels < 0).sum())} images have no label; a mark needs them all")
         if high >= classes:
             raise DataError(f"{part.name}: labels span {low}..{high}, but the model has {classes} classes")
