@@ -21,7 +21,7 @@ def rows() -> str:
     """The four forms of the attack on each set and network: means over seeds and target classes."""
     found = [
         [
-            f"{SETS[kind]}, {NETWORKS[network]}",
+            f"{SETS[kind]}, {NETWORKS[network]}{strength}",
             f"{name} ({len(cells)})",
             _spread(cells, "asr"),
             _spread(cells, "control_asr"),
@@ -30,7 +30,8 @@ def rows() -> str:
             f"{cells[0]['rate_whole']:.1%}",
             f"{_mean(cells, 'psnr'):.1f} / {_mean(cells, 'ssim'):.3f}",
         ]
-        for kind, network, part in _measured("rows")
+        for rows_of, strength in (("rows", ""), ("rows at full strength", " (full strength)"))
+        for kind, network, part in _measured(rows_of)
         for name, cells in part.items()
         if cells
     ]
