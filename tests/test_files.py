@@ -158,9 +158,11 @@ def test_a_name_that_is_too_long(tmp_path: Path) -> None:
         write_bytes(tmp_path / ("x" * 300), b"x")
 
 
-def test_require_writable_makes_the_folder_and_nothing_in_it(tmp_path: Path) -> None:
-    require_writable(tmp_path / "new" / "file")
-    assert list((tmp_path / "new").iterdir()) == []
+def test_require_writable_makes_nothing(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new" / "newer" / "file")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(StorageError, match="File name too long"):
+        require_writable(tmp_path / ("x" * 300) / "file")
 
 
 @given(st.binary(max_size=3000))

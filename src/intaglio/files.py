@@ -85,7 +85,7 @@ def require_new(path: Path | str, what: str) -> None:
 
 
 def require_writable(path: Path | str) -> None:
-    """Fails now rather than after an hour of work if `path` can't be written.
+    """Fails now rather than after an hour of work if `path` can't be written; makes nothing.
 
     Raises:
         StorageError: the folder can't be made or written, or `path` is a folder.
@@ -93,8 +93,8 @@ def require_writable(path: Path | str) -> None:
     path = Path(path)
     try:
         _refuse_folder(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        nearest = next(folder for folder in path.absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(dir=nearest):  # where folders can be made too
             pass
     except OSError as error:
         raise StorageError(f"can't write {path}: {error.strerror or error}") from error
