@@ -354,4 +354,4 @@ def test_unlabelled_images_suffice_for_extraction_alone(
     assert (told["accuracy_before"], told["accuracy_after"]) == (None, None)
     assert 0 <= told["agreement"] <= 1
     assert main(["tamper", "fine-tune", *command]) == ExitCode.ERROR
-    assert "every image's class must be known, but some have none" in capsys.readouterr().err
+    assert "images have no label; this tampering needs them all" in capsys.readouterr().err

@@ -407,7 +407,7 @@ def test_planted_poison_is_found(
         (None, r"looks for poison among the images that the model was trained on: .*\(--training, or training="),
         (ImageData(torch.zeros(20, 1, 9, 9), torch.arange(20) % 2), r"images are \(1, 9, 9\), but the model takes"),
         (ImageData(torch.zeros(20, 1, 12, 12), torch.arange(20) % 4), "labels go up to 3, but the model has 3 classes"),
-        (ImageData(torch.zeros(20, 1, 12, 12), torch.arange(20) % 4 - 1), "every training image's class must be known"),
+        (ImageData(torch.zeros(20, 1, 12, 12), torch.arange(20) % 4 - 1), "5 images have no label; a filter"),
         (ImageData(torch.zeros(20, 1, 12, 12), torch.arange(20) % 3), r"at least two need 10 images, got \[\]"),
     ],
 )

@@ -175,8 +175,8 @@ def test_whose_residual_is_foreign_does_not_hang_on_the_order_of_the_data() -> N
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (ImageData(some_images(8), torch.full((8,), -1)), "needs four labelled images or more"),
-        (ImageData(some_images(3), torch.arange(3)), "needs four labelled images or more"),
+        (ImageData(some_images(8), torch.full((8,), -1)), "8 images have no label; a leak table needs them all"),
+        (ImageData(some_images(3), torch.arange(3)), "needs four images or more"),
         (ImageData(some_images(8, (1, 13, 12)), torch.arange(8)), "this lock is for images of 1x12x12 .* got 1x13x12"),
     ],
 )

@@ -646,7 +646,7 @@ def test_what_cannot_be_locked(toy: ImageData) -> None:
     many = ImageData(toy.images, toy.labels + 5)
     for module, data, error, message in (
         (remote, toy, ClassifierError, "needs its weights in torch"),
-        (tiny_model(), unlabelled, DataError, "needs a label for every image"),
+        (tiny_model(), unlabelled, DataError, "images have no label; locking needs them all"),
         (tiny_model(), many, DataError, "has labels up to 7, but the model answers with 3 classes"),
         (nn.Flatten(0), toy, ClassifierError, r"answers with logits \[N, K\]"),
     ):

@@ -652,7 +652,7 @@ def broken(module: nn.Module) -> nn.Module:
     [
         (FineTune(), BARE, None, DataError, "fine-tune works on images: give it data"),
         (Distil(), BARE, None, DataError, "distil works on images"),
-        (FineTune(), BARE, (IMAGES, LABELS - 1), DataError, "every image's class must be known, but some have none"),
+        (FineTune(), BARE, (IMAGES, LABELS - 1), DataError, "images have no label; this tampering needs them all"),
         (FineTune(), BARE, (IMAGES, LABELS + 1), DataError, "labels go up to 3, but the model has 3 classes"),
         (FineTune(), BARE, (IMAGES, LABELS[:5]), DataError, r"expected float32 images .* labels \[N\], got .*\[5\]"),
         (FineTune(), BARE, (IMAGES.double(), LABELS), DataError, "got torch.float64"),
@@ -688,7 +688,7 @@ def broken(module: nn.Module) -> nn.Module:
         (Distil(student=lambda: nn.Linear(4, 3)), BARE, (IMAGES, LABELS), ModelError, "the student can't take"),
         (Distil(student=lambda: nn.Flatten()), BARE, (IMAGES, LABELS), ModelError, r"answers \[4, 144\], but"),
         (Overwrite(triggers=(IMAGES, LABELS + 7)), BARE, None, DataError, "triggers: labels go up to 9, but"),
-        (Overwrite(triggers=(IMAGES, LABELS - 1)), BARE, None, DataError, "triggers: every image's class must"),
+        (Overwrite(triggers=(IMAGES, LABELS - 1)), BARE, None, DataError, "triggers: 2 images have no label"),
         (Poison(target=3), BARE, (IMAGES, LABELS), RecipeError, "the goal names class 3, but there are only 3"),
         (Poison(), BARE, (3 * IMAGES, LABELS), DataError, "pixel values span .* expected"),
     ],

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from intaglio.classifiers import Classifier
-from intaglio.data import ImageData
+from intaglio.data import ImageData, check_labelled
 from intaglio.errors import DataError
 from intaglio.lock.channel import rounded
 from intaglio.lock.codes import random_codes, spread, wrong_secret
@@ -98,8 +98,9 @@ def check_lock(
     lock.check(data.images)
     if other is not None:
         other.check(data.images)
-    if int(data.labels.min()) < 0 or len(data) < 4:
-        raise DataError(f"{data.name}: a leak table needs four labelled images or more")
+    check_labelled(data.labels, data.name, "a leak table")
+    if len(data) < 4:
+        raise DataError(f"{data.name}: a leak table needs four images or more")
     made = inputs_to_try(lock, data.images, other=other, seed=seed)
     keyed = made[KEYED]
     rows = []

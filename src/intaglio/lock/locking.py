@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from intaglio.classifiers import Classifier, Preprocessing, TorchClassifier
-from intaglio.data import ImageData
+from intaglio.data import ImageData, check_labelled
 from intaglio.errors import ClassifierError, DataError
 from intaglio.evidence.key import Key
 from intaglio.lock.channel import own_quality
@@ -78,8 +78,7 @@ def train_lock(
     """
     settings = settings or LockSettings()
     data = data if isinstance(data, ImageData) else ImageData(*data)
-    if int(data.labels.min()) < 0:
-        raise DataError(f"{data.name}: locking needs a label for every image")
+    check_labelled(data.labels, data.name, "locking")
     module, preprocessing = _taken_apart(module, preprocessing)
     module = copy.deepcopy(module).requires_grad_(True)
     _check_answers(module, data, preprocessing)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from intaglio.classifiers import Classifier, TorchClassifier
-from intaglio.data import ImageData
+from intaglio.data import ImageData, check_labelled
 from intaglio.errors import ClassifierError, DataError, ModelError, RecipeError
 from intaglio.networks.final_linear import final_linear, penultimate
 from intaglio.scan.detector import Request
@@ -68,10 +68,8 @@ def check_labels(data: ImageData, classifier: Classifier) -> None:
     """
     if tuple(data.input_shape) != classifier.input_shape:
         raise DataError(f"{data.name}: images are {data.input_shape}, but the model takes {classifier.input_shape}")
-    low, high = int(data.labels.min()), int(data.labels.max())
-    if low < 0:
-        raise DataError(f"{data.name}: every training image's class must be known, but some have none")
-    if high >= classifier.num_classes:
+    check_labelled(data.labels, data.name, "a filter")
+    if (high := int(data.labels.max())) >= classifier.num_classes:
         raise DataError(f"{data.name}: labels go up to {high}, but the model has {classifier.num_classes} classes")
 
 

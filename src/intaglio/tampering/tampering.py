@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from intaglio.classifiers import Preprocessing
-from intaglio.data import ImageData, check_images
+from intaglio.data import ImageData, check_images, check_labelled
 from intaglio.errors import ClassifierError, DataError, ModelError
 from intaglio.networks import Architecture
 from intaglio.seeds import derive_seed
@@ -148,8 +148,8 @@ def with_data(material: Material, module: nn.Module, data: Data, what: str, *, l
         ModelError: the module doesn't answer with scores.
     """
     images, labels = checked_data(data, what, raw=material.preprocessing != Preprocessing())
-    if labelled and int(labels.min()) < 0:
-        raise DataError(f"{what}: every image's class must be known, but some have none")
+    if labelled:
+        check_labelled(labels, what, "this tampering")
     material = replace(material, data=(images, labels))
     classes = _class_count(module, material.example(), what)
     if int(labels.max()) >= classes:
