@@ -1,7 +1,7 @@
 """What tells backdoored video models from clean ones, and what takes a backdoor's effect away: detectors and filters.
 
     python -m benchmarks.video_defences [--clips FOLDER] [--set camera-motion] [--network r3d18] [--models FOLDER]
-        [--build 12] [--only NAME,...] [--cached]
+        [--build 10] [--only NAME,...] [--cached]
 
 Writes results/video_defences.json. With --build so many clean and as many backdoored models are trained first, one to
 two minutes of one core each, unless they are there. Every measurement is kept in the cache as soon as it is there, so
