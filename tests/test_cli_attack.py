@@ -191,6 +191,21 @@ def test_the_victim_is_measured_as_it_lies_on_disk(toy: ImageData, toy_test: Ima
     assert victim.clean_model.clean_accuracy > 0.8
 
 
+def test_another_attack_leaves_nothing_of_the_one_before(toy: ImageData, toy_test: ImageData, tmp_path: Path) -> None:
+    """Nothing that the new manifest doesn't name is taken for its; what the user keeps in the folder stays."""
+    settings, kept = TrainingSettings(epochs=1), tmp_path / "notes.txt"
+    attack_data(BadNets(), toy, tmp_path, test=toy_test, architecture=ARCHITECTURE, settings=settings)
+    kept.write_text("mine")
+    written = {"manifest.json", "poisoned.npz", "samples.png"}
+    victim = {"victim.safetensors", "victim.intaglio.json"}
+    assert {path.name for path in tmp_path.iterdir()} == written | victim | {kept.name}
+    attack_data(SIG(), toy, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == written | {kept.name}
+    (tmp_path / "manifest.json").write_text('{"victim": {"file": "notes.txt"}, "sha256": {"notes.txt": ""}}')
+    attack_data(BadNets(), toy, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == written | {kept.name}
+
+
 def test_victims_need_test_images(toy: ImageData, tmp_path: Path) -> None:
     other = ImageData(torch.zeros(2, 1, 9, 9), torch.tensor([0, 1]))
     for test in (None, other):

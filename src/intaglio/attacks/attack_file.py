@@ -6,7 +6,7 @@ from pathlib import Path
 from intaglio.attacks.attack import Attack
 from intaglio.attacks.attack_record import AttackRecord, CleanModel, VictimRecord
 from intaglio.attacks.poisoned import PoisonedDataset
-from intaglio.attacks.poisoned_file import MANIFEST, SAMPLES, DataDigest, changes, written_set
+from intaglio.attacks.poisoned_file import MANIFEST, SAMPLES, VICTIM, DataDigest, changes, write_record, written_set
 from intaglio.attacks.quality import quality
 from intaglio.attacks.sample_picture import sample_picture
 from intaglio.attacks.streaming import attack_clip_by_clip
@@ -17,13 +17,12 @@ from intaglio.data import ImageData, VideoData, VideoDataset
 from intaglio.data.videos import StoredClips
 from intaglio.data.videos.dataset import MAX_BAD
 from intaglio.errors import DataError
-from intaglio.files import require_writable, sha256_file, write_bytes, write_text
+from intaglio.files import require_writable, sha256_file, write_bytes
 from intaglio.networks import Architecture
 from intaglio.results import package_versions
 from intaglio.training import TrainingSettings, train
 from intaglio.training.loop import Progress
 
-VICTIM = "victim.safetensors"
 _SHOWN = 8
 
 
@@ -119,7 +118,7 @@ def attack_data(
         versions=package_versions(),
         skipped=len(data.skipped) if isinstance(data, VideoData) else 0,
     )
-    write_text(out / MANIFEST, record.to_json())
+    write_record(record, out)
     return record
 
 

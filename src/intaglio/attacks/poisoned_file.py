@@ -1,19 +1,21 @@
-"""What is written of a poisoned set: the samples without loss, which of them were changed, and digests."""
+"""What is written of an attack: the poisoned samples without loss, which of them were changed, and digests."""
 
 import hashlib
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 from torch import Tensor
 
 from intaglio.attacks.attack import Attack
-from intaglio.attacks.attack_record import Change
+from intaglio.attacks.attack_record import AttackRecord, Change
+from intaglio.classifiers.sidecar import sidecar_path
 from intaglio.data import ImageData
 from intaglio.data.videos import ClipWriter
-from intaglio.files import write_bytes
+from intaglio.files import write_bytes, write_text
 
-POISONED, MANIFEST, SAMPLES = "poisoned.npz", "manifest.json", "samples.png"
+POISONED, MANIFEST, SAMPLES, VICTIM = "poisoned.npz", "manifest.json", "samples.png", "victim.safetensors"
 #: Where clips go, and the files that `ClipWriter` makes of them.
 CLIPS = "poisoned"
 CLIP_FILES = (f"{CLIPS}/train_clips.npy", f"{CLIPS}/train_labels.npy")
@@ -31,6 +33,26 @@ def written_set(data: ImageData, out: Path) -> tuple[str, ...]:
         for clip, label in zip(data.images, data.labels.tolist(), strict=True):
             writer.add(clip, label)
     return CLIP_FILES
+
+
+def write_record(record: AttackRecord, out: Path) -> None:
+    """Writes the manifest; what an earlier attack's manifest in `out` names, and this one doesn't, is removed."""
+    path = out / MANIFEST
+    before = _named(path.read_bytes()) if path.is_file() else set()
+    content = record.to_json()
+    write_text(path, content)
+    for name in sorted(before - _named(content.encode())):
+        (out / name).unlink(missing_ok=True)
+
+
+def _named(manifest: bytes) -> set[str]:
+    """The files that a manifest names, of those that an attack writes; none of one that can't be read."""
+    try:
+        record = AttackRecord.model_validate_json(manifest)
+    except ValidationError:
+        return set()
+    victim = {VICTIM, sidecar_path(Path(VICTIM)).name} if record.victim else set()
+    return victim | ({POISONED, SAMPLES, *CLIP_FILES} & set(record.sha256))
 
 
 def changes(attack: Attack, before: Tensor, after: Tensor, payload: Tensor, poisoned: Tensor) -> tuple[Change, ...]:

@@ -12,14 +12,14 @@ from torch import Tensor
 from intaglio.attacks.attack import Attack
 from intaglio.attacks.attack_record import AttackRecord
 from intaglio.attacks.poisoned import Drawn, Listing, marked, poison_rates
-from intaglio.attacks.poisoned_file import CLIP_FILES, CLIPS, MANIFEST, SAMPLES, DataDigest, changes
+from intaglio.attacks.poisoned_file import CLIP_FILES, CLIPS, SAMPLES, DataDigest, changes, write_record
 from intaglio.attacks.quality import Quality, quality
 from intaglio.attacks.sample_picture import sample_picture
 from intaglio.data import VideoDataset
 from intaglio.data.videos import Clip, ClipWriter, Skips, StoredClips
 from intaglio.data.videos.dataset import MAX_BAD
 from intaglio.errors import DataError, RecipeError
-from intaglio.files import sha256_file, write_bytes, write_text
+from intaglio.files import sha256_file, write_bytes
 from intaglio.results import package_versions
 from intaglio.triggers import Trigger
 
@@ -87,7 +87,7 @@ def attack_clip_by_clip(attack: Attack, source: Source, out: Path, *, max_bad: i
         versions=package_versions(),
         skipped=len(source) - len(order),
     )
-    write_text(out / MANIFEST, record.to_json())
+    write_record(record, out)
     return record
 
 
