@@ -5,10 +5,20 @@ code) is repeated for every frame of a clip.
 """
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from intaglio.triggers.sample_specific import SampleSpecificEncoder
+
+#: `(C, H, W)` of an image, or of one frame of a clip.
+Frame = tuple[int, int, int]
+
+
+def wrong_size(frame: Frame, found: Sequence[int], *, by: str = "this lock") -> str:
+    """What is said of images that are not of the size of those that something is for."""
+    wanted, other = ("x".join(map(str, shape)) for shape in (frame, found))
+    return f"{by} is for images of {wanted} (channels x height x width), got {other}"
 
 
 def frames(images: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from intaglio.classifiers.onnx_file import read_onnx
 from intaglio.data import check_images
 from intaglio.errors import DataError, ModelError
 from intaglio.files import require_writable, write_private
-from intaglio.lock.frames import frames
+from intaglio.lock.frames import frames, wrong_size
 from intaglio.lock.lock import UserKey
 from intaglio.seeds import torch_generator
 
@@ -103,7 +103,7 @@ class ExportedKey:
         """
         check_images(images, "images to key")
         if tuple(images.shape[-3:]) != self.input_shape:
-            raise DataError(f"{self._name}: keys images of {self.input_shape}, got {tuple(images.shape[-3:])}")
+            raise DataError(wrong_size(self.input_shape, images.shape[-3:], by=self._name))
         try:
             parts = [
                 torch.from_numpy(self._session.run(["keyed"], {"images": part.numpy()})[0])

@@ -16,6 +16,7 @@ from intaglio.data.images import check_images
 from intaglio.data.npz import IMAGE_KEYS, MAX_BYTES
 from intaglio.errors import DataError
 from intaglio.files import atomic_path
+from intaglio.lock.frames import Frame, wrong_size
 
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 #: What the one array of an `.npy` is called here.
@@ -25,7 +26,6 @@ _DAMAGED = (OSError, ValueError, EOFError, KeyError, RuntimeError, TokenError, z
 
 #: Images `[N, C, H, W]`, or clips `[N, T, C, H, W]` -> the same, keyed.
 Keying = Callable[[Tensor], Tensor]
-Frame = tuple[int, int, int]
 
 
 class ImageArrays:
@@ -92,7 +92,7 @@ class ImageArrays:
         elif channels == 1 and values.ndim <= 3 and values.shape[-2:] == (height, width):
             found = values[..., None, :, :]
         else:
-            raise DataError(wrong_size(self.path, self._frame, values.shape[-3:]))
+            raise DataError(f"{self.path}: {wrong_size(self._frame, values.shape[-3:])}")
         if found.ndim > 5:
             raise DataError(f"{self.path}: expected images [N, C, H, W] or clips [N, T, C, H, W], got {values.shape}")
         return found
@@ -104,12 +104,6 @@ class ImageArrays:
         last = original.shape[-3:] != self._frame and original.shape == np.moveaxis(first, -3, -1).shape
         values = (np.moveaxis(first, -3, -1) if last else first).reshape(original.shape)
         return np.ascontiguousarray(values if original.dtype == np.uint8 else values.astype(np.float32) / 255)
-
-
-def wrong_size(path: Path, frame: Frame, found: tuple[int, ...]) -> str:
-    """What is said of images that are not of a lock's size."""
-    wanted, other = ("x".join(str(side) for side in shape) for shape in (frame, found))
-    return f"{path}: is {other}, but this lock is for images of {wanted} (channels x height x width)"
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:

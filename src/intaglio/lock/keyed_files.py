@@ -12,8 +12,8 @@ from intaglio.data.folder import SUFFIXES
 from intaglio.data.picture import read_picture
 from intaglio.errors import DataError, NothingToExamineError
 from intaglio.files import write_bytes
-from intaglio.lock.frames import frames
-from intaglio.lock.keyed_arrays import ARRAY_SUFFIXES, Frame, ImageArrays, Keying, wrong_size
+from intaglio.lock.frames import Frame, frames, wrong_size
+from intaglio.lock.keyed_arrays import ARRAY_SUFFIXES, ImageArrays, Keying
 
 
 def gather(sources: Sequence[Path]) -> list[tuple[Path, Path]]:
@@ -95,7 +95,7 @@ def key_files(sources: Sequence[Path], out: Path, frame: Frame, keying: Keying) 
 def _read_picture(path: Path, frame: Frame) -> Tensor:
     image = read_picture(path, mode="L" if frame[0] == 1 else "RGB")[None].float() / 255
     if tuple(image.shape[1:]) != frame:
-        raise DataError(wrong_size(path, frame, tuple(image.shape[1:])))
+        raise DataError(f"{path}: {wrong_size(frame, image.shape[1:])}")
     return image
 
 

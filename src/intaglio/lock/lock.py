@@ -16,7 +16,7 @@ from intaglio.errors import DataError, ModelError
 from intaglio.evidence.key import Key
 from intaglio.lock.codes import LockSecrets
 from intaglio.lock.container import read_container, write_container
-from intaglio.lock.frames import frames, keyed
+from intaglio.lock.frames import frames, keyed, wrong_size
 from intaglio.lock.key_network import KeyNetwork
 from intaglio.lock.sealed_model import metadata
 from intaglio.lock.settings import LockSettings
@@ -164,8 +164,7 @@ class Lock:
         """
         check_images(images, "images to key")
         if tuple(images.shape[-3:]) != self.frame_shape:
-            wanted, found = ("x".join(map(str, shape)) for shape in (self.frame_shape, images.shape[-3:]))
-            raise DataError(f"this lock is for images of {wanted} (channels x height x width), got {found}")
+            raise DataError(wrong_size(self.frame_shape, images.shape[-3:]))
 
     def save(self, folder: Path | str, key: Key) -> None:
         """Writes the key network, encrypted under the owner's key, and the list of users; from now on the list is kept.
