@@ -194,7 +194,7 @@ def test_the_victim_is_measured_as_it_lies_on_disk(toy: ImageData, toy_test: Ima
 def test_another_attack_leaves_nothing_of_the_one_before(toy: ImageData, toy_test: ImageData, tmp_path: Path) -> None:
     """Nothing that the new manifest doesn't name is taken for its; what the user keeps in the folder stays."""
     settings, kept = TrainingSettings(epochs=1), tmp_path / "notes.txt"
-    attack_data(BadNets(), toy, tmp_path, test=toy_test, architecture=ARCHITECTURE, settings=settings)
+    record = attack_data(BadNets(), toy, tmp_path, test=toy_test, architecture=ARCHITECTURE, settings=settings)
     kept.write_text("mine")
     written = {"manifest.json", "poisoned.npz", "samples.png"}
     victim = {"victim.safetensors", "victim.intaglio.json"}
@@ -204,6 +204,10 @@ def test_another_attack_leaves_nothing_of_the_one_before(toy: ImageData, toy_tes
     (tmp_path / "manifest.json").write_text('{"victim": {"file": "notes.txt"}, "sha256": {"notes.txt": ""}}')
     attack_data(BadNets(), toy, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == written | {kept.name}
+    (tmp_path / "manifest.json").write_text(record.to_json())
+    (tmp_path / "victim.safetensors").mkdir()
+    with pytest.raises(StorageError, match=r"can't remove .*victim.safetensors, of an attack before this"):
+        attack_data(BadNets(), toy, tmp_path)
 
 
 def test_victims_need_test_images(toy: ImageData, tmp_path: Path) -> None:

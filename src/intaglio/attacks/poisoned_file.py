@@ -13,6 +13,7 @@ from intaglio.attacks.attack_record import AttackRecord, Change
 from intaglio.classifiers.sidecar import sidecar_path
 from intaglio.data import ImageData
 from intaglio.data.videos import ClipWriter
+from intaglio.errors import StorageError
 from intaglio.files import write_bytes, write_text
 
 POISONED, MANIFEST, SAMPLES, VICTIM = "poisoned.npz", "manifest.json", "samples.png", "victim.safetensors"
@@ -36,13 +37,20 @@ def written_set(data: ImageData, out: Path) -> tuple[str, ...]:
 
 
 def write_record(record: AttackRecord, out: Path) -> None:
-    """Writes the manifest; what an earlier attack's manifest in `out` names, and this one doesn't, is removed."""
+    """Writes the manifest; what an earlier attack's manifest in `out` names, and this one doesn't, is removed.
+
+    Raises:
+        StorageError: it can't be.
+    """
     path = out / MANIFEST
     before = _named(path.read_bytes()) if path.is_file() else set()
     content = record.to_json()
     write_text(path, content)
     for name in sorted(before - _named(content.encode())):
-        (out / name).unlink(missing_ok=True)
+        try:
+            (out / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"can't remove {out / name}, of an attack before this: {error.strerror}") from error
 
 
 def _named(manifest: bytes) -> set[str]:
