@@ -111,9 +111,12 @@ def test_a_marked_video_network_is_claimed_with_a_public_proof(tmp_path: Path) -
         verify_mark(classifier_of(marked), signed, STRANGER)
     prove(tmp_path / "claim.json", claim, signed, OWNER, Suspect.of(classifier_of(marked)))
     assert verify_bundle(tmp_path / "claim.json", suspect=classifier_of(marked)).verified
-    report = fidelity_report(host(), marked, test, draw_triggers(OWNER, plan), scheme=plan.scheme, mode=plan.mode)
+    triggers = draw_triggers(OWNER, plan)
+    report = fidelity_report(host(), marked, test, triggers, scheme=plan.scheme, mode=plan.mode)
     assert (report.images, report.triggers, report.prototype_shift) == (30, 60, 0.0)
-    assert report.trigger_accuracy == claim.hits / 60
+    answers = classifier_of(marked).predict(triggers.images)  # a claim's hits are those of centred scores
+    assert report.trigger_accuracy == pytest.approx(float((answers == triggers.labels).float().mean()))
+    assert min(report.trigger_accuracy, claim.hits / 60) > 0.9
     assert report.agreement_clean > 0.8
     assert len(report.picture.host) == 30
 
