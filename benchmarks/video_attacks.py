@@ -209,6 +209,14 @@ def row_cell(variant: Variant, network: str, name: str, seed: int, target: int, 
                                         seed, target, keep))  # fmt: skip
 
 
+def rows(
+    variant: Variant, network: str, pairs: list[tuple[int, int]], **changes: Any
+) -> dict[str, list[dict[str, Any]]]:
+    """All four forms on every pair of seed and target, pair by pair: an interrupted run has all forms of some."""
+    cells = [{name: row_cell(variant, network, name, *pair, **changes) for name in ROWS} for pair in pairs]
+    return {name: _known([row[name] for row in cells]) for name in ROWS}
+
+
 def others(variant: Variant, network: str, seed: int, target: int) -> dict[str, Any]:
     """The other families, once each; clean label where the name says so."""
 
@@ -295,17 +303,11 @@ def main() -> None:
         figures[kind] = {}
         for network in options.networks.split(","):
             found: dict[str, Any] = {}
-            # Pair by pair, so that an interrupted run has all rows of some.
             if "rows" in parts:
                 strengths = FAINTER.get((kind, network), {})
-                cells = [
-                    {name: row_cell(variant, network, name, *pair, **strengths) for name in ROWS} for pair in pairs
-                ]
-                found["rows"] = {name: _known([row[name] for row in cells]) for name in ROWS}
+                found["rows"] = rows(variant, network, pairs, **strengths)
                 if strengths:  # and at the strengths of the other sets
-                    found["rows at full strength"] = {
-                        name: _known([row_cell(variant, network, name, *pair) for pair in pairs]) for name in ROWS
-                    }
+                    found["rows at full strength"] = rows(variant, network, pairs)
             for part in ("size", "share", "eps"):
                 if part in parts:
                     found[part] = {

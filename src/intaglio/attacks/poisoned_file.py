@@ -42,23 +42,25 @@ def write_record(record: AttackRecord, out: Path) -> None:
     Raises:
         StorageError: it can't be.
     """
-    path = out / MANIFEST
-    before = _named(path.read_bytes()) if path.is_file() else set()
-    content = record.to_json()
-    write_text(path, content)
-    for name in sorted(before - _named(content.encode())):
+    before = _named_before(out / MANIFEST)
+    write_text(out / MANIFEST, record.to_json())
+    for name in sorted(before - _named(record)):
         try:
             (out / name).unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"can't remove {out / name}, of an attack before this: {error.strerror}") from error
 
 
-def _named(manifest: bytes) -> set[str]:
-    """The files that a manifest names, of those that an attack writes; none of one that can't be read."""
+def _named_before(manifest: Path) -> set[str]:
+    """The files that a manifest names; none where there is none that can be read."""
     try:
-        record = AttackRecord.model_validate_json(manifest)
-    except ValidationError:
+        return _named(AttackRecord.model_validate_json(manifest.read_bytes()))
+    except (OSError, ValidationError):
         return set()
+
+
+def _named(record: AttackRecord) -> set[str]:
+    """The files that a record names, of those that an attack writes."""
     victim = {VICTIM, sidecar_path(Path(VICTIM)).name} if record.victim else set()
     return victim | ({POISONED, SAMPLES, *CLIP_FILES} & set(record.sha256))
 
