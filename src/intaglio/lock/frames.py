@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from intaglio.data.images import check_images
+from intaglio.errors import DataError
 from intaglio.triggers.sample_specific import SampleSpecificEncoder
 
 #: `(C, H, W)` of an image, or of one frame of a clip.
@@ -19,6 +21,17 @@ def wrong_size(frame: Frame, found: Sequence[int], *, by: str = "this lock") -> 
     """What is said of images that are not of the size of those that something is for."""
     wanted, other = ("x".join(map(str, shape)) for shape in (frame, found))
     return f"{by} is for images of {wanted} (channels x height x width), got {other}"
+
+
+def check_keyable(images: Tensor, frame: Frame, *, by: str = "this lock") -> None:
+    """Refuses what is not a batch of images, or of clips, of this size.
+
+    Raises:
+        DataError: with what is wrong.
+    """
+    check_images(images, "images to key")
+    if tuple(images.shape[-3:]) != frame:
+        raise DataError(wrong_size(frame, images.shape[-3:], by=by))
 
 
 def frames(images: Tensor) -> Tensor:

@@ -6,10 +6,9 @@ import torch
 
 from intaglio.classifiers.onnx_export import onnx_bytes
 from intaglio.classifiers.onnx_file import read_onnx
-from intaglio.data import check_images
-from intaglio.errors import DataError, ModelError
+from intaglio.errors import ModelError
 from intaglio.files import require_writable, write_private
-from intaglio.lock.frames import frames, wrong_size
+from intaglio.lock.frames import check_keyable, frames
 from intaglio.lock.lock import UserKey
 from intaglio.seeds import torch_generator
 
@@ -101,9 +100,7 @@ class ExportedKey:
         Raises:
             DataError: images of another size, or with values outside [0, 1].
         """
-        check_images(images, "images to key")
-        if tuple(images.shape[-3:]) != self.input_shape:
-            raise DataError(wrong_size(self.input_shape, images.shape[-3:], by=self._name))
+        check_keyable(images, self.input_shape, by=self._name)
         try:
             parts = [
                 torch.from_numpy(self._session.run(["keyed"], {"images": part.numpy()})[0])

@@ -11,12 +11,11 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from intaglio.classifiers.weights import check_tensors
-from intaglio.data import check_images
 from intaglio.errors import DataError, ModelError
 from intaglio.evidence.key import Key
 from intaglio.lock.codes import LockSecrets
 from intaglio.lock.container import read_container, write_container
-from intaglio.lock.frames import frames, keyed, wrong_size
+from intaglio.lock.frames import check_keyable, frames, keyed
 from intaglio.lock.key_network import KeyNetwork
 from intaglio.lock.sealed_model import metadata
 from intaglio.lock.settings import LockSettings
@@ -162,9 +161,7 @@ class Lock:
         Raises:
             DataError: with what is wrong.
         """
-        check_images(images, "images to key")
-        if tuple(images.shape[-3:]) != self.frame_shape:
-            raise DataError(wrong_size(self.frame_shape, images.shape[-3:]))
+        check_keyable(images, self.frame_shape)
 
     def save(self, folder: Path | str, key: Key) -> None:
         """Writes the key network, encrypted under the owner's key, and the list of users; from now on the list is kept.
