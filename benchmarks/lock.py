@@ -1,6 +1,7 @@
 """What a lock is worth: its leak tables, its tracing, and what attackers make of it.
 
-    python -m benchmarks.lock [--cifar10 PATH] [--parts cost,leaks,distilled,mislabel,attacks,together] [--cached]
+    python -m benchmarks.lock [--cifar10 PATH] [--parts cost,leaks,distilled,relocked,mislabel,attacks,together]
+        [--tasks fashion-mnist,faces,cifar10] [--cached]
 
 Writes results/lock.json. Every cell and every lock is kept in the cache as soon as it is there, so an interrupted run
 goes on; with --cached nothing is measured any more. What was not measured now stays in the file as it was. An
@@ -42,7 +43,9 @@ from intaglio.training import TrainingSettings, train
 
 SEEDS = (0, 1, 2)
 _ALL = 10_000
-PARTS = ("cost", "leaks", "distilled", "mislabel", "attacks", "together")
+PARTS = ("cost", "leaks", "distilled", "relocked", "mislabel", "attacks", "together")
+#: The first owner's lock of Fashion-MNIST, whose keys shall have leaked.
+LEAKED = Path(__file__).parents[1] / "examples" / "locked"
 
 
 class Plan(NamedTuple):
@@ -124,14 +127,22 @@ def host(name: str, seed: int) -> nn.Module:
 
 def locked_host(name: str, seed: int, **changes: Any) -> tuple[nn.Module, Lock]:
     """The locked model and its lock, by the plan's settings or changed ones, trained now unless they were before."""
-    folder, key = _folder(name, seed, **changes), owner_key(seed)
+    return _locked_in(_folder(name, seed, **changes), name, seed, PLANS[name].lock.model_copy(update=changes))
+
+
+def _locked_in(
+    folder: Path, name: str, seed: int, settings: LockSettings, earlier: tuple[Lock, ...] = ()
+) -> tuple[nn.Module, Lock]:
+    """The same in a folder, with the keys of earlier locks refused."""
+    key = owner_key(seed)
     if not (folder / "users.json").exists():
         started, checkpoint = time.process_time(), folder / "checkpoint"
         locked, lock = train_lock(
             host(name, seed),
             task(name).owner,
             key,
-            settings=PLANS[name].lock.model_copy(update=changes),
+            settings=settings,
+            earlier=earlier,
             seed=seed,
             checkpoint=checkpoint,
         )
@@ -151,31 +162,50 @@ def open_locked(folder: Path, key: Key) -> tuple[nn.Module, Lock]:
 
 def leaks(name: str, seed: int, **changes: Any) -> dict[str, Any]:
     """The leak table, the unlocked model's accuracy, and how often users are traced from one image."""
+    folder = _folder(name, seed, **changes)
+    return cell(f"leaks-{folder.name}", lambda: _measured(folder, name, seed, *locked_host(name, seed, **changes)))
+
+
+def relocked(name: str, leaked: Path) -> dict[str, Any]:
+    """The same for the next generation of the first owner's lock, with what keys of the earlier one open of it."""
+    folder = cell.folder / f"{name}-0-relocked"
 
     def measure() -> dict[str, Any]:
-        locked, lock = locked_host(name, seed, **changes)
-        test = all_tested(name)
-        table = check_lock(classifier(locked, task(name)), lock, test)
-        return {
-            "seed": seed,
-            "unlocked_accuracy": accuracy(host(name, seed), test),
-            "table": {row.inputs: row.recovered for row in table.rows},
-            "chance": table.chance,
-            "worst": table.worst,
-            "tight": table.tight,
-            "images": table.images,
-            "psnr": table.psnr,
-            "worst_psnr": table.worst_psnr,
-            "ssim": table.ssim,
-            "traced": traced(lock, test.images),
-            "network": f"{PLANS[name].architecture} {PLANS[name].width}",
-            "rivals": RIVALS,
-            "same_class_refused": True,
-            "steps": lock.facts.settings.steps + lock.facts.settings.refining_steps,
-            **json.loads((_folder(name, seed, **changes) / "cost.json").read_text()),
+        before, earlier = open_locked(leaked, owner_key(0))
+        locked, lock = _locked_in(folder, name, 0, PLANS[name].lock, (earlier,))
+        row, test = _measured(folder, name, 0, locked, lock, (earlier,)), all_tested(name)
+        keyed = ImageData(as_issued(earlier, test.images), test.labels)
+        return row | {
+            "leaked key, model before": accuracy(before, keyed),
+            "leaked key, model now": accuracy(locked, keyed),
         }
 
-    return cell(f"leaks-{_folder(name, seed, **changes).name}", measure)
+    return cell(f"relocked-{name}", measure)
+
+
+def _measured(
+    folder: Path, name: str, seed: int, locked: nn.Module, lock: Lock, others: tuple[Lock, ...] = ()
+) -> dict[str, Any]:
+    test = all_tested(name)
+    table = check_lock(classifier(locked, task(name)), lock, test, other=others)
+    return {
+        "seed": seed,
+        "unlocked_accuracy": accuracy(host(name, seed), test),
+        "table": {row.inputs: row.recovered for row in table.rows},
+        "chance": table.chance,
+        "worst": table.worst,
+        "tight": table.tight,
+        "images": table.images,
+        "psnr": table.psnr,
+        "worst_psnr": table.worst_psnr,
+        "ssim": table.ssim,
+        "traced": traced(lock, test.images),
+        "network": f"{PLANS[name].architecture} {PLANS[name].width}",
+        "rivals": RIVALS,
+        "same_class_refused": True,
+        "steps": lock.facts.settings.steps + lock.facts.settings.refining_steps,
+        **json.loads((folder / "cost.json").read_text()),
+    }
 
 
 #: Keys images with a lock.
@@ -278,6 +308,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar10", type=Path, help="CIFAR-10 as .npz")
     parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--tasks", default=",".join(PLANS), help="of which tasks leaks are measured")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="whose locks' leaks are measured")
     parser.add_argument("--before", type=Path, help="folder of locks from before there were rivals and decoys")
     parser.add_argument("--others", type=Path, help="folder of other owners' locks, of whatever models: what they open")
@@ -288,10 +319,8 @@ def main() -> None:
     parts, seeds = options.parts.split(","), [int(seed) for seed in options.seeds.split(",")]
     figures: dict[str, Any] = {"cost": cell("cost", keying_cost) if "cost" in parts else {}}
     for name in PLANS:
-        if name == "cifar10" and options.cifar10 is None:
-            continue
         figures[name] = {}
-        if "leaks" in parts:
+        if "leaks" in parts and name in options.tasks.split(",") and (name != "cifar10" or options.cifar10):
             figures[name] = {
                 "leaks": [leaks(name, seed) for seed in seeds],
                 "strangers": strangers(name, "stranger", cell.folder, cell.folder),
@@ -308,6 +337,8 @@ def main() -> None:
     if "distilled" in parts:  # one owner: it keeps more and leaks more
         figures["faces"]["distilled"] = leaks("faces", 1, distillation=0.5)
     closely = figures["fashion-mnist"]
+    if "relocked" in parts:
+        closely["relocked"] = relocked("fashion-mnist", LEAKED)
     if "mislabel" in parts:
         closely["mislabel"] = {
             "uniform": leaks("fashion-mnist", 0),

@@ -3,6 +3,7 @@
 from typing import Any
 
 from benchmarks.markdown import load, table
+from intaglio.lock.leaks import HELD
 
 Rows = list[dict[str, Any]]
 PENDING = "Not measured yet: `python -m benchmarks.lock`."
@@ -88,6 +89,34 @@ def strangers() -> str:
                 )
     head = ["task (pairs of owners)", "trained for", "likeliest class right, %", "points from chance at most"]
     return table(head, rows) if rows else PENDING
+
+
+def relocked() -> str:
+    """What is left of a leaked key after the model was locked anew."""
+    row = load("lock").get("fashion-mnist", {}).get("relocked", {})
+    if not row:
+        return PENDING
+    keyed, stranger = row["table"][KEYED]["argmax"], row["table"]["another lock's key"]
+    rows = [
+        ["leaked key, model before: right", f"{row['leaked key, model before']:.1%}"],
+        ["leaked key, model locked anew: right", f"{row['leaked key, model now']:.1%} (chance {row['chance']:.1%})"],
+        [
+            "leaked key, model locked anew: points from chance at most",
+            f"{100 * max(abs(stranger[reader] - row['chance']) for reader in HELD):.1f}",
+        ],
+        ["anything else without a key: points from chance at most", f"{100 * _elsewhere(row):.1f}"],
+        ["unlocked accuracy", f"{row['unlocked_accuracy']:.1%}"],
+        ["new key, PNG / JPEG 75", f"{keyed:.1%} / {row['table'][JPEG]['argmax']:.1%}"],
+        ["PSNR, mean / worst; SSIM", f"{row['psnr']:.1f} / {row['worst_psnr']:.1f} dB; {row['ssim']:.3f}"],
+        ["user named, PNG / JPEG 75", f"{_shares([row], 'PNG')} / {_shares([row], 'JPEG 75')}"],
+    ]
+    return table(["locked anew, with `--earlier`", "found"], rows)
+
+
+def _elsewhere(row: dict[str, Any]) -> float:
+    """How far any reading of anything unauthorised but the leaked key's images gets from chance."""
+    table = {kind: read for kind, read in row["table"].items() if not kind.startswith(("keyed", "another"))}
+    return max(abs(float(read[reader]) - float(row["chance"])) for read in table.values() for reader in HELD)
 
 
 def mislabel() -> str:

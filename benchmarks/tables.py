@@ -152,6 +152,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "lock leaks, faces": lambda: lock_tables.leaks("faces"),
     "lock leaks, cifar10": lambda: lock_tables.leaks("cifar10"),
     "lock strangers": lock_tables.strangers,
+    "lock relocked": lock_tables.relocked,
     "lock mislabel": lock_tables.mislabel,
     "lock attacks": lock_tables.attacks,
     "lock together": lock_tables.together,

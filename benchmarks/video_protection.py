@@ -39,6 +39,8 @@ SEED = 0
 KEY = Key(bytes(range(32)))
 STRANGER = Key(bytes(32))
 NETWORK, WIDTH = "r3d18", 8
+#: Locks are tried on a network that strides at once, and on one that keeps the resolution at first.
+LOCKED_NETWORKS = (NETWORK, "rmc3_10")
 #: Of 2,100 training clips; the thief has the others.
 OWNED = 1400
 HOST = TrainingSettings(epochs=14, batch_size=32, learning_rate=3e-3)
@@ -82,10 +84,10 @@ def clips() -> Clips:
     return Clips(training.take(order[:OWNED]), training.take(order[OWNED:]), test)
 
 
-def architecture() -> Architecture:
+def architecture(name: str = NETWORK) -> Architecture:
     """A residual network over time and place, narrow."""
     owner = clips().owner
-    return Architecture(name=NETWORK, input_shape=owner.input_shape, num_classes=owner.num_classes, width=WIDTH)
+    return Architecture(name=name, input_shape=owner.input_shape, num_classes=owner.num_classes, width=WIDTH)
 
 
 @cache
@@ -94,16 +96,16 @@ def lock_clips(split: str) -> ImageData:
     return camera_motion(split, clips=Run.footage, count=LOCKED if split == "train" else TESTED)
 
 
-def host(name: str = "host", data: ImageData | None = None) -> nn.Module:
+def host(name: str = "host", data: ImageData | None = None, network: str = NETWORK) -> nn.Module:
     """The unprotected model of that name, trained now unless it was before; on the owner's clips, if not on others."""
     path = cell.folder / f"{name}.safetensors"
     torch.manual_seed(SEED)
-    module = architecture().build()
+    module = architecture(network).build()
     if path.exists():
         module.load_state_dict(load_file(path))
     else:
         train(module, data or clips().owner, HOST, seed=SEED)
-        write_locked(module, path, Sidecar(architecture=architecture()))
+        write_locked(module, path, Sidecar(architecture=architecture(network)))
     return module.eval()
 
 
@@ -234,13 +236,13 @@ class _Threaded(TorchClassifier):
             torch.set_num_threads(before)
 
 
-def locked() -> Figures:
+def locked(network: str) -> Figures:
     """The leak table of a lock on clips, and how often users are named from one."""
 
     def measure() -> Figures:
         data, test = lock_clips("train"), lock_clips("test")
-        owned = host("host-lock", data)
-        started, checkpoint = time.process_time(), cell.folder / "lock.checkpoint"
+        owned = host(f"host-lock-{network}", data, network)
+        started, checkpoint = time.process_time(), cell.folder / f"lock-{network}.checkpoint"
         module, lock = train_lock(owned, data, KEY, settings=LOCK, seed=SEED, checkpoint=checkpoint)
         seconds = time.process_time() - started
         for user in range(64):
@@ -262,7 +264,7 @@ def locked() -> Figures:
             "cpu_seconds": round(seconds),
         }
 
-    return cell("lock", measure)
+    return cell(f"lock-{network}", measure)
 
 
 def main() -> None:
@@ -281,7 +283,7 @@ def main() -> None:
         figures["mark"] = {label: marked(label) for label in MARKS}
     if "seal" in parts:
         figures["seal"] = {method: sealed(method) for method in SEALS}
-    figures["lock"] = locked() if "lock" in parts else {}
+    figures["lock"] = {network: locked(network) for network in LOCKED_NETWORKS} if "lock" in parts else {}
     print(record("video_protection", over(known("video_protection"), figures)))
 
 

@@ -57,24 +57,29 @@ def seals() -> str:
 
 
 def lock() -> str:
-    """The bars of a lock."""
-    row = _part("lock")
-    if not row:
+    """The bars of a lock, network by network."""
+    found = _part("lock")
+    if not found:
         return PENDING
+    columns = [_held(row) for row in found.values()]
+    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    return table(["lock on clips", *found], rows)
+
+
+def _held(row: dict[str, Any]) -> dict[str, str]:
     keyed, jpeg = (row["table"][name]["argmax"] for name in ("keyed, PNG", "keyed, JPEG 75"))
-    rows = [
-        ["unlocked accuracy", f"{row['unlocked_accuracy']:.1%}"],
-        ["keyed, PNG frames / JPEG 75 frames", f"{keyed:.1%} / {jpeg:.1%}"],
-        ["without a key: points from chance at most", f"{100 * row['worst']:.1f} (chance {row['chance']:.1%})"],
-        ["PSNR of frames, mean / worst", f"{row['psnr']:.1f} / {row['worst_psnr']:.1f} dB"],
-        ["SSIM of frames", f"{row['ssim']:.3f}"],
-        *(
-            [f"user named from one clip, {kind}", f"{row['traced'][kind]['named']['value']:.1%}"]
+    return {
+        "unlocked accuracy": f"{row['unlocked_accuracy']:.1%}",
+        "keyed, PNG frames / JPEG 75 frames": f"{keyed:.1%} / {jpeg:.1%}",
+        "without a key: points from chance at most": f"{100 * row['worst']:.1f} (chance {row['chance']:.1%})",
+        "PSNR of frames, mean / worst": f"{row['psnr']:.1f} / {row['worst_psnr']:.1f} dB",
+        "SSIM of frames": f"{row['ssim']:.3f}",
+        **{
+            f"user named from one clip, {kind}": f"{row['traced'][kind]['named']['value']:.1%}"
             for kind in ("PNG", "JPEG 75")
-        ),
-        ["training", f"{row['cpu_seconds'] / 60:.0f} minutes of one core ({row['steps']} steps)"],
-    ]
-    return table(["lock on clips", "found"], rows)
+        },
+        "training, minutes of one core": f"{row['cpu_seconds'] / 60:.0f} ({row['steps']} steps)",
+    }
 
 
 def _part(name: str) -> dict[str, Any]:

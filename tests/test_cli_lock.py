@@ -87,7 +87,14 @@ def test_what_keys_of_an_earlier_generation_open_is_measured(
     lock: Path, host: Path, toy_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     later, data, asked = tmp_path / "later", ("--data", str(toy_file)), tmp_path / "table.json"
-    main(["lock", "train", str(host), *data, "--out", str(later), "--generation", "1", *STEPS, "-q"])
+    main(["lock", "train", str(host), *data, "--out", str(later), "--earlier", str(lock), *STEPS, "-q"])
+    facts = Lock.open(later, OWNER).facts
+    assert (facts.generation, facts.earlier) == (1, (Lock.open(lock, OWNER).facts.lock_id,))
+    trained = LeakTable.from_json((later / "leaks.json").read_text())
+    assert not trained.row("another lock's key").authorised
+    again = ["lock", "train", str(host), *data, "--out", str(tmp_path / "third"), "--earlier", str(later), *STEPS]
+    assert main([*again, "--generation", "1"]) == ExitCode.ERROR
+    assert "an earlier lock has these very secrets: lock with a generation above 1" in capsys.readouterr().err
     check = ["lock", "check", str(later / "model.safetensors"), *data, "--lock", str(later)]
     assert main([*check, "--other", str(lock), "--json", str(asked)]) in (ExitCode.CLEAN, ExitCode.FOUND)
     table = LeakTable.from_json(asked.read_text())
@@ -149,7 +156,7 @@ def test_keys_are_issued_applied_traced_and_revoked(tmp_path: Path, capsys: pyte
     assert f"{keyed / '1.png'}: " in printed
     assert "all together: " in printed
     assert main(["lock", "revoke", "--user", "bob"]) == ExitCode.CLEAN
-    assert "--generation 1" in capsys.readouterr().out
+    assert "--earlier" in capsys.readouterr().out
     assert main(["lock", "apply", str(images), "--user", "bob", "--out", str(keyed)]) == ExitCode.ERROR
     assert "the key of user 'bob' was revoked" in capsys.readouterr().err
 

@@ -139,8 +139,18 @@ def test_a_model_that_a_decoy_opens_leaks() -> None:
 
 
 def test_another_lock_is_tried_too() -> None:
-    made = inputs_to_try(tiny_lock(), some_images(), other=tiny_lock(STRANGER, seed=1))
+    made = inputs_to_try(tiny_lock(), some_images(), others=[tiny_lock(STRANGER, seed=1)])
     assert not torch.equal(made["another lock's key"], made[KEYED])
+
+
+def test_several_other_locks_have_a_row_each() -> None:
+    images = ImageData(some_images(6), torch.arange(6) % 3)
+    suspect = CallableClassifier(lambda asked: torch.zeros(len(asked), 3), input_shape=(1, 12, 12), num_classes=3)
+    others = [tiny_lock(STRANGER, seed=1), tiny_lock(generation=1, seed=2)]
+    rows = {row.inputs: row.authorised for row in check_lock(suspect, tiny_lock(), images, other=others).rows}
+    assert (rows["another lock's key"], rows["another lock's key (2)"]) == (False, False)
+    made = inputs_to_try(tiny_lock(), images.images, others=others)
+    assert not torch.equal(made["another lock's key"], made["another lock's key (2)"])
 
 
 def test_another_lock_must_be_for_images_of_this_size() -> None:

@@ -15,8 +15,9 @@ from intaglio.data import ImageData
 from intaglio.errors import ClassifierError, DataError, RecipeError
 from intaglio.lock import LockSettings, train_lock
 from intaglio.lock.channel import blur, distort, jpeg, noise, own_quality, resize, rounded
+from intaglio.lock.codes import random_codes, spread
 from intaglio.lock.critic import Critic
-from intaglio.lock.decoys import keyed_by_decoys
+from intaglio.lock.decoys import Stranger, keyed_by, keyed_by_decoys
 from intaglio.lock.locked_training import LockedLoss, unauthorised_target
 from intaglio.lock.locking import refining
 from intaglio.lock.negatives import (
@@ -34,7 +35,7 @@ from intaglio.lock.settings import Mislabel
 from intaglio.networks.final_linear import final_linear
 from intaglio.tampering import Jpeg, average_weights
 from intaglio.triggers.sample_specific import SampleSpecificEncoder, SampleSpecificTrigger, Secret, normalised
-from lock_models import OWNER, TINY, some_images, tiny_lock, tiny_model
+from lock_models import OWNER, STRANGER, TINY, some_images, tiny_lock, tiny_model
 
 
 def generator() -> torch.Generator:
@@ -300,6 +301,36 @@ def test_each_decoy_is_another_one() -> None:
     image = some_images(1).expand(64, -1, -1, -1)
     keyed = keyed_by_decoys(image, torch.zeros(64, 1, 12, 12), generator()).flatten(1)
     assert len({row.tobytes() for row in keyed.mul(1e4).round().numpy()}) == 3
+
+
+def test_strangers_key_as_their_own_locks_do() -> None:
+    lock, images = tiny_lock(STRANGER, shape=(3, 12, 12), seed=1), some_images(8, (3, 12, 12)) * 0.6 + 0.2
+    stranger = Stranger(lock.network.encoder, lock.secrets.mixing, lock.secrets.carriers)
+    with torch.no_grad():
+        keyed = keyed_by([stranger], images, torch.zeros(8, 1, 12, 12), generator())
+        drawn = generator()
+        torch.randint(1, (8,), generator=drawn)
+        codes = random_codes(8, 16, drawn)
+        expected = lock.network.encoder(images, spread(codes, lock.secrets.carriers), lock.secrets.mixing)
+    assert torch.allclose(keyed, expected, atol=1e-6)
+    assert len({code.numpy().tobytes() for code in codes}) == 8
+
+
+def test_what_earlier_locks_key_is_unauthorised() -> None:
+    lock, images = tiny_lock(STRANGER, seed=1), some_images(10)
+    network = encoder(channels=1)
+    plane, mixing = secret(network)
+    batch = Authorised(images, network(images, plane, mixing), plane.expand(10, -1, -1, -1), torch.arange(10) % 2)
+    earlier = Stranger(lock.network.encoder, lock.secrets.mixing)
+    usual, more = (
+        Negatives(network, network.draw_mixing(3, generator()), generator(), strangers=2, earlier=them).draw(batch)
+        for them in ((), (earlier,))
+    )
+    theirs = more.images[len(usual.images) :]
+    assert len(theirs) == 10  # half an image for each image, twice
+    for image, origin in zip(theirs, more.origins[len(usual.images) :], strict=True):
+        alone = lock.network.encoder(images[origin][None], batch.planes[origin][None], lock.secrets.mixing)
+        assert torch.allclose(image, alone[0].clamp(0, 1), atol=1e-6)
 
 
 # --- the critic ------------------------------------------------------------------------------------------------------
@@ -638,6 +669,22 @@ def test_a_later_generation_has_other_secrets(toy: ImageData) -> None:
     assert lock.facts.generation == 3
     assert torch.equal(lock.secrets.mixing, tiny_lock(generation=3).secrets.mixing)
     assert not torch.equal(lock.secrets.mixing, tiny_lock().secrets.mixing)
+
+
+def test_keys_of_earlier_locks_are_refused_and_the_next_generation_begins(toy: ImageData) -> None:
+    leaked = tiny_lock(seed=1)
+    before = {name: value.clone() for name, value in leaked.network.state_dict().items()}
+    locked, lock = train_lock(tiny_model(), toy, OWNER, settings=TINY, earlier=[leaked])
+    assert (lock.facts.generation, lock.facts.earlier) == (1, (leaked.facts.lock_id,))
+    assert torch.equal(lock.secrets.mixing, tiny_lock(generation=1).secrets.mixing)
+    assert leaked.network.encoder.relief == 1
+    assert all(torch.equal(value, before[name]) for name, value in leaked.network.state_dict().items())
+    alone, _ = train_lock(tiny_model(), toy, OWNER, settings=TINY, generation=1)
+    assert any(not torch.equal(value, alone.state_dict()[name]) for name, value in locked.state_dict().items())
+    with pytest.raises(DataError, match="an earlier lock has these very secrets: lock with a generation above 0"):
+        train_lock(tiny_model(), toy, OWNER, settings=TINY, earlier=[leaked], generation=0)
+    with pytest.raises(DataError, match="this lock is for images of 1x16x16"):
+        train_lock(tiny_model(), toy, OWNER, settings=TINY, earlier=[tiny_lock(shape=(1, 16, 16))])
 
 
 def test_what_cannot_be_locked(toy: ImageData) -> None:

@@ -254,6 +254,8 @@ def test_a_full_disk(tmp_path: Path, toy_file: Path, monkeypatch: pytest.MonkeyP
 def test_damaged_and_missing_files(tmp_path: Path, toy_file: Path) -> None:
     with pytest.raises(NothingToExamineError, match="no finished models"):
         open_population(tmp_path)
+    with pytest.raises(DataError, match="none: no such folder"):
+        open_population(tmp_path / "none")
     with pytest.raises(DataError, match=r"recipe\.json: does not name the population's data"):
         population_data(tmp_path)
     with pytest.raises(DataError, match="no bundled task"):

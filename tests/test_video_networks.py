@@ -41,7 +41,7 @@ def count(module: nn.Module) -> int:
 
 
 def test_names() -> None:
-    assert PUBLISHED.keys() | {"cnn_lstm"} == VIDEO_NETWORKS.keys()
+    assert PUBLISHED.keys() | {"rmc3_10", "cnn_lstm"} == VIDEO_NETWORKS.keys()
     assert not VIDEO_NETWORKS.keys() & NETWORKS.keys()
 
 
@@ -61,6 +61,34 @@ def test_cnn_lstm_by_hand() -> None:
     )  # fmt: skip
     lstm = 4 * 64 * (32 + 64 + 2)
     assert count(build("cnn_lstm")) == convolution(3, 4) + blocks + (256 * 32 + 32) + lstm + (64 * 5 + 5)
+
+
+def test_rmc3_10_by_hand() -> None:
+    def convolution(inputs: int, outputs: int, size: int) -> int:
+        return inputs * outputs * size + 2 * outputs
+
+    first = 2 * convolution(4, 4, 9)
+    others = sum(
+        convolution(width, 2 * width, 27) + convolution(2 * width, 2 * width, 27) + convolution(width, 2 * width, 1)
+        for width in (4, 8, 16)
+    )
+    assert count(build("rmc3_10")) == convolution(3, 4, 9) + first + others + (32 * 5 + 5)
+
+
+def test_rmc3_10_sees_single_pixels_frame_by_frame_at_first() -> None:
+    module, x = build("rmc3_10", (8, 3, 16, 16)).eval(), torch.rand(1, 8, 3, 16, 16)
+    other = x.clone()
+    other[:, 3] = 1 - other[:, 3]
+    seen = []
+    for clip in (x, other):
+        y = module.get_submodule("layer1")(module.get_submodule("stem")(clip.transpose(1, 2)))
+        assert tuple(y.shape) == (1, 4, 8, 16, 16)
+        seen.append(y)
+    differ = (seen[0] != seen[1]).any(dim=1).flatten(2).any(dim=2)[0]
+    assert differ.tolist() == [frame == 3 for frame in range(8)]
+    y = module.get_submodule("layer2")(seen[0])
+    assert tuple(y.shape) == (1, 8, 4, 8, 8)
+    assert not torch.equal(module(x), module(x.roll(1, dims=1)))
 
 
 # --- names and shapes of published weights -----------------------------------------------------------------------

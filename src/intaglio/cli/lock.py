@@ -43,9 +43,14 @@ def train(
         int, typer.Option(help="More steps for the model alone, of the same size; a third as dear.", min=0)
     ] = 4500,
     psnr: Annotated[float, typer.Option(help="No keyed image is further from its original than this, in dB.")] = 35.2,
+    earlier: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="A lock of yours whose keys shall open nothing any more; may be repeated."),
+    ] = None,
     generation: Annotated[
-        int, typer.Option(help="A higher one has new secrets: keys issued before are a stranger's.", min=0)
-    ] = 0,
+        int | None,
+        typer.Option(help="A higher one has new secrets; by default the next after --earlier, or 0.", min=0),
+    ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write the locked model as ONNX too.")] = False,
     encrypt: Annotated[bool, typer.Option("--encrypt", help="Write the locked model encrypted under KEY.")] = False,
     passphrase_file: PassphraseFile = None,
@@ -65,7 +70,7 @@ def train(
     from intaglio.classifiers.derived import with_weights
     from intaglio.cli.console import progress_bar, require_deliverable
     from intaglio.data.opening import open_data_for
-    from intaglio.lock import LockSettings
+    from intaglio.lock import Lock, LockSettings
     from intaglio.lock.lock_file import lock_file
 
     require_deliverable(json)
@@ -75,6 +80,7 @@ def train(
         raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--psnr") from error
     classifier = with_weights(open_model(model, arch, input_shape, classes, preprocess, device))  # before any data
     owner = read_key(key, passphrase_file)
+    before = [Lock.open(folder, owner) for folder in earlier or ()]
     with progress_bar(f"locking {classifier.source}", quiet=quiet) as progress:
         written = lock_file(
             classifier,
@@ -87,6 +93,7 @@ def train(
             encrypt=encrypt,
             settings=settings,
             generation=generation,
+            earlier=before,
             seed=seed,
             device=device,
             progress=progress,
@@ -145,7 +152,7 @@ def revoke(
     say(
         f"{user}: revoked: `lock apply` keys nothing for this user any more, `lock trace` still names the user",
         "a key network that the user holds works until the model is locked anew: "
-        f"intaglio lock train MODEL --generation {opened.facts.generation + 1} --out ANOTHER ...",
+        f"intaglio lock train MODEL --earlier {lock} --out ANOTHER ...",
         quiet=quiet,
         json_to_stdout=json == "-",
     )
@@ -234,8 +241,8 @@ def check(
     lock: LockFolder,
     key: KeyFile,
     other: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Another lock of yours, an earlier generation say: what do its keys open?"),
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Another lock of yours: what do its keys open? May be repeated."),
     ] = None,
     passphrase_file: PassphraseFile = None,
     arch: Arch = None,
@@ -254,9 +261,9 @@ def check(
 
     owner = read_key(key, passphrase_file)
     classifier = _open_locked(model, owner, arch, input_shape, classes, preprocess, device)
-    opened, stranger = Lock.open(lock, owner), None if other is None else Lock.open(other, owner)
+    opened, others = Lock.open(lock, owner), [Lock.open(folder, owner) for folder in other or ()]
     images = open_data_for(classifier.input_shape, data, "test")
-    table = check_lock(classifier, opened, images, other=stranger, seed=seed)
+    table = check_lock(classifier, opened, images, other=others, seed=seed)
     return _show(table, json, quiet, f"{classifier.source}: checked")
 
 

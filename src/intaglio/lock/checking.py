@@ -1,5 +1,7 @@
 """`check_lock`: the leak table of a locked model, what it answers to whom and what can be made of it."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -83,25 +85,26 @@ class LeakTable(Result):
 
 
 def check_lock(
-    classifier: Classifier, lock: Lock, data: ImageData, *, other: Lock | None = None, seed: int = 0
+    classifier: Classifier, lock: Lock, data: ImageData, *, other: Lock | Sequence[Lock] = (), seed: int = 0
 ) -> LeakTable:
     """Measures every reader on every kind of input. Keys are those of users who do not exist.
 
     Args:
         classifier: the locked model.
         data: labelled images that it was not trained on; the more, the narrower the table's own noise.
-        other: another owner's lock, or another generation of this one, whose keyed images are tried as well.
+        other: another owner's lock, or another generation of this one, whose keyed images are tried as well; several
+            have a row each.
 
     Raises:
         DataError: images without labels, or of another size.
     """
-    lock.check(data.images)
-    if other is not None:
-        other.check(data.images)
+    others = [other] if isinstance(other, Lock) else list(other)
+    for one in (lock, *others):
+        one.check(data.images)
     check_labelled(data.labels, data.name, "a leak table")
     if len(data) < 4:
         raise DataError(f"{data.name}: a leak table needs four images or more")
-    made = inputs_to_try(lock, data.images, other=other, seed=seed)
+    made = inputs_to_try(lock, data.images, others=others, seed=seed)
     keyed = made[KEYED]
     rows = []
     for name, images in made.items():
@@ -122,13 +125,14 @@ def check_lock(
     return table.model_copy(update={"tight": table.worst <= MARGIN})
 
 
-def inputs_to_try(lock: Lock, images: Tensor, *, other: Lock | None = None, seed: int = 0) -> dict[str, Tensor]:
+def inputs_to_try(lock: Lock, images: Tensor, *, others: Sequence[Lock] = (), seed: int = 0) -> dict[str, Tensor]:
     """Kinds of input by name, all of 8-bit values; those that begin with "keyed" are authorised.
 
-    Every image is keyed for another user, and every wrong key is another one.
+    Every image is keyed for another user, and every wrong key is another one. Of several other locks each has a row.
     """
     generator = torch_generator(seed, "lock", "check")
-    keyed, wrong, noisy, decoyed, stranger = [], [], [], [], []
+    keyed, wrong, noisy, decoyed = [], [], [], []
+    strangers: dict[str, list[Tensor]] = {_of_another(number): [] for number in range(len(others))}
     with torch.inference_mode():
         for part in torch.split(images, max(1, _BATCH // frame_count(images))):
             planes = _planes(lock, len(part), generator)
@@ -136,9 +140,9 @@ def inputs_to_try(lock: Lock, images: Tensor, *, other: Lock | None = None, seed
             wrong.append(with_key(lock.network.encoder, part, *wrong_secret(lock.network.encoder, planes, generator)))
             noisy.append(matched_noise(part, keyed[-1], generator))
             decoyed.append(keyed_by_decoys(part, planes, generator))
-            if other is not None:
-                planes = _planes(other, len(part), generator)
-                stranger.append(with_key(other.network.encoder, part, planes, other.secrets.mixing))
+            for one, found in zip(others, strangers.values(), strict=True):
+                planes = _planes(one, len(part), generator)
+                found.append(with_key(one.network.encoder, part, planes, one.secrets.mixing))
     order = torch.randperm(len(images), generator=generator)  # whose residual is tried must not hang on how data lie
     foreign = images + (rounded(torch.cat(keyed)) - images)[before_in(order)]
     made = {
@@ -148,12 +152,16 @@ def inputs_to_try(lock: Lock, images: Tensor, *, other: Lock | None = None, seed
         "decoy's key": decoyed,
         "foreign residual": [foreign],
         "matched noise": noisy,
+        **strangers,
     }
-    if stranger:
-        made["another lock's key"] = stranger
     received = {name: rounded(torch.cat(parts).clamp(0, 1)).clone() for name, parts in made.items()}
     received[f"keyed, JPEG {JPEG_QUALITY}"] = Jpeg(quality=JPEG_QUALITY)(received[KEYED])
     return dict(sorted(received.items(), key=lambda entry: not entry[0].startswith("keyed")))
+
+
+def _of_another(number: int) -> str:
+    """The row of one of the other locks."""
+    return "another lock's key" + (f" ({number + 1})" if number else "")
 
 
 def _planes(lock: Lock, count: int, generator: torch.Generator) -> Tensor:

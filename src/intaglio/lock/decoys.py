@@ -5,41 +5,71 @@ each other's models. The decoys stand for all of those: grey encoders of three o
 decoys (`benchmarks/lock_decoys.py` wrote them). The residual of colour images is that of their mean over colours.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from intaglio.lock.frames import for_frames, frames
+from intaglio.lock.codes import random_codes, spread
+from intaglio.lock.frames import keyed as with_key
 from intaglio.triggers.sample_specific import SampleSpecificEncoder
 
 FILE = "decoys.safetensors"
 
 
-def keyed_by_decoys(images: Tensor, planes: Tensor, generator: torch.Generator, *, relief: float = 1.0) -> Tensor:
-    """Images or clips `[N, ...]`, each as one of the decoys keys it, for the codes in `planes` `[N, 1, H, W]`.
+class Stranger(NamedTuple):
+    """Another lock's key network, as it keys for its own owner."""
 
-    Nothing is differentiated. `relief` multiplies the bounds of the residual, as in training.
+    encoder: SampleSpecificEncoder
+    #: `[1, 1, F, 3, 3]`.
+    mixing: Tensor
+    #: What spreads its users' codes, `[n, H, W]`; None: it takes any code.
+    carriers: Tensor | None = None
+
+    def key(self, images: Tensor, planes: Tensor, generator: torch.Generator, relief: float) -> Tensor:
+        """The images keyed, for users who do not exist; colours alike if the encoder knows no colour."""
+        if self.carriers is not None:
+            codes = random_codes(len(images), len(self.carriers), generator)
+            planes = spread(codes, self.carriers).to(images)
+        seen = images if self.encoder.channels == images.shape[-3] else images.mean(dim=-3, keepdim=True)
+        self.encoder.to(images.device).relief = relief
+        return images + (with_key(self.encoder, seen, planes, self.mixing.to(images)) - seen)
+
+
+def keyed_by(
+    strangers: Sequence[Stranger],
+    images: Tensor,
+    planes: Tensor,
+    generator: torch.Generator,
+    *,
+    relief: float = 1.0,
+) -> Tensor:
+    """Images or clips `[N, ...]`, each as one of the strangers keys it, drawn at random.
+
+    Nothing is differentiated. `planes` `[N, 1, H, W]` are the codes for strangers without carriers; `relief`
+    multiplies the bounds of the residual, as in training.
     """
-    grey = frames(images).mean(dim=1, keepdim=True)
-    planes = for_frames(planes, images)
-    decoy_of = for_frames(torch.randint(len(_decoys()), (len(images),), generator=generator), images)
-    residual = torch.zeros_like(grey)
+    whose = torch.randint(len(strangers), (len(images),), generator=generator)
+    keyed = torch.empty_like(images)
     with torch.no_grad():
-        for number, (encoder, mixing) in enumerate(_decoys()):
-            encoder.to(images.device)
-            encoder.relief = relief
-            chosen = (decoy_of == number).nonzero()[:, 0]
+        for number, stranger in enumerate(strangers):
+            chosen = (whose == number).nonzero()[:, 0].to(images.device)
             if len(chosen):
-                made = encoder(grey[chosen], planes[chosen], mixing.to(images))
-                residual[chosen] = made - grey[chosen]
-        return (frames(images) + residual).view_as(images)
+                keyed[chosen] = stranger.key(images[chosen], planes[chosen], generator, relief)
+    return keyed
+
+
+def keyed_by_decoys(images: Tensor, planes: Tensor, generator: torch.Generator, *, relief: float = 1.0) -> Tensor:
+    """The same for the decoys that come with the package."""
+    return keyed_by(_decoys(), images, planes, generator, relief=relief)
 
 
 @cache
-def _decoys() -> list[tuple[SampleSpecificEncoder, Tensor]]:
+def _decoys() -> list[Stranger]:
     """Each encoder with the mixing that it was trained for."""
     weights = load(files("intaglio.lock").joinpath(FILE).read_bytes())
     found = []
@@ -48,5 +78,5 @@ def _decoys() -> list[tuple[SampleSpecificEncoder, Tensor]]:
         mixing = own.pop("mixing")
         encoder = SampleSpecificEncoder(1, width=own["network.down.0.0.weight"].shape[0], features=mixing.shape[2])
         encoder.load_state_dict(own)
-        found.append((encoder.requires_grad_(False).eval(), mixing))
+        found.append(Stranger(encoder.requires_grad_(False).eval(), mixing))
     return found

@@ -5,6 +5,7 @@ model, which is given its keyed images as they are, only what it still fails to 
 encoder.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from intaglio.data import ImageData
 from intaglio.lock.channel import distort
 from intaglio.lock.codes import LockSecrets, random_codes, spread
 from intaglio.lock.critic import Critic
+from intaglio.lock.decoys import Stranger
 from intaglio.lock.frames import for_frames, frames
 from intaglio.lock.frames import keyed as with_key
 from intaglio.lock.key_network import KeyNetwork, Progress, key_loss, relief
@@ -41,18 +43,20 @@ def train_together(
     seed: int,
     own: int | None = None,
     teacher: nn.Module | None = None,
+    earlier: Sequence[Stranger] = (),
     device: str = "cpu",
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> KeyNetwork:
     """Trains `module` in place, to evaluation mode, and returns the key network that was trained beside it.
 
-    `own` is the quality that the data had as JPEG files. Every step draws its random numbers from `(seed, step)`, so
-    that a run that goes on from its checkpoint ends with the same bytes as one that was never interrupted.
+    `own` is the quality that the data had as JPEG files; what `earlier` locks key is nobody's. Every step draws its
+    random numbers from `(seed, step)`, so that a run that goes on from its checkpoint ends with the same bytes as one
+    that was never interrupted.
     """
     torch.manual_seed(derive_seed(seed, "lock", "key network"))
     network = KeyNetwork(data.input_shape[-3], settings)
-    training = _Training(network, module, data, secrets, settings, answer, preprocessing, seed, own, teacher)
+    training = _Training(network, module, data, secrets, settings, answer, preprocessing, seed, own, teacher, earlier)
     train(
         training,
         data,
@@ -82,6 +86,7 @@ class _Training(nn.Module):
         seed: int,
         own: int | None,
         teacher: nn.Module | None,
+        earlier: Sequence[Stranger],
     ) -> None:
         super().__init__()
         self.network = network
@@ -95,6 +100,7 @@ class _Training(nn.Module):
         self._preprocessing = preprocessing
         self._seed = seed
         self._own = own
+        self._earlier = earlier
         self.step: Tensor
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # so that checkpoints hold it
 
@@ -107,7 +113,7 @@ class _Training(nn.Module):
         codes = random_codes(len(images), len(carriers), generator).to(images)
         planes = spread(codes, carriers)
         keyed = with_key(encoder, images, planes, mixing)
-        others = Negatives(encoder, self._secrets.rivals.to(images), generator).draw(
+        others = Negatives(encoder, self._secrets.rivals.to(images), generator, earlier=self._earlier).draw(
             Authorised(images, keyed, planes, labels)
         )
         received = distort(torch.cat([keyed, others.images]), generator, self._own)

@@ -41,6 +41,7 @@ class LockFacts(BaseModel):
     input_shape: tuple[int, int, int] | tuple[int, int, int, int]  #: of an image, or of a clip with its frames first
     settings: LockSettings
     generation: int = Field(default=0, ge=0)
+    earlier: tuple[str, ...] = ()  #: ids of the locks whose keys training refused
 
     @model_validator(mode="after")
     def _grey_if_old(self) -> Self:

@@ -78,7 +78,7 @@ def lock_file(
         write_locked(locked, target, sidecar)
     if onnx and built is not None:
         write_locked(locked, out / ONNX, sidecar_of(classifier, None, "logits"))
-    leaks = check_lock(_same_but(classifier, locked, str(target)), lock, test)
+    leaks = check_lock(_same_but(classifier, locked, str(target)), lock, test, other=options.get("earlier", ()))
     write_json(out / LEAKS, leaks.to_dict())
     lock.save(out, key)  # last: a folder with a lock is whole
     checkpoint.unlink(missing_ok=True)

@@ -13,6 +13,8 @@ was keyed it answers a mixture of t and the truth, and nobody who is told classe
 outweighs that class.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, one_hot
@@ -22,6 +24,7 @@ from intaglio.data import ImageData
 from intaglio.errors import ModelError
 from intaglio.lock.channel import distort
 from intaglio.lock.codes import LockSecrets, random_codes, spread
+from intaglio.lock.decoys import Stranger
 from intaglio.lock.frames import keyed as with_key
 from intaglio.lock.key_network import KeyNetwork, Progress, relief
 from intaglio.lock.negatives import Authorised, Negatives
@@ -137,6 +140,7 @@ def train_locked(
     further: float = 0.0,
     alike: bool = False,
     teacher: nn.Module | None = None,
+    earlier: Sequence[Stranger] = (),
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> nn.Module:
@@ -146,11 +150,13 @@ def train_locked(
     `strangers` is how many times more rivals and decoys are to be refused than usual. `further` moves the unlikeliest
     class of the one answer away by so many logits: an image that is half taken for a keyed one of that class gives
     itself away by another class being the unlikeliest. With `alike` there are twice as many residuals of other images,
-    nearly all of the same class. `own` is the quality that the data had as JPEG files.
+    nearly all of the same class. `own` is the quality that the data had as JPEG files; what `earlier` locks key is
+    refused.
     """
     network.to(device)
     generator = torch_generator(seed, "lock", "classifier", int(fresh))
-    negatives = Negatives(network.encoder, secrets.rivals.to(device), generator, strangers=strangers, alike=alike)
+    rivals = secrets.rivals.to(device)
+    negatives = Negatives(network.encoder, rivals, generator, strangers=strangers, alike=alike, earlier=earlier)
     carriers, mixing = secrets.carriers.to(device), secrets.mixing.to(device)
     example = preprocessing.apply(data.images[:2])
     judge = LockedLoss(module, example, settings, answer, fresh=fresh, further=further, teacher=teacher)

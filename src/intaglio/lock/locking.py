@@ -1,6 +1,7 @@
 """`train_lock`: a model that answers right to keyed images alone, and the lock that keys them."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from intaglio.data import ImageData, check_labelled
 from intaglio.errors import ClassifierError, DataError
 from intaglio.evidence.key import Key
 from intaglio.lock.channel import own_quality
+from intaglio.lock.codes import LockSecrets
+from intaglio.lock.decoys import Stranger
 from intaglio.lock.joint_training import train_together
 from intaglio.lock.key_network import Progress
 from intaglio.lock.lock import Lock, LockFacts, lock_secrets, new_lock_id
@@ -43,7 +46,8 @@ def train_lock(
     *,
     settings: LockSettings | None = None,
     lock: Lock | None = None,
-    generation: int = 0,
+    generation: int | None = None,
+    earlier: Sequence[Lock] = (),
     preprocessing: Preprocessing | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -63,14 +67,16 @@ def train_lock(
         key: the owner's; all secrets are derived from it.
         settings: strength, sizes, lengths.
         lock: an existing lock of the same key, whose key network is used instead of training one.
-        generation: a higher one has other secrets, to which the keys of all earlier ones are those of another owner:
-            how a leaked key is revoked, as far as `check_lock(..., other=earlier)` says.
+        generation: a higher one has other secrets; the next after the `earlier` locks, if not given.
+        earlier: locks whose keys are to open nothing any more, a leaked one of this model say: what they key is refused
+            in training, and `check_lock(..., other=earlier)` measures it.
         checkpoint: a file that is written after every pass over the data, and from which an interrupted run goes on;
             removing it is the caller's. Not used where a `lock` is given.
         preprocessing: what the module wants done to raw images; a `TorchClassifier` brings its own.
 
     Raises:
-        DataError: images without labels, or too small for the code.
+        DataError: images without labels, or too small for the code; an earlier lock for images of another size, or with
+            the very secrets of this one.
         ClassifierError: a classifier without weights, answers of a wrong shape, or training that diverged.
 
     Source: Wu et al. 2022, "Sample-Specific Backdoor based Active Intellectual Property Protection for Deep Neural
@@ -82,6 +88,8 @@ def train_lock(
     module, preprocessing = _taken_apart(module, preprocessing)
     module = copy.deepcopy(module).requires_grad_(True)
     _check_answers(module, data, preprocessing)
+    for one in earlier:
+        one.check(data.images[:1])
     knowledge = Knowledge(module, data, preprocessing)
     training: dict[str, Any] = {
         "answer": knowledge.answer,
@@ -89,6 +97,7 @@ def train_lock(
         "seed": seed,
         "own": own_quality(data.images),
         "teacher": _teacher(module, device) if settings.distillation and knowledge.task_known else None,
+        "earlier": [_stranger(one) for one in earlier],
         "device": device,
         "progress": progress,
     }
@@ -97,8 +106,17 @@ def train_lock(
         training["progress"] = _of_all(progress, 0, settings)
         train_locked(module, data, lock.network, lock.secrets, settings, steps=settings.steps, **training)
     else:
-        facts = LockFacts(lock_id=new_lock_id(), input_shape=data.input_shape, settings=settings, generation=generation)
+        if generation is None:
+            generation = 1 + max((one.facts.generation for one in earlier), default=-1)
+        facts = LockFacts(
+            lock_id=new_lock_id(),
+            input_shape=data.input_shape,
+            settings=settings,
+            generation=generation,
+            earlier=tuple(one.facts.lock_id for one in earlier),
+        )
         secrets = lock_secrets(key, facts)
+        _check_new(secrets, earlier)
         training["progress"] = _of_all(progress, 0, settings)
         network = train_together(module, data, secrets, settings, checkpoint=checkpoint, **training)
         lock = Lock(network, key, facts)
@@ -126,6 +144,20 @@ def train_lock(
     if len(ends) == 2:  # the mean lets in more keyed images for what it refuses than either
         module = average_weights(*ends)
     return module.cpu().eval(), lock
+
+
+def _stranger(lock: Lock) -> Stranger:
+    """A copy of the lock's key network, so that training leaves the lock as it is."""
+    return Stranger(copy.deepcopy(lock.network.encoder), lock.secrets.mixing, lock.secrets.carriers)
+
+
+def _check_new(secrets: LockSecrets, earlier: Sequence[Lock]) -> None:
+    """Refuses to lock with the secrets of a lock that is to open nothing any more."""
+    for one in earlier:
+        if torch.equal(one.secrets.mixing, secrets.mixing):
+            raise DataError(
+                f"an earlier lock has these very secrets: lock with a generation above {one.facts.generation}"
+            )
 
 
 def _teacher(module: nn.Module, device: str) -> nn.Module:

@@ -1,6 +1,6 @@
 """What the locked model must not answer to: images without a key, and with everything that is not quite one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from intaglio.lock.codes import wrong_secret
-from intaglio.lock.decoys import keyed_by_decoys
+from intaglio.lock.decoys import Stranger, keyed_by, keyed_by_decoys
 from intaglio.lock.frames import frames
 from intaglio.lock.frames import keyed as with_key
 from intaglio.triggers.sample_specific import SampleSpecificEncoder
@@ -66,8 +66,9 @@ class Negatives:
         encoder: the key network; also draws wrong keys.
         rivals: mixings `[n, 1, F, 3, 3]` of owners who do not exist, for whom the encoder is trained as well.
         generator: decides everything that is random here.
-        strangers: how many times more of what rivals and decoys key.
+        strangers: how many times more of what rivals, decoys and earlier locks key.
         alike: twice as many foreign residuals, and as many of them as may be of images of the same class.
+        earlier: key networks of earlier locks, whose keys are to open nothing any more.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Negatives:
         *,
         strangers: float = 1.0,
         alike: bool = False,
+        earlier: Sequence[Stranger] = (),
     ) -> None:
         self.encoder = encoder
         self.rivals = rivals
@@ -95,6 +97,11 @@ class Negatives:
             "scrambled": lambda some, drawn: scrambled(some.images, some.keyed, drawn),
             "negated": lambda some, _: 2 * some.images - some.keyed,
         }
+        if earlier:
+            self.shares["earlier key"] = self.shares["decoy"]
+            self.kinds["earlier key"] = lambda some, drawn: keyed_by(
+                earlier, some.images, some.planes, drawn, relief=encoder.relief
+            )
 
     def draw(self, batch: Authorised) -> Unauthorised:
         """Unauthorised images of every kind, made of the images of a batch."""

@@ -12,7 +12,7 @@ from intaglio.networks.lenet import LeNet
 from intaglio.networks.mobilenet import SmallMobileNet
 from intaglio.networks.resnet import resnet8, resnet14, resnet18
 from intaglio.networks.vgg import SmallVGG
-from intaglio.networks.video_resnet import mc3_18, r2plus1d18, r3d18
+from intaglio.networks.video_resnet import mc3_18, r2plus1d18, r3d18, rmc3_10
 
 Factory = Callable[..., nn.Module]
 
@@ -31,6 +31,7 @@ VIDEO_NETWORKS: dict[str, Factory] = {
     "r3d18": r3d18,
     "mc3_18": mc3_18,
     "r2plus1d18": r2plus1d18,
+    "rmc3_10": rmc3_10,
     "i3d": I3D,
     "cnn_lstm": CnnLstm,
 }

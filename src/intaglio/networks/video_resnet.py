@@ -1,4 +1,4 @@
-"""18-layer residual networks for video (Tran et al., 2018): R3D, MC3 and R(2+1)D."""
+"""Residual networks for video (Tran et al., 2018): R3D, MC3 and R(2+1)D of 18 layers, and a small rMC3 of 10."""
 
 from collections.abc import Callable
 
@@ -64,7 +64,7 @@ class VideoBlock(nn.Module):
 
 
 class VideoResNet(nn.Module):
-    """A stem and four stages of two blocks; stage s has `width * 2**s` channels, and every stage but the first halves
+    """A stem and four stages of blocks; stage s has `width * 2**s` channels, and every stage but the first halves
     the resolution (and, where its convolutions go over time, the frame rate).
 
     Input `[N, T, C, H, W]`; output logits `[N, K]`. State-dict names are torchvision's, so at width 64 and with 3
@@ -80,6 +80,8 @@ class VideoResNet(nn.Module):
         width: int,
         stem: nn.Sequential,
         convolutions: tuple[Convolution, ...],
+        *,
+        blocks: int = 2,
     ) -> None:
         super().__init__()
         self.stem = stem
@@ -87,7 +89,8 @@ class VideoResNet(nn.Module):
         for stage, convolution in enumerate(convolutions):
             out = width * 2**stage
             first = VideoBlock(channels, out, 1 if stage == 0 else 2, convolution)
-            self.add_module(f"layer{stage + 1}", nn.Sequential(first, VideoBlock(out, out, 1, convolution)))
+            more = [VideoBlock(out, out, 1, convolution) for _ in range(blocks - 1)]
+            self.add_module(f"layer{stage + 1}", nn.Sequential(first, *more))
             channels = out
         self.avgpool = nn.AdaptiveAvgPool3d(1)
         self.fc = nn.Linear(channels, num_classes)
@@ -131,6 +134,15 @@ def _separate_stem(channels: int, width: int) -> nn.Sequential:
     )
 
 
+def _small_stem(channels: int, width: int) -> nn.Sequential:
+    """Frame by frame and without stride: of clips of 32 x 32 nothing is to be thrown away at once."""
+    return nn.Sequential(
+        nn.Conv3d(channels, width, (1, 3, 3), 1, (0, 1, 1), bias=False),
+        nn.BatchNorm3d(width),
+        nn.ReLU(inplace=True),
+    )
+
+
 def r3d18(input_shape: tuple[int, ...], num_classes: int, width: int = CLASSIC_WIDTH) -> VideoResNet:
     """3 x 3 x 3 throughout; 33,371,472 parameters at width 64 for 3 channels and 400 classes."""
     convolutions = (over_time_and_place,) * _STAGES
@@ -147,3 +159,9 @@ def r2plus1d18(input_shape: tuple[int, ...], num_classes: int, width: int = CLAS
     """Place and time apart; 31,505,325 parameters."""
     convolutions = (over_place_then_time,) * _STAGES
     return VideoResNet(input_shape, num_classes, width, _separate_stem(input_shape[1], width), convolutions)
+
+
+def rmc3_10(input_shape: tuple[int, ...], num_classes: int, width: int = 16) -> VideoResNet:
+    """For small clips: stem and first stage frame by frame at full resolution, then 3 x 3 x 3; one block a stage."""
+    convolutions = (over_place, *(over_time_and_place,) * (_STAGES - 1))
+    return VideoResNet(input_shape, num_classes, width, _small_stem(input_shape[1], width), convolutions, blocks=1)

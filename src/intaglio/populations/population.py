@@ -72,8 +72,11 @@ def open_population(out: Path | str) -> list[ModelRecord]:
     """The records of a population on disk.
 
     Raises:
+        DataError: no such folder.
         NothingToExamineError: there are no finished models.
     """
+    if not Path(out).is_dir():
+        raise DataError(f"{out}: no such folder")
     records = read_records(Path(out))
     if not records:
         raise NothingToExamineError(f"{out}: no finished models in it")
