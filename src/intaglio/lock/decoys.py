@@ -1,8 +1,9 @@
-"""Decoys: key networks of other owners, published with the package, which no locked model may take for its own.
+"""Other locks' key networks, which no locked model may take for its own: decoys, and those of earlier locks.
 
 Left alone, key networks that were trained apart end at much the same residual, whatever their owners' keys, and open
-each other's models. The decoys stand for all of those: grey encoders of three owners, trained without rivals and
-decoys (`benchmarks/lock_decoys.py` wrote them). The residual of colour images is that of their mean over colours.
+each other's models. The decoys stand for all of those: grey encoders of three owners, published with the package and
+trained without rivals and decoys (`benchmarks/lock_decoys.py` wrote them). The residual of colour images is that of
+their mean over colours.
 """
 
 from collections.abc import Sequence
