@@ -314,6 +314,8 @@ def main() -> None:
     parser.add_argument("--others", type=Path, help="folder of other owners' locks, of whatever models: what they open")
     parser.add_argument("--cached", action="store_true", help="write what is in the cache, and measure nothing")
     options = parser.parse_args()
+    if unknown := set(options.tasks.split(",")) - set(PLANS):
+        parser.error(f"--tasks: no such task: {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
     cell.cached_only, Run.cifar10 = options.cached, options.cifar10
     parts, seeds = options.parts.split(","), [int(seed) for seed in options.seeds.split(",")]

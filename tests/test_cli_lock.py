@@ -94,12 +94,19 @@ def test_what_keys_of_an_earlier_generation_open_is_measured(
     assert not trained.row("another lock's key").authorised
     again = ["lock", "train", str(host), *data, "--out", str(tmp_path / "third"), "--earlier", str(later), *STEPS]
     assert main([*again, "--generation", "1"]) == ExitCode.ERROR
-    assert "an earlier lock has these very secrets: lock with a generation above 1" in capsys.readouterr().err
+    assert f"earlier lock {facts.lock_id} refused {facts.earlier[0]}: name that one too" in capsys.readouterr().err
+    assert main([*again, "--earlier", str(lock), "--generation", "1"]) == ExitCode.ERROR
+    assert f"{facts.lock_id} has the very secrets of the new one: lock with a generation" in capsys.readouterr().err
     check = ["lock", "check", str(later / "model.safetensors"), *data, "--lock", str(later)]
-    assert main([*check, "--other", str(lock), "--json", str(asked)]) in (ExitCode.CLEAN, ExitCode.FOUND)
+    assert main([*check, "--other", str(lock), "--other", str(later), "--json", str(asked)]) in (
+        ExitCode.CLEAN,
+        ExitCode.FOUND,
+    )
     table = LeakTable.from_json(asked.read_text())
     assert not table.row("another lock's key").authorised
-    assert "another lock's key" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "another lock's key  " in shown
+    assert "another lock's key (2)" in shown
     assert main([*check, "--other", str(tmp_path / "none")]) == ExitCode.ERROR
     assert "none" in capsys.readouterr().err
 
@@ -156,7 +163,7 @@ def test_keys_are_issued_applied_traced_and_revoked(tmp_path: Path, capsys: pyte
     assert f"{keyed / '1.png'}: " in printed
     assert "all together: " in printed
     assert main(["lock", "revoke", "--user", "bob"]) == ExitCode.CLEAN
-    assert "--earlier" in capsys.readouterr().out
+    assert f"--earlier {tmp_path / 'lock'} --out ANOTHER" in capsys.readouterr().out
     assert main(["lock", "apply", str(images), "--user", "bob", "--out", str(keyed)]) == ExitCode.ERROR
     assert "the key of user 'bob' was revoked" in capsys.readouterr().err
 

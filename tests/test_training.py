@@ -21,6 +21,7 @@ from intaglio.training import TrainingSettings, train
 from intaglio.training.augmentation import NOISE, SHIFT, augment
 from intaglio.training.settings import Augmentation, OptimizerName
 
+ONE = TrainingSettings(epochs=1, batch_size=48)
 QUICK = TrainingSettings(epochs=3, batch_size=16, learning_rate=0.01)
 
 
@@ -286,13 +287,15 @@ def test_parameters_without_gradient_stay(toy: ImageData, optimizer: OptimizerNa
 
 
 def finished(path: Path, toy: ImageData) -> Path:
-    train(network(), toy, TrainingSettings(epochs=1, batch_size=48), seed=0, checkpoint=path)
+    train(network(), toy, ONE, seed=0, checkpoint=path)
     return path
 
 
 def rewrite(path: Path, **changes: Tensor | None) -> None:
     tensors = {**load_file(path), **changes}
-    save_file({key: value for key, value in tensors.items() if value is not None}, path, {"epoch": "1"})
+    with safe_open(path, "pt") as stream:
+        metadata = stream.metadata()
+    save_file({key: value for key, value in tensors.items() if value is not None}, path, metadata)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +335,21 @@ def test_damaged_checkpoints(tmp_path: Path, toy: ImageData, case: str, message:
     else:
         rewrite(path, stray=torch.zeros(1))
     with pytest.raises(ModelError, match=message):
-        train(network(), toy, QUICK, seed=0, checkpoint=path)
+        train(network(), toy, ONE, seed=0, checkpoint=path)
+
+
+def test_a_checkpoint_is_of_one_run(tmp_path: Path, toy: ImageData) -> None:
+    path, message = (
+        finished(tmp_path / "checkpoint", toy),
+        "begun with other settings, seed, key or the like; remove it",
+    )
+    module = network()
+    before = weights(module)
+    for settings, seed, identity in ((QUICK, 0, ""), (ONE, 1, ""), (ONE, 0, "another")):
+        with pytest.raises(ModelError, match=message):
+            train(module, toy, settings, seed=seed, identity=identity, checkpoint=path)
+    assert weights(module) == before
+    assert weights(train(module, toy, ONE, seed=0, checkpoint=path)) != before
 
 
 def test_checkpoints_are_safetensors_and_hold_all_state(tmp_path: Path, toy: ImageData) -> None:

@@ -45,7 +45,9 @@ def train(
     psnr: Annotated[float, typer.Option(help="No keyed image is further from its original than this, in dB.")] = 35.2,
     earlier: Annotated[
         list[Path] | None,
-        typer.Option(metavar="DIR", help="A lock of yours whose keys shall open nothing any more; may be repeated."),
+        typer.Option(
+            metavar="DIR", help="A lock whose keys shall open nothing any more; repeat for each that MODEL ever had."
+        ),
     ] = None,
     generation: Annotated[
         int | None,
@@ -152,7 +154,7 @@ def revoke(
     say(
         f"{user}: revoked: `lock apply` keys nothing for this user any more, `lock trace` still names the user",
         "a key network that the user holds works until the model is locked anew: "
-        f"intaglio lock train MODEL --earlier {lock} --out ANOTHER ...",
+        f"intaglio lock train MODEL --earlier {lock} --out ANOTHER ... (--earlier for each lock that MODEL ever had)",
         quiet=quiet,
         json_to_stdout=json == "-",
     )

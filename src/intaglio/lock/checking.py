@@ -14,7 +14,7 @@ from intaglio.lock.decoys import keyed_by_decoys
 from intaglio.lock.frames import frame_count
 from intaglio.lock.frames import keyed as with_key
 from intaglio.lock.leaks import HELD, READERS, chance, recovered
-from intaglio.lock.lock import Lock
+from intaglio.lock.lock import Lock, listed
 from intaglio.lock.negatives import before_in, matched_noise
 from intaglio.lock.quality import psnr, ssim
 from intaglio.results import Result
@@ -85,7 +85,7 @@ class LeakTable(Result):
 
 
 def check_lock(
-    classifier: Classifier, lock: Lock, data: ImageData, *, other: Lock | Sequence[Lock] = (), seed: int = 0
+    classifier: Classifier, lock: Lock, data: ImageData, *, other: Lock | Sequence[Lock] | None = None, seed: int = 0
 ) -> LeakTable:
     """Measures every reader on every kind of input. Keys are those of users who do not exist.
 
@@ -98,7 +98,7 @@ def check_lock(
     Raises:
         DataError: images without labels, or of another size.
     """
-    others = [other] if isinstance(other, Lock) else list(other)
+    others = listed(other)
     for one in (lock, *others):
         one.check(data.images)
     check_labelled(data.labels, data.name, "a leak table")
@@ -132,7 +132,7 @@ def inputs_to_try(lock: Lock, images: Tensor, *, others: Sequence[Lock] = (), se
     """
     generator = torch_generator(seed, "lock", "check")
     keyed, wrong, noisy, decoyed = [], [], [], []
-    strangers: dict[str, list[Tensor]] = {_of_another(number): [] for number in range(len(others))}
+    of_others: dict[str, list[Tensor]] = {_of_another(number): [] for number in range(len(others))}
     with torch.inference_mode():
         for part in torch.split(images, max(1, _BATCH // frame_count(images))):
             planes = _planes(lock, len(part), generator)
@@ -140,7 +140,7 @@ def inputs_to_try(lock: Lock, images: Tensor, *, others: Sequence[Lock] = (), se
             wrong.append(with_key(lock.network.encoder, part, *wrong_secret(lock.network.encoder, planes, generator)))
             noisy.append(matched_noise(part, keyed[-1], generator))
             decoyed.append(keyed_by_decoys(part, planes, generator))
-            for one, found in zip(others, strangers.values(), strict=True):
+            for one, found in zip(others, of_others.values(), strict=True):
                 planes = _planes(one, len(part), generator)
                 found.append(with_key(one.network.encoder, part, planes, one.secrets.mixing))
     order = torch.randperm(len(images), generator=generator)  # whose residual is tried must not hang on how data lie
@@ -152,7 +152,7 @@ def inputs_to_try(lock: Lock, images: Tensor, *, others: Sequence[Lock] = (), se
         "decoy's key": decoyed,
         "foreign residual": [foreign],
         "matched noise": noisy,
-        **strangers,
+        **of_others,
     }
     received = {name: rounded(torch.cat(parts).clamp(0, 1)).clone() for name, parts in made.items()}
     received[f"keyed, JPEG {JPEG_QUALITY}"] = Jpeg(quality=JPEG_QUALITY)(received[KEYED])

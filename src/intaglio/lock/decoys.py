@@ -22,8 +22,8 @@ from intaglio.triggers.sample_specific import SampleSpecificEncoder
 FILE = "decoys.safetensors"
 
 
-class Stranger(NamedTuple):
-    """Another lock's key network, as it keys for its own owner."""
+class OtherKey(NamedTuple):
+    """Another lock's key network, as it keys for its own owner. Keying changes its encoder's relief and device."""
 
     encoder: SampleSpecificEncoder
     #: `[1, 1, F, 3, 3]`.
@@ -42,25 +42,25 @@ class Stranger(NamedTuple):
 
 
 def keyed_by(
-    strangers: Sequence[Stranger],
+    others: Sequence[OtherKey],
     images: Tensor,
     planes: Tensor,
     generator: torch.Generator,
     *,
     relief: float = 1.0,
 ) -> Tensor:
-    """Images or clips `[N, ...]`, each as one of the strangers keys it, drawn at random.
+    """Images or clips `[N, ...]`, each as one of the others keys it, drawn at random.
 
-    Nothing is differentiated. `planes` `[N, 1, H, W]` are the codes for strangers without carriers; `relief`
+    Nothing is differentiated. `planes` `[N, 1, H, W]` are the codes for those without carriers; `relief`
     multiplies the bounds of the residual, as in training.
     """
-    whose = torch.randint(len(strangers), (len(images),), generator=generator)
+    whose = torch.randint(len(others), (len(images),), generator=generator)
     keyed = torch.empty_like(images)
     with torch.no_grad():
-        for number, stranger in enumerate(strangers):
+        for number, other in enumerate(others):
             chosen = (whose == number).nonzero()[:, 0].to(images.device)
             if len(chosen):
-                keyed[chosen] = stranger.key(images[chosen], planes[chosen], generator, relief)
+                keyed[chosen] = other.key(images[chosen], planes[chosen], generator, relief)
     return keyed
 
 
@@ -70,7 +70,7 @@ def keyed_by_decoys(images: Tensor, planes: Tensor, generator: torch.Generator, 
 
 
 @cache
-def _decoys() -> list[Stranger]:
+def _decoys() -> list[OtherKey]:
     """Each encoder with the mixing that it was trained for."""
     weights = load(files("intaglio.lock").joinpath(FILE).read_bytes())
     found = []
@@ -79,5 +79,5 @@ def _decoys() -> list[Stranger]:
         mixing = own.pop("mixing")
         encoder = SampleSpecificEncoder(1, width=own["network.down.0.0.weight"].shape[0], features=mixing.shape[2])
         encoder.load_state_dict(own)
-        found.append(Stranger(encoder.requires_grad_(False).eval(), mixing))
+        found.append(OtherKey(encoder.requires_grad_(False).eval(), mixing))
     return found

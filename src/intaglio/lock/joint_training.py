@@ -16,7 +16,7 @@ from intaglio.data import ImageData
 from intaglio.lock.channel import distort
 from intaglio.lock.codes import LockSecrets, random_codes, spread
 from intaglio.lock.critic import Critic
-from intaglio.lock.decoys import Stranger
+from intaglio.lock.decoys import OtherKey
 from intaglio.lock.frames import for_frames, frames
 from intaglio.lock.frames import keyed as with_key
 from intaglio.lock.key_network import KeyNetwork, Progress, key_loss, relief
@@ -43,9 +43,10 @@ def train_together(
     seed: int,
     own: int | None = None,
     teacher: nn.Module | None = None,
-    earlier: Sequence[Stranger] = (),
+    earlier: Sequence[OtherKey] = (),
     device: str = "cpu",
     checkpoint: Path | None = None,
+    identity: str = "",
     progress: Progress | None = None,
 ) -> KeyNetwork:
     """Trains `module` in place, to evaluation mode, and returns the key network that was trained beside it.
@@ -65,6 +66,7 @@ def train_together(
         loss=lambda model, images, labels: model(images, labels),
         device=device,
         checkpoint=checkpoint,
+        identity=identity,
         progress=progress,
     )
     network.encoder.relief = 1.0
@@ -86,7 +88,7 @@ class _Training(nn.Module):
         seed: int,
         own: int | None,
         teacher: nn.Module | None,
-        earlier: Sequence[Stranger],
+        earlier: Sequence[OtherKey],
     ) -> None:
         super().__init__()
         self.network = network

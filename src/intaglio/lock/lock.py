@@ -1,6 +1,7 @@
 """`Lock`: keys images for users, tells whose key made an image, and is kept in one encrypted file."""
 
 import secrets as random_bytes
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -199,6 +200,13 @@ class Lock:
         check_tensors(network.state_dict(), weights, f"{path}: for a key network")
         network.load_state_dict(weights)
         return cls(network, key, facts, UserStore(key, facts.lock_id, Path(folder) / USERS_FILE))
+
+
+def listed(locks: Lock | Sequence[Lock] | None) -> list[Lock]:
+    """None, one or several locks as a list."""
+    if locks is None:
+        return []
+    return [locks] if isinstance(locks, Lock) else list(locks)
 
 
 def lock_secrets(key: Key, facts: LockFacts) -> LockSecrets:

@@ -1,5 +1,6 @@
 """A model file in, a locked model and its lock's folder out: what `intaglio lock train` does."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,18 +40,21 @@ def lock_file(
     architecture: str | Architecture | None = None,
     onnx: bool = False,
     encrypt: bool = False,
+    earlier: Lock | Sequence[Lock] | None = None,
     **options: Any,
 ) -> LockedFiles:
     """Locks an opened model and writes the folder `out`: the model, the encrypted key network, the list of users.
 
     The model is written as safetensors where its architecture is known, else as ONNX. An interrupted run goes on
-    where it stopped, if it is given the same model, data, settings and seed.
+    where it stopped, if it is given the same model and data; with other settings, another key or seed, or other earlier
+    locks it is refused.
 
     Args:
         test: labelled images to measure the leak table on.
         architecture: of the model, where it has no side-car that says it.
         onnx: write the locked model as ONNX too.
         encrypt: write the locked model encrypted under the owner's key, and not in the plain.
+        earlier: locks whose keys are to open nothing any more; the leak table tries them too.
         options: of `train_lock`.
 
     Raises:
@@ -70,7 +74,7 @@ def lock_file(
     require_writable(out / KEY_NETWORK_FILE)
     require_new(out / KEY_NETWORK_FILE, "a lock")
     checkpoint = out / CHECKPOINT
-    locked, lock = train_lock(classifier, data, key, checkpoint=checkpoint, **options)
+    locked, lock = train_lock(classifier, data, key, earlier=earlier, checkpoint=checkpoint, **options)
     sidecar = sidecar_of(classifier, built, "logits")
     if encrypt:
         seal_model(locked, target, sidecar, key)
@@ -78,7 +82,7 @@ def lock_file(
         write_locked(locked, target, sidecar)
     if onnx and built is not None:
         write_locked(locked, out / ONNX, sidecar_of(classifier, None, "logits"))
-    leaks = check_lock(_same_but(classifier, locked, str(target)), lock, test, other=options.get("earlier", ()))
+    leaks = check_lock(_same_but(classifier, locked, str(target)), lock, test, other=earlier)
     write_json(out / LEAKS, leaks.to_dict())
     lock.save(out, key)  # last: a folder with a lock is whole
     checkpoint.unlink(missing_ok=True)

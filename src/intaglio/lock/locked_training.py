@@ -24,7 +24,7 @@ from intaglio.data import ImageData
 from intaglio.errors import ModelError
 from intaglio.lock.channel import distort
 from intaglio.lock.codes import LockSecrets, random_codes, spread
-from intaglio.lock.decoys import Stranger
+from intaglio.lock.decoys import OtherKey
 from intaglio.lock.frames import keyed as with_key
 from intaglio.lock.key_network import KeyNetwork, Progress, relief
 from intaglio.lock.negatives import Authorised, Negatives
@@ -140,7 +140,7 @@ def train_locked(
     further: float = 0.0,
     alike: bool = False,
     teacher: nn.Module | None = None,
-    earlier: Sequence[Stranger] = (),
+    earlier: Sequence[OtherKey] = (),
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> nn.Module:

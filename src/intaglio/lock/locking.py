@@ -1,6 +1,8 @@
 """`train_lock`: a model that answers right to keyed images alone, and the lock that keys them."""
 
 import copy
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +16,11 @@ from intaglio.errors import ClassifierError, DataError
 from intaglio.evidence.key import Key
 from intaglio.lock.channel import own_quality
 from intaglio.lock.codes import LockSecrets
-from intaglio.lock.decoys import Stranger
+from intaglio.lock.decoys import OtherKey
+from intaglio.lock.frames import check_keyable
 from intaglio.lock.joint_training import train_together
 from intaglio.lock.key_network import Progress
-from intaglio.lock.lock import Lock, LockFacts, lock_secrets, new_lock_id
+from intaglio.lock.lock import Lock, LockFacts, listed, lock_secrets, new_lock_id
 from intaglio.lock.locked_training import train_locked
 from intaglio.lock.one_answer import Knowledge
 from intaglio.lock.settings import LockSettings
@@ -47,7 +50,7 @@ def train_lock(
     settings: LockSettings | None = None,
     lock: Lock | None = None,
     generation: int | None = None,
-    earlier: Sequence[Lock] = (),
+    earlier: Lock | Sequence[Lock] | None = None,
     preprocessing: Preprocessing | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -66,17 +69,17 @@ def train_lock(
             kept without loss, or as JPEG frames: a video codec is not supported.
         key: the owner's; all secrets are derived from it.
         settings: strength, sizes, lengths.
-        lock: an existing lock of the same key, whose key network is used instead of training one.
+        lock: an existing lock of the same key, whose key network is used as it is instead of training one.
         generation: a higher one has other secrets; the next after the `earlier` locks, if not given.
-        earlier: locks whose keys are to open nothing any more, a leaked one of this model say: what they key is refused
-            in training, and `check_lock(..., other=earlier)` measures it.
+        earlier: locks whose keys are to open nothing any more, as all that this model ever had: what they key is
+            refused in training, and `check_lock(..., other=earlier)` measures it.
         checkpoint: a file that is written after every pass over the data, and from which an interrupted run goes on;
             removing it is the caller's. Not used where a `lock` is given.
         preprocessing: what the module wants done to raw images; a `TorchClassifier` brings its own.
 
     Raises:
-        DataError: images without labels, or too small for the code; an earlier lock for images of another size, or with
-            the very secrets of this one.
+        DataError: images without labels, or too small for the code; an earlier lock for images of another size, with
+            the very secrets of this one, or that refused a lock which isn't named; an existing lock with earlier ones.
         ClassifierError: a classifier without weights, answers of a wrong shape, or training that diverged.
 
     Source: Wu et al. 2022, "Sample-Specific Backdoor based Active Intellectual Property Protection for Deep Neural
@@ -88,8 +91,12 @@ def train_lock(
     module, preprocessing = _taken_apart(module, preprocessing)
     module = copy.deepcopy(module).requires_grad_(True)
     _check_answers(module, data, preprocessing)
-    for one in earlier:
-        one.check(data.images[:1])
+    earlier = listed(earlier)
+    _check_earlier(earlier, data)
+    if lock is not None and (earlier or generation is not None):
+        raise DataError(
+            "an existing lock is used as it is: it can't get another generation, nor learn of earlier locks"
+        )
     knowledge = Knowledge(module, data, preprocessing)
     training: dict[str, Any] = {
         "answer": knowledge.answer,
@@ -97,7 +104,7 @@ def train_lock(
         "seed": seed,
         "own": own_quality(data.images),
         "teacher": _teacher(module, device) if settings.distillation and knowledge.task_known else None,
-        "earlier": [_stranger(one) for one in earlier],
+        "earlier": [_other_key(one) for one in earlier],
         "device": device,
         "progress": progress,
     }
@@ -118,7 +125,9 @@ def train_lock(
         secrets = lock_secrets(key, facts)
         _check_new(secrets, earlier)
         training["progress"] = _of_all(progress, 0, settings)
-        network = train_together(module, data, secrets, settings, checkpoint=checkpoint, **training)
+        network = train_together(
+            module, data, secrets, settings, checkpoint=checkpoint, identity=_identity(facts, secrets), **training
+        )
         lock = Lock(network, key, facts)
     done = settings.steps
     ends: list[nn.Module] = []
@@ -146,9 +155,21 @@ def train_lock(
     return module.cpu().eval(), lock
 
 
-def _stranger(lock: Lock) -> Stranger:
+def _other_key(lock: Lock) -> OtherKey:
     """A copy of the lock's key network, so that training leaves the lock as it is."""
-    return Stranger(copy.deepcopy(lock.network.encoder), lock.secrets.mixing, lock.secrets.carriers)
+    return OtherKey(copy.deepcopy(lock.network.encoder), lock.secrets.mixing, lock.secrets.carriers)
+
+
+def _check_earlier(earlier: Sequence[Lock], data: ImageData) -> None:
+    """Refuses earlier locks for other images, and a chain of them that has a gap: what it left out would open again."""
+    named = {one.facts.lock_id for one in earlier}
+    for one in earlier:
+        check_keyable(data.images[:1], one.frame_shape, by=f"earlier lock {one.facts.lock_id}")
+        if missing := set(one.facts.earlier) - named:
+            raise DataError(
+                f"earlier lock {one.facts.lock_id} refused {', '.join(sorted(missing))}: name that one too, "
+                "or its keys may open this model again"
+            )
 
 
 def _check_new(secrets: LockSecrets, earlier: Sequence[Lock]) -> None:
@@ -156,8 +177,17 @@ def _check_new(secrets: LockSecrets, earlier: Sequence[Lock]) -> None:
     for one in earlier:
         if torch.equal(one.secrets.mixing, secrets.mixing):
             raise DataError(
-                f"an earlier lock has these very secrets: lock with a generation above {one.facts.generation}"
+                f"earlier lock {one.facts.lock_id} has the very secrets of the new one: "
+                f"lock with a generation above {one.facts.generation}"
             )
+
+
+def _identity(facts: LockFacts, secrets: LockSecrets) -> str:
+    """What a checkpoint must have been begun with; nothing secret can be read off it."""
+    begun_with = [facts.settings.model_dump(mode="json"), facts.generation, facts.earlier]
+    digest = hashlib.sha256(json.dumps(begun_with).encode())
+    digest.update(secrets.mixing.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _teacher(module: nn.Module, device: str) -> nn.Module:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from intaglio.lock.codes import wrong_secret
-from intaglio.lock.decoys import Stranger, keyed_by, keyed_by_decoys
+from intaglio.lock.decoys import OtherKey, keyed_by, keyed_by_decoys
 from intaglio.lock.frames import frames
 from intaglio.lock.frames import keyed as with_key
 from intaglio.triggers.sample_specific import SampleSpecificEncoder
@@ -79,7 +79,7 @@ class Negatives:
         *,
         strangers: float = 1.0,
         alike: bool = False,
-        earlier: Sequence[Stranger] = (),
+        earlier: Sequence[OtherKey] = (),
     ) -> None:
         self.encoder = encoder
         self.rivals = rivals
@@ -98,7 +98,7 @@ class Negatives:
             "negated": lambda some, _: 2 * some.images - some.keyed,
         }
         if earlier:
-            self.shares["earlier key"] = self.shares["decoy"]
+            self.shares["earlier key"] = len(earlier) * self.shares["decoy"]
             self.kinds["earlier key"] = lambda some, drawn: keyed_by(
                 earlier, some.images, some.planes, drawn, relief=encoder.relief
             )

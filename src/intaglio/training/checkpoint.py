@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -11,9 +12,22 @@ from torch.optim import Optimizer
 
 from intaglio.errors import ModelError
 from intaglio.files import write_bytes
+from intaglio.training.settings import TrainingSettings
 
 
-def save_checkpoint(path: Path, module: nn.Module, optimizer: Optimizer, epoch: int) -> None:
+class Run(NamedTuple):
+    """What a run was begun with; with anything else it can't go on."""
+
+    settings: TrainingSettings
+    seed: int
+    identity: str
+
+    def text(self) -> str:
+        """As a checkpoint keeps it."""
+        return json.dumps([self.settings.model_dump(mode="json"), self.seed, self.identity])
+
+
+def save_checkpoint(path: Path, run: Run, module: nn.Module, optimizer: Optimizer, epoch: int) -> None:
     """Writes the state after `epoch` epochs, atomically.
 
     Raises:
@@ -24,20 +38,22 @@ def save_checkpoint(path: Path, module: nn.Module, optimizer: Optimizer, epoch: 
         for name, value in entries.items():
             if value is not None:
                 tensors[f"optimizer/{index}/{name}"] = torch.as_tensor(value).contiguous()
-    write_bytes(path, save(tensors, {"epoch": json.dumps(epoch)}))
+    write_bytes(path, save(tensors, {"epoch": json.dumps(epoch), "run": run.text()}))
 
 
-def load_checkpoint(path: Path, module: nn.Module, optimizer: Optimizer) -> int:
+def load_checkpoint(path: Path, run: Run, module: nn.Module, optimizer: Optimizer) -> int:
     """Restores module and optimiser in place and returns the number of finished epochs.
 
     Raises:
-        ModelError: damaged, or of another network.
+        ModelError: damaged, of another network, or of another run.
     """
     state: dict[int, dict[str, Tensor]] = {}
     weights: dict[str, Tensor] = {}
     try:
         with safe_open(path, "pt") as stream:
-            epoch = int(json.loads(stream.metadata()["epoch"]))
+            epoch, begun = int(json.loads(stream.metadata()["epoch"])), stream.metadata()["run"]
+            if begun != run.text():
+                raise ValueError("begun with other settings, seed, key or the like; remove it to begin anew")
             for key in stream.keys():  # noqa: SIM118 - not a mapping
                 part, _, name = key.partition("/")
                 if part == "module":

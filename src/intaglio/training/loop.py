@@ -18,7 +18,7 @@ from intaglio.errors import ClassifierError
 from intaglio.networks.layout import channels_last_is_safe
 from intaglio.seeds import derive_seed, torch_generator
 from intaglio.training.augmentation import augment
-from intaglio.training.checkpoint import load_checkpoint, save_checkpoint
+from intaglio.training.checkpoint import Run, load_checkpoint, save_checkpoint
 from intaglio.training.settings import TrainingSettings
 
 #: Called with (steps done, steps in all).
@@ -37,6 +37,7 @@ def train(
     loss: Loss | None = None,
     device: str = "cpu",
     checkpoint: Path | None = None,
+    identity: str = "",
     progress: Progress | None = None,
 ) -> nn.Module:
     """Trains `module` in place on `data` and returns it in evaluation mode.
@@ -49,16 +50,19 @@ def train(
         data: inputs and targets, `[N, ...]` each: an `ImageData`, or a pair of tensors.
         loss: (module, images, labels) -> scalar; by default cross-entropy with the settings' label smoothing.
         checkpoint: written after every epoch and resumed from when present; removing it is the caller's.
+        identity: what must be the same for that, beside settings and seed: what `loss` depends on, say.
         progress: called after every step.
 
     Raises:
         ClassifierError: the loss became NaN or infinite.
+        ModelError: a checkpoint that is damaged, or of another run.
     """
     inputs, targets = data
     fabric = Fabric(accelerator="cpu" if device == "cpu" else "cuda", devices=1, precision="32-true")
     module.train()
     model, optimizer = fabric.setup(module, _optimizer(module, settings))
-    start = load_checkpoint(checkpoint, module, optimizer) if checkpoint and checkpoint.exists() else 0
+    run = Run(settings=settings, seed=seed, identity=identity)
+    start = load_checkpoint(checkpoint, run, module, optimizer) if checkpoint and checkpoint.exists() else 0
     objective = loss or _cross_entropy(settings)
     batches_per_epoch = math.ceil(len(inputs) / settings.batch_size)
     total = settings.steps or settings.epochs * batches_per_epoch
@@ -84,7 +88,7 @@ def train(
                 if progress is not None:
                     progress(step + 1, total)
             if checkpoint is not None:
-                save_checkpoint(checkpoint, module, optimizer, epoch + 1)
+                save_checkpoint(checkpoint, run, module, optimizer, epoch + 1)
     return module.eval()
 
 
