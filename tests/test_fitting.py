@@ -297,8 +297,11 @@ def test_what_can_not_be_fitted_is_refused(bench: Bench, tmp_path: Path) -> None
         fit_calibration([bench.population("a", "apes"), bench.population("z", "zebras")], out, executor=Here())
     with pytest.raises(DataError, match="1 backdoored models are too few to fit a detector; 2 are the least"):
         fit_calibration([bench.population("few", count=3)], out, executor=Here())
-    with pytest.raises(NothingToExamineError, match="no finished models in it"):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
         fit_calibration([tmp_path / "nowhere"], out, executor=Here())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NothingToExamineError, match="no finished models in it"):
+        fit_calibration([tmp_path / "empty"], out, executor=Here())
     more = bench.population("more", architecture=ARCHITECTURE.model_copy(update={"num_classes": 4}))
     wide = bench.population("wide", architecture=ARCHITECTURE.model_copy(update={"input_shape": (1, 12, 14)}))
     same = bench.population("same")
