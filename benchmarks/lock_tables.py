@@ -21,7 +21,7 @@ _STRANGERS = {
     "strangers": "ResNet-14, rivals and decoys",
     "strangers rekeyed": "the same; the other owner's U-Net, with keys that it wasn't trained for most",
 }
-KEYED, JPEG = "keyed, PNG", "keyed, JPEG 75"
+KEYED, JPEG, LEAKED = "keyed, PNG", "keyed, JPEG 75", "another lock's key"
 
 
 def bars() -> str:
@@ -96,27 +96,25 @@ def relocked() -> str:
     row = load("lock").get("fashion-mnist", {}).get("relocked", {})
     if not row:
         return PENDING
-    keyed, stranger = row["table"][KEYED]["argmax"], row["table"]["another lock's key"]
+    keyed, jpeg, leaked = (row["table"][kind]["argmax"] for kind in (KEYED, JPEG, LEAKED))
+    others = [kind for kind in row["table"] if kind not in (KEYED, JPEG, LEAKED)]
     rows = [
         ["leaked key, model before: right", f"{row['leaked key, model before']:.1%}"],
-        ["leaked key, model locked anew: right", f"{row['leaked key, model now']:.1%} (chance {row['chance']:.1%})"],
-        [
-            "leaked key, model locked anew: points from chance at most",
-            f"{100 * max(abs(stranger[reader] - row['chance']) for reader in HELD):.1f}",
-        ],
-        ["anything else without a key: points from chance at most", f"{100 * _elsewhere(row):.1f}"],
+        ["leaked key, model locked anew: right", f"{leaked:.1%} (chance {row['chance']:.1%})"],
+        ["leaked key, model locked anew: points from chance at most", _furthest(row, [LEAKED])],
+        ["anything else without a key: points from chance at most", _furthest(row, others)],
         ["unlocked accuracy", f"{row['unlocked_accuracy']:.1%}"],
-        ["new key, PNG / JPEG 75", f"{keyed:.1%} / {row['table'][JPEG]['argmax']:.1%}"],
+        ["new key, PNG / JPEG 75", f"{keyed:.1%} / {jpeg:.1%}"],
         ["PSNR, mean / worst; SSIM", f"{row['psnr']:.1f} / {row['worst_psnr']:.1f} dB; {row['ssim']:.3f}"],
         ["user named, PNG / JPEG 75", f"{_shares([row], 'PNG')} / {_shares([row], 'JPEG 75')}"],
     ]
     return table(["locked anew, with `--earlier`", "found"], rows)
 
 
-def _elsewhere(row: dict[str, Any]) -> float:
-    """How far any reading of anything unauthorised but the leaked key's images gets from chance."""
-    table = {kind: read for kind, read in row["table"].items() if not kind.startswith(("keyed", "another"))}
-    return max(abs(float(read[reader]) - float(row["chance"])) for read in table.values() for reader in HELD)
+def _furthest(row: dict[str, Any], kinds: list[str]) -> str:
+    """How far any reading of these kinds of input gets from chance, in points."""
+    read = [row["table"][kind][reader] for kind in kinds for reader in HELD]
+    return f"{100 * max(abs(value - row['chance']) for value in read):.1f}"
 
 
 def mislabel() -> str:

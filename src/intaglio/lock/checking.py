@@ -9,7 +9,7 @@ from intaglio.classifiers import Classifier
 from intaglio.data import ImageData, check_labelled
 from intaglio.errors import DataError
 from intaglio.lock.channel import rounded
-from intaglio.lock.codes import random_codes, spread, wrong_secret
+from intaglio.lock.codes import random_planes, wrong_secret
 from intaglio.lock.decoys import keyed_by_decoys
 from intaglio.lock.frames import frame_count
 from intaglio.lock.frames import keyed as with_key
@@ -135,13 +135,13 @@ def inputs_to_try(lock: Lock, images: Tensor, *, others: Sequence[Lock] = (), se
     of_others: dict[str, list[Tensor]] = {_of_another(number): [] for number in range(len(others))}
     with torch.inference_mode():
         for part in torch.split(images, max(1, _BATCH // frame_count(images))):
-            planes = _planes(lock, len(part), generator)
+            planes = random_planes(len(part), lock.secrets.carriers, generator)
             keyed.append(with_key(lock.network.encoder, part, planes, lock.secrets.mixing))
             wrong.append(with_key(lock.network.encoder, part, *wrong_secret(lock.network.encoder, planes, generator)))
             noisy.append(matched_noise(part, keyed[-1], generator))
             decoyed.append(keyed_by_decoys(part, planes, generator))
             for one, found in zip(others, of_others.values(), strict=True):
-                planes = _planes(one, len(part), generator)
+                planes = random_planes(len(part), one.secrets.carriers, generator)
                 found.append(with_key(one.network.encoder, part, planes, one.secrets.mixing))
     order = torch.randperm(len(images), generator=generator)  # whose residual is tried must not hang on how data lie
     foreign = images + (rounded(torch.cat(keyed)) - images)[before_in(order)]
@@ -162,8 +162,3 @@ def inputs_to_try(lock: Lock, images: Tensor, *, others: Sequence[Lock] = (), se
 def _of_another(number: int) -> str:
     """The row of one of the other locks."""
     return "another lock's key" + (f" ({number + 1})" if number else "")
-
-
-def _planes(lock: Lock, count: int, generator: torch.Generator) -> Tensor:
-    carriers = lock.secrets.carriers
-    return spread(random_codes(count, len(carriers), generator), carriers)

@@ -71,6 +71,11 @@ def random_codes(count: int, length: int, generator: torch.Generator) -> Tensor:
     return torch.randint(0, 2, (count, length), generator=generator).float() * 2 - 1
 
 
+def random_planes(count: int, carriers: Tensor, generator: torch.Generator) -> Tensor:
+    """Such codes, spread over images: `[count, 1, H, W]`."""
+    return spread(random_codes(count, len(carriers), generator).to(carriers), carriers)
+
+
 def wrong_secret(encoder: SampleSpecificEncoder, plane: Tensor, generator: torch.Generator) -> Secret:
     """Someone else's key for every plane `[N, 1, H, W]`: the planes in another order, each with a mixing at random."""
     order = torch.randperm(len(plane), generator=generator)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from intaglio.lock.codes import random_codes, spread
+from intaglio.lock.codes import random_planes
 from intaglio.lock.frames import keyed as with_key
 from intaglio.triggers.sample_specific import SampleSpecificEncoder
 
@@ -34,8 +34,7 @@ class OtherKey(NamedTuple):
     def key(self, images: Tensor, planes: Tensor, generator: torch.Generator, relief: float) -> Tensor:
         """The images keyed, for users who do not exist; colours alike if the encoder knows no colour."""
         if self.carriers is not None:
-            codes = random_codes(len(images), len(self.carriers), generator)
-            planes = spread(codes, self.carriers).to(images)
+            planes = random_planes(len(images), self.carriers, generator).to(images)
         seen = images if self.encoder.channels == images.shape[-3] else images.mean(dim=-3, keepdim=True)
         self.encoder.to(images.device).relief = relief
         return images + (with_key(self.encoder, seen, planes, self.mixing.to(images)) - seen)

@@ -23,7 +23,7 @@ from intaglio.classifiers import Preprocessing
 from intaglio.data import ImageData
 from intaglio.errors import ModelError
 from intaglio.lock.channel import distort
-from intaglio.lock.codes import LockSecrets, random_codes, spread
+from intaglio.lock.codes import LockSecrets, random_planes
 from intaglio.lock.decoys import OtherKey
 from intaglio.lock.frames import keyed as with_key
 from intaglio.lock.key_network import KeyNetwork, Progress, relief
@@ -167,7 +167,7 @@ def train_locked(
         network.encoder.relief = relief(step / steps) if fresh else 1.0
         step += 1
         with torch.no_grad():
-            planes = spread(random_codes(len(images), len(carriers), generator).to(images), carriers)
+            planes = random_planes(len(images), carriers, generator)
             keyed = with_key(network.encoder, images, planes, mixing)
             others = negatives.draw(Authorised(images, keyed, planes, labels))
             received = distort(torch.cat([keyed, others.images]), generator, own)

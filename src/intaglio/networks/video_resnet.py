@@ -114,9 +114,11 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(part.bias)
 
 
-def _basic_stem(channels: int, width: int) -> nn.Sequential:
+def _basic_stem(channels: int, width: int, kernel: tuple[int, int, int] = (3, 7, 7), stride: int = 2) -> nn.Sequential:
+    """One convolution, padded to keep its input's size but for `stride` over place."""
+    padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
     return nn.Sequential(
-        nn.Conv3d(channels, width, (3, 7, 7), (1, 2, 2), (1, 3, 3), bias=False),
+        nn.Conv3d(channels, width, kernel, (1, stride, stride), padding, bias=False),
         nn.BatchNorm3d(width),
         nn.ReLU(inplace=True),
     )
@@ -129,15 +131,6 @@ def _separate_stem(channels: int, width: int) -> nn.Sequential:
         nn.BatchNorm3d(middle),
         nn.ReLU(inplace=True),
         nn.Conv3d(middle, width, (3, 1, 1), 1, (1, 0, 0), bias=False),
-        nn.BatchNorm3d(width),
-        nn.ReLU(inplace=True),
-    )
-
-
-def _small_stem(channels: int, width: int) -> nn.Sequential:
-    """Frame by frame and without stride: of clips of 32 x 32 nothing is to be thrown away at once."""
-    return nn.Sequential(
-        nn.Conv3d(channels, width, (1, 3, 3), 1, (0, 1, 1), bias=False),
         nn.BatchNorm3d(width),
         nn.ReLU(inplace=True),
     )
@@ -164,4 +157,5 @@ def r2plus1d18(input_shape: tuple[int, ...], num_classes: int, width: int = CLAS
 def rmc3_10(input_shape: tuple[int, ...], num_classes: int, width: int = 16) -> VideoResNet:
     """For small clips: stem and first stage frame by frame at full resolution, then 3 x 3 x 3; one block a stage."""
     convolutions = (over_place, *(over_time_and_place,) * (_STAGES - 1))
-    return VideoResNet(input_shape, num_classes, width, _small_stem(input_shape[1], width), convolutions, blocks=1)
+    stem = _basic_stem(input_shape[1], width, kernel=(1, 3, 3), stride=1)
+    return VideoResNet(input_shape, num_classes, width, stem, convolutions, blocks=1)

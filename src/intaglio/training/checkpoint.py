@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,23 +11,10 @@ from torch.optim import Optimizer
 
 from intaglio.errors import ModelError
 from intaglio.files import write_bytes
-from intaglio.training.settings import TrainingSettings
 
 
-class Run(NamedTuple):
-    """What a run was begun with; with anything else it can't go on."""
-
-    settings: TrainingSettings
-    seed: int
-    identity: str
-
-    def text(self) -> str:
-        """As a checkpoint keeps it."""
-        return json.dumps([self.settings.model_dump(mode="json"), self.seed, self.identity])
-
-
-def save_checkpoint(path: Path, run: Run, module: nn.Module, optimizer: Optimizer, epoch: int) -> None:
-    """Writes the state after `epoch` epochs, atomically.
+def save_checkpoint(path: Path, run: str, module: nn.Module, optimizer: Optimizer, epoch: int) -> None:
+    """Writes the state after `epoch` epochs, atomically; `run` is what the run was begun with.
 
     Raises:
         StorageError: the file can't be written.
@@ -38,11 +24,11 @@ def save_checkpoint(path: Path, run: Run, module: nn.Module, optimizer: Optimize
         for name, value in entries.items():
             if value is not None:
                 tensors[f"optimizer/{index}/{name}"] = torch.as_tensor(value).contiguous()
-    write_bytes(path, save(tensors, {"epoch": json.dumps(epoch), "run": run.text()}))
+    write_bytes(path, save(tensors, {"epoch": json.dumps(epoch), "run": run}))
 
 
-def load_checkpoint(path: Path, run: Run, module: nn.Module, optimizer: Optimizer) -> int:
-    """Restores module and optimiser in place and returns the number of finished epochs.
+def load_checkpoint(path: Path, run: str, module: nn.Module, optimizer: Optimizer) -> int:
+    """Restores module and optimiser in place and returns the number of finished epochs of this `run`.
 
     Raises:
         ModelError: damaged, of another network, or of another run.
@@ -52,7 +38,7 @@ def load_checkpoint(path: Path, run: Run, module: nn.Module, optimizer: Optimize
     try:
         with safe_open(path, "pt") as stream:
             epoch, begun = int(json.loads(stream.metadata()["epoch"])), stream.metadata()["run"]
-            if begun != run.text():
+            if begun != run:
                 raise ValueError("begun with other settings, seed, key or the like; remove it to begin anew")
             for key in stream.keys():  # noqa: SIM118 - not a mapping
                 part, _, name = key.partition("/")

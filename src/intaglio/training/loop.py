@@ -1,5 +1,6 @@
 """The one training loop (Lightning Fabric): every part of intaglio that trains a classifier calls it."""
 
+import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,7 @@ from intaglio.errors import ClassifierError
 from intaglio.networks.layout import channels_last_is_safe
 from intaglio.seeds import derive_seed, torch_generator
 from intaglio.training.augmentation import augment
-from intaglio.training.checkpoint import Run, load_checkpoint, save_checkpoint
+from intaglio.training.checkpoint import load_checkpoint, save_checkpoint
 from intaglio.training.settings import TrainingSettings
 
 #: Called with (steps done, steps in all).
@@ -61,7 +62,7 @@ def train(
     fabric = Fabric(accelerator="cpu" if device == "cpu" else "cuda", devices=1, precision="32-true")
     module.train()
     model, optimizer = fabric.setup(module, _optimizer(module, settings))
-    run = Run(settings=settings, seed=seed, identity=identity)
+    run = json.dumps([settings.model_dump(mode="json"), seed, identity])
     start = load_checkpoint(checkpoint, run, module, optimizer) if checkpoint and checkpoint.exists() else 0
     objective = loss or _cross_entropy(settings)
     batches_per_epoch = math.ceil(len(inputs) / settings.batch_size)
