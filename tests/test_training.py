@@ -16,7 +16,7 @@ from intaglio.attacks import accuracy
 from intaglio.data import ImageData
 from intaglio.errors import ClassifierError, ModelError
 from intaglio.networks import NETWORKS, Architecture
-from intaglio.networks.layout import channels_last_is_safe
+from intaglio.networks.layout import channels_last_is_safe, narrow_shortcuts
 from intaglio.training import TrainingSettings, train
 from intaglio.training.augmentation import NOISE, SHIFT, augment
 from intaglio.training.settings import Augmentation, OptimizerName
@@ -233,6 +233,34 @@ def test_narrow_shortcuts_on_larger_images_train(name: str, shape: tuple[int, ..
     before = weights(module)
     trained = train(module, data, TrainingSettings(steps=3, batch_size=16), seed=0)
     assert weights(trained) != before
+
+
+def test_narrow_shortcuts_have_their_channels_first_while_it_trains() -> None:
+    """On two threads a batch of hundreds of 28 x 28 crashed or overwrote other values with channels last."""
+    module = Architecture(name="resnet14", input_shape=(1, 28, 28), num_classes=3, width=8).build()
+    shortcuts = [part for part in module.modules() if isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1)]
+    assert narrow_shortcuts(module) == [part for part in shortcuts if part.in_channels < 16] != []
+    seen: list[tuple[bool, bool]] = []
+
+    def loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        def look(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            seen.append((inputs[0].is_contiguous(), layer.get_parameter("weight").is_contiguous()))
+
+        hooks = [layer.register_forward_hook(look) for layer in narrow_shortcuts(module)]
+        found: Tensor = module(images).square().sum()
+        for hook in hooks:
+            hook.remove()
+        return found
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        train(module, (torch.rand(340, 1, 28, 28), torch.arange(340) % 3), TrainingSettings(steps=2, batch_size=340),
+              seed=0, loss=loss)  # fmt: skip
+    finally:
+        torch.set_num_threads(threads)
+    assert seen == [(True, True)] * 2 * len(narrow_shortcuts(module))
+    assert not any(layer._forward_pre_hooks for layer in narrow_shortcuts(module))
 
 
 @pytest.mark.parametrize("name", ["vgg", "lenet"])

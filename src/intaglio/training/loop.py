@@ -16,7 +16,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from intaglio.errors import ClassifierError
-from intaglio.networks.layout import channels_last_is_safe
+from intaglio.networks.layout import channels_last_is_safe, narrow_shortcuts
 from intaglio.seeds import derive_seed, torch_generator
 from intaglio.training.augmentation import augment
 from intaglio.training.checkpoint import load_checkpoint, save_checkpoint
@@ -95,14 +95,24 @@ def train(
 
 @contextmanager
 def _channels_last(module: nn.Module, safe: bool) -> Iterator[None]:
-    """The weights of convolutions with their channels last, while it lasts: 1.5 to 2 times faster on CPUs."""
+    """The weights of convolutions with their channels last, while it lasts: 1.5 to 2 times faster on CPUs.
+
+    Narrow shortcuts have theirs first, and get their inputs so.
+    """
     layouts = {4: torch.channels_last, 5: torch.channels_last_3d} if safe else {}
-    parameters = [parameter for parameter in module.parameters() if parameter.ndim in layouts]
+    first = narrow_shortcuts(module)
+    kept = {id(layer.weight) for layer in first}
+    parameters = [
+        parameter for parameter in module.parameters() if parameter.ndim in layouts and id(parameter) not in kept
+    ]
+    hooks = [layer.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),)) for layer in first]
     try:
         for parameter in parameters:
             parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.ndim])
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         for parameter in parameters:
             parameter.data = parameter.data.contiguous()
 
