@@ -474,6 +474,20 @@ def test_rounded_scores_that_tie_are_no_tampering() -> None:
     assert not check_seal(rounded(2, other.scores), toy_seal(), KEY).intact
 
 
+def test_ties_around_a_mismatch_that_is_certain_hide_nothing() -> None:
+    model, count = classifier(), [0]
+
+    def answer(images: Tensor) -> Tensor:
+        count[0] += 1
+        scores = model.scores(images)
+        tied = torch.zeros_like(scores)
+        return tied if count[0] == 1 else torch.stack([tied[0], -scores[1]])
+
+    suspect = CallableClassifier(answer, input_shape=SHAPE, num_classes=3, outputs="logits")
+    check = check_seal(suspect, toy_seal(), KEY)
+    assert (check.intact, check.mismatches, check.undecided, check.queries) == (False, 1, 3, 4)
+
+
 def test_a_few_undecided_answers_are_left_out() -> None:
     model, count = classifier(), [0]
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -142,9 +143,17 @@ def test_what_is_measured() -> None:
     assert float(measured.deviations[2].max()) == pytest.approx(3e-3)
     assert measured.eta == pytest.approx(3e-3)
     half = measured.take(torch.arange(2))
-    floor = noise_floor(half, tops[:2], measured)
+    floor = noise_floor(half, half, tops[:2], measured)
     assert (floor.answers, floor.changed, floor.deviations, floor.reference) == (6, 0, 24, "float64")
     assert floor.silence_bound == pytest.approx(1 - 0.05 ** (1 / 6))
+    # What was found and dropped again counts too: the bound is no selection of those that nothing changed.
+    changed = replace(measured, labels=measured.labels.clone())
+    changed.labels[2, 3] += 1
+    assert (noise_floor(half, changed, tops, measured).answers, noise_floor(half, changed, tops, measured).changed) == (
+        12,
+        1,
+    )
+    assert noise_floor(half, changed, tops, measured).silence_bound > floor.silence_bound / 2
     assert floor.smallest_margin <= floor.largest_margin
     assert measured.take(torch.tensor([1, 3])).labels.tolist() == measured.labels[:, [1, 3]].tolist()
     quiet = Measured(("as opened",), torch.ones(1, 2, 1, dtype=torch.float64), torch.zeros(1, 2), 8.0)

@@ -136,6 +136,27 @@ def test_mistakes_show_in_the_first_round_and_are_waited_out_later() -> None:
     assert [event.outcome for event in watch.events] == ["intact", "unreachable", "unreachable"]
 
 
+def test_a_suspect_whose_answers_tie_from_some_round_on_is_not_passed_for_intact() -> None:
+    def tied() -> Classifier:
+        return CallableClassifier(
+            lambda images: torch.full((len(images), 3), 1 / 3),
+            input_shape=SHAPE,
+            num_classes=3,
+            outputs="probabilities",
+        )
+
+    watch, _ = watching(in_turn(intact, tied, gone), times=3)
+    assert [event.outcome for event in watch.events] == ["intact", "undecided", "unreachable"]
+    assert (watch.intact, watch.unreachable, watch.undecided) == (True, 1, 1)
+    with pytest.raises(
+        NothingToExamineError, match="Intact in 1 checks, 1 rounds without an answer, 1 rounds with answers that tie"
+    ):
+        require_checked(watch)
+    broken, _ = watching(in_turn(intact, tied, tampered), times=3)
+    assert broken.intact is False
+    require_checked(broken)
+
+
 def test_ctrl_c_ends_a_watch_with_what_it_has() -> None:
     def stop() -> Classifier:
         raise KeyboardInterrupt

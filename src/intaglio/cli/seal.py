@@ -151,7 +151,7 @@ def watch(
     debug: Debug = False,
 ) -> int:
     """Check SUSPECT again and again. Ends with exit code 1 at the first break, else 0 after --times or Ctrl-C,
-    or 3 if SUSPECT never answered."""
+    or 3 if SUSPECT never answered, or gave answers that tie."""
     from intaglio.cli.console import deliver_json, require_deliverable, say
     from intaglio.evidence.registry import Registry
     from intaglio.seal import Seal, WatchEvent, watch_seal

@@ -93,7 +93,7 @@ def check_seal(
         p_value = sequence_p_value(mismatches, planned, record.noise.flip_bound)
         if p_value <= ALPHA:
             break
-    if undecided > queries // 2:
+    if p_value > ALPHA and undecided > queries // 2:
         raise NothingToExamineError(
             f"{classifier.source}: {undecided} of {queries} answers are ties, for the scores are rounded: ask the "
             "model for labels, or for scores of full precision"

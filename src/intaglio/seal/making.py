@@ -130,7 +130,7 @@ def _silent(
     labels = triggers.labels[places]
     return (
         Triggers(triggers.levels[places], labels, triggers.ways),
-        noise_floor(mine.take(places), labels, everything),
+        noise_floor(mine.take(places), mine, triggers.labels, everything),
     )
 
 

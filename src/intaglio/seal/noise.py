@@ -25,9 +25,11 @@ class NoiseFloor(Result):
     """What was measured when sealing, on the triggers themselves and, where they are few, on images near them.
 
     `eta` is the largest of all `deviations` of margins from the reference (float64 where there is one), in any
-    execution; `answers` is how many were counted on triggers, `changed` how many of them differed. `flip_bound` bounds
-    the probability that a question put to the untouched model is answered otherwise than sealed; `silence_bound` is
-    the same with no assumption, from the answers alone (Clopper-Pearson, 95 %).
+    execution; `answers` is how many were counted on all triggers that were found, `changed` how many of them differed,
+    before those pairs were dropped which some execution answers otherwise. `flip_bound` bounds the probability that a
+    question put to the untouched model is answered otherwise than sealed; `silence_bound` is the same for a trigger as
+    it was found, with no assumption, from the answers alone (Clopper-Pearson, 95 %; executions are taken for
+    independent).
     """
 
     executions: tuple[str, ...]
@@ -99,11 +101,11 @@ def measure_enough(executions: Sequence[Execution], levels: Tensor, tops: Tensor
     return measure(executions, torch.cat([levels, *copies]), tops.repeat(repeats), count)
 
 
-def noise_floor(triggers: Measured, tops: Tensor, everything: Measured) -> NoiseFloor:
-    """The summary of what was measured on the final triggers, whose labels are `tops` `[N]`, and on all images."""
+def noise_floor(triggers: Measured, found: Measured, tops: Tensor, everything: Measured) -> NoiseFloor:
+    """The summary of what was measured on the final triggers, on those found, whose labels are `tops`, and on all."""
     least = triggers.margins[triggers.reference].amin(dim=1)
-    changed = int((triggers.labels != tops).sum())
-    answers = triggers.labels.numel()
+    changed = int((found.labels != tops).sum())
+    answers = found.labels.numel()
     return NoiseFloor(
         executions=everything.names,
         reference=everything.names[everything.reference],

@@ -21,10 +21,13 @@ Post = Callable[[str, Mapping[str, Any]], None]
 
 
 class WatchEvent(Result):
-    """One round: a check, or why none could be made. `problem` may also tell that a break could not be reported."""
+    """One round: a check, or why none could be made. `problem` may also tell that a break could not be reported.
+
+    "undecided": the suspect answered, but with scores that tie, from which nothing can be read.
+    """
 
     at: str
-    outcome: Literal["intact", "tampered", "unreachable"]
+    outcome: Literal["intact", "tampered", "unreachable", "undecided"]
     check: SealCheck | None = None
     problem: str | None = None
 
@@ -42,6 +45,7 @@ class Watch(Result):
     seal_id: str
     checks: int
     unreachable: int
+    undecided: int
     shown: float
     interrupted: bool
     events: tuple[WatchEvent, ...]
@@ -132,7 +136,10 @@ def _round(
     except (IntaglioError, OSError) as error:
         if first and not isinstance(error, RemoteError):  # a misspelt name, another model: waiting won't mend that
             raise
-        return WatchEvent(at=at, outcome="unreachable", problem=" ".join(str(error).split()))
+        answered = isinstance(error, NothingToExamineError)
+        return WatchEvent(
+            at=at, outcome="undecided" if answered else "unreachable", problem=" ".join(str(error).split())
+        )
     return WatchEvent(at=at, outcome="intact" if check.intact else "tampered", check=check)
 
 
@@ -151,33 +158,40 @@ def _watch(seal_id: str, pairs: int, events: list[WatchEvent], interrupted: bool
         unseen *= 1 - min(1.0, check.queries / (2 * pairs))
     broken = [check for check in checks if not check.intact]
     intact = None if not checks else not broken
-    unreachable = len(events) - len(checks)
+    unreachable = sum(event.outcome == "unreachable" for event in events)
+    undecided = len(events) - len(checks) - unreachable
     return Watch(
-        statement=_statement(intact, len(checks), unreachable, broken),
+        statement=_statement(intact, len(checks), unreachable, undecided, broken),
         intact=intact,
         seal_id=seal_id,
         checks=len(checks),
         unreachable=unreachable,
+        undecided=undecided,
         shown=round(1 - unseen, 4),
         interrupted=interrupted,
         events=tuple(events),
     )
 
 
-def _statement(intact: bool | None, checks: int, unreachable: int, broken: list[SealCheck]) -> str:
+def _statement(intact: bool | None, checks: int, unreachable: int, undecided: int, broken: list[SealCheck]) -> str:
     missed = f", {unreachable} rounds without an answer" if unreachable else ""
+    missed += f", {undecided} rounds with answers that tie" if undecided else ""
     if broken:
         return f"Broken in check {checks}{missed}. {broken[0].statement}"
     if intact is None:
-        return f"Not checked: {unreachable} rounds without an answer."
+        return f"Not checked: {missed.removeprefix(', ')}."
     return f"Intact in {checks} checks{missed}."
 
 
 def require_checked(watch: Watch) -> None:
-    """Does nothing if at least one check was made.
+    """Does nothing after a break, or if at least one check was made and every answer could be read.
+
+    A suspect whose answers could be read once and tie now is not the one that was checked: that never ends well.
 
     Raises:
-        NothingToExamineError: none was, without anyone having stopped the watch.
+        NothingToExamineError: no check was made without anyone having stopped the watch, or some answers tied.
     """
-    if watch.intact is None and not watch.interrupted:
+    if watch.intact is False:
+        return
+    if watch.undecided or (watch.intact is None and not watch.interrupted):
         raise NothingToExamineError(f"{watch.statement} {watch.events[-1].problem or ''}".strip())
