@@ -19,6 +19,7 @@ from intaglio.lock.keyed_files import gather, key_files, read_images
 from intaglio.lock.lock import KEY_NETWORK_FILE, USERS_FILE
 from intaglio.lock.sealed_model import open_sealed, write_locked
 from intaglio.lock.tracing import trace_codes
+from intaglio.tensors import Packed
 from lock_models import ARCHITECTURE, OWNER, STRANGER, some_images, tiny_lock, tiny_model
 
 # --- keying ----------------------------------------------------------------------------------------------------------
@@ -138,11 +139,11 @@ def test_nothing_is_parsed_before_it_is_authenticated(tmp_path: Path, monkeypatc
     whole = path.read_bytes()
     parsed: list[bytes] = []
 
-    def watched(content: bytes) -> dict[str, str]:
+    def watched(content: bytes) -> Packed:
         parsed.append(content)
-        return {}
+        return Packed({}, {})
 
-    monkeypatch.setattr("intaglio.lock.lock.metadata", watched)
+    monkeypatch.setattr("intaglio.lock.lock.unpack", watched)
     for touched in (whole[:-1], whole[:80] + bytes([whole[80] ^ 1]) + whole[81:], whole + b"\0"):
         path.write_bytes(touched)
         with pytest.raises(KeyFileError, match="wrong key, or the file was changed or cut short"):

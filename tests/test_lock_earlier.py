@@ -1,6 +1,5 @@
 """Locking anew: keys of earlier locks are refused, none is forgotten, and no run goes on under other secrets."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,10 +7,10 @@ import torch
 from torch import Tensor
 
 from intaglio.data import ImageData
-from intaglio.errors import DataError, ModelError
+from intaglio.errors import DataError
 from intaglio.lock import Lock, negatives, train_lock
 from intaglio.lock.decoys import OtherKey, keyed_by
-from lock_models import OWNER, STRANGER, TINY, tiny_lock, tiny_model
+from lock_models import OWNER, TINY, tiny_lock, tiny_model
 
 
 def test_keys_of_earlier_locks_are_refused_and_the_next_generation_begins(
@@ -58,13 +57,3 @@ def test_earlier_locks_that_cannot_be_refused(toy: ImageData) -> None:
             train_lock(tiny_model(), toy, OWNER, settings=TINY, **options)
     _, lock = train_lock(tiny_model(), toy, OWNER, settings=TINY, earlier=[first, second])
     assert (lock.facts.generation, lock.facts.earlier) == (2, (first.facts.lock_id, second.facts.lock_id))
-
-
-def test_a_run_goes_on_only_with_what_it_was_begun_with(toy: ImageData, tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint"
-    train_lock(tiny_model(), toy, OWNER, settings=TINY, checkpoint=path)
-    for key, options in ((OWNER, {"earlier": tiny_lock(seed=1)}), (OWNER, {"generation": 1}), (STRANGER, {})):
-        with pytest.raises(
-            ModelError, match="begun with other settings, seed, key or the like; remove it to begin anew"
-        ):
-            train_lock(tiny_model(), toy, key, settings=TINY, checkpoint=path, **options)

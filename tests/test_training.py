@@ -368,7 +368,7 @@ def test_damaged_checkpoints(tmp_path: Path, toy: ImageData, case: str, message:
 
 def test_a_checkpoint_is_of_one_run(tmp_path: Path, toy: ImageData) -> None:
     path, module = finished(tmp_path / "checkpoint", toy), network()
-    before, message = weights(module), "begun with other settings, seed, key or the like; remove it"
+    before, message = weights(module), "begun with other settings, seed, key, model or data; remove it"
     for settings, seed, identity in ((QUICK, 0, ""), (ONE, 1, ""), (ONE, 0, "another")):
         with pytest.raises(ModelError, match=message):
             train(module, toy, settings, seed=seed, identity=identity, checkpoint=path)

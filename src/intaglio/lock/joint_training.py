@@ -6,7 +6,6 @@ encoder.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from intaglio.lock.negatives import Authorised, Negatives
 from intaglio.lock.settings import LockSettings
 from intaglio.seeds import derive_seed, torch_generator
 from intaglio.training import train
+from intaglio.training.checkpoint import CheckpointFile
 
 #: How much of the locked model's gradient on unauthorised images reaches the encoder.
 _PASSED_ON = 0.5
@@ -45,7 +45,7 @@ def train_together(
     teacher: nn.Module | None = None,
     earlier: Sequence[OtherKey] = (),
     device: str = "cpu",
-    checkpoint: Path | None = None,
+    checkpoint: CheckpointFile | None = None,
     identity: str = "",
     progress: Progress | None = None,
 ) -> KeyNetwork:

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from intaglio.classifiers.weights import check_tensors
@@ -18,10 +16,10 @@ from intaglio.lock.codes import LockSecrets
 from intaglio.lock.container import read_container, write_container
 from intaglio.lock.frames import check_keyable, frames, keyed
 from intaglio.lock.key_network import KeyNetwork
-from intaglio.lock.sealed_model import metadata
 from intaglio.lock.settings import LockSettings
 from intaglio.lock.tracing import Trace, trace_codes
 from intaglio.lock.users import UserStore
+from intaglio.tensors import pack, unpack
 from intaglio.triggers.sample_specific import SampleSpecificTrigger
 
 KEY_NETWORK_FILE = "key-network.sealed"
@@ -172,8 +170,7 @@ class Lock:
             StorageError: the files can't be written.
         """
         folder = Path(folder)
-        weights = {name: value.contiguous() for name, value in self.network.state_dict().items()}
-        content = save(weights, {"facts": self.facts.model_dump_json()})
+        content = pack(self.network.state_dict(), {"facts": self.facts.model_dump_json()})
         write_container(folder / KEY_NETWORK_FILE, content, key)
         self.users.attach(folder / USERS_FILE)
 
@@ -189,9 +186,9 @@ class Lock:
         path = Path(folder) / KEY_NETWORK_FILE
         content = read_container(path, key)
         try:
-            facts = LockFacts.model_validate_json(metadata(content)["facts"])
-            weights = load(content)
-        except (ValueError, KeyError, TypeError, SafetensorError, ValidationError) as error:
+            weights, metadata = unpack(content)
+            facts = LockFacts.model_validate_json(metadata["facts"])
+        except (ValueError, KeyError) as error:
             raise ModelError(
                 f"{path}: holds no key network of this version (locks of colour images made before 2026-11-25 "
                 "must be made anew)"

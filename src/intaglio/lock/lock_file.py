@@ -46,8 +46,8 @@ def lock_file(
     """Locks an opened model and writes the folder `out`: the model, the encrypted key network, the list of users.
 
     The model is written as safetensors where its architecture is known, else as ONNX. An interrupted run goes on
-    where it stopped, if it is given the same model and data; with other settings, another key or seed, or other earlier
-    locks it is refused.
+    from the last pass over the data, or the last stage of refining, that it had finished; with another model, other
+    data or settings, another key or seed, or other earlier locks it is refused.
 
     Args:
         test: labelled images to measure the leak table on.

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,29 +15,17 @@ from intaglio.data import ImageData, check_labelled
 from intaglio.errors import ClassifierError, DataError
 from intaglio.evidence.key import Key
 from intaglio.lock.channel import own_quality
+from intaglio.lock.checkpoint import LockCheckpoint, load_refined
 from intaglio.lock.codes import LockSecrets
 from intaglio.lock.decoys import OtherKey
 from intaglio.lock.frames import check_keyable
 from intaglio.lock.joint_training import train_together
-from intaglio.lock.key_network import Progress
+from intaglio.lock.key_network import KeyNetwork, Progress
 from intaglio.lock.lock import Lock, LockFacts, listed, lock_secrets, new_lock_id
 from intaglio.lock.locked_training import train_locked
 from intaglio.lock.one_answer import Knowledge
+from intaglio.lock.refining import of_all, refine
 from intaglio.lock.settings import LockSettings
-from intaglio.seeds import derive_seed
-from intaglio.tampering import average_weights
-
-#: Refining is in seven stages, these shares of it. After the first, multiples of lambda and of the silence: more keyed
-#: images are let in again, those that went through JPEG above all. In the third and fourth there are more strangers,
-#: for the fourth the unlikeliest class is moved further away, by so many logits, and in the fifth most are let in. The
-#: last two have more residuals of images of the same class, one as lenient, one strict; their weights are averaged
-#: (Izmailov et al. 2018).
-_STAGES = (8 / 45, 6 / 45, 9 / 45, 4 / 45, 8 / 45, 5 / 45, 5 / 45)
-_LETTING_IN, _SILENCING = 0.4, 3.0
-_STRANGERS = 3.0
-_FURTHER = 3.0
-_MOST, _STRICT = 0.3, 0.6
-_STRANGERS_AT_LAST = 2.0
 
 Data = ImageData | tuple[torch.Tensor, torch.Tensor]
 
@@ -73,14 +61,16 @@ def train_lock(
         generation: a higher one has other secrets; the next after the `earlier` locks, if not given.
         earlier: locks whose keys are to open nothing any more, as all that this model ever had: what they key is
             refused in training, and `check_lock(..., other=earlier)` measures it.
-        checkpoint: a file that is written after every pass over the data, and from which an interrupted run goes on;
-            removing it is the caller's. Not used where a `lock` is given.
+        checkpoint: a file from which an interrupted run goes on, encrypted under the key. It is written after every
+            pass over the data, and in refining after every stage; removing it is the caller's. Not used where a `lock`
+            is given.
         preprocessing: what the module wants done to raw images; a `TorchClassifier` brings its own.
 
     Raises:
         DataError: images without labels, or too small for the code; an earlier lock for images of another size, with
             the very secrets of this one, or that refused a lock which isn't named; an existing lock with earlier ones.
         ClassifierError: a classifier without weights, answers of a wrong shape, or training that diverged.
+        ModelError: a checkpoint of another key, model, data, settings or seed, or a damaged one.
 
     Source: Wu et al. 2022, "Sample-Specific Backdoor based Active Intellectual Property Protection for Deep Neural
     Networks" (AICAS); losses, negatives and schedule are our own.
@@ -101,17 +91,26 @@ def train_lock(
     training: dict[str, Any] = {
         "answer": knowledge.answer,
         "preprocessing": preprocessing,
-        "seed": seed,
         "own": own_quality(data.images),
         "teacher": _teacher(module, device) if settings.distillation and knowledge.task_known else None,
         "earlier": [_other_key(one) for one in earlier],
         "device": device,
-        "progress": progress,
     }
+    file, run, begun = None, "", None
     if lock is not None:
         lock.check(data.images)
-        training["progress"] = _of_all(progress, 0, settings)
-        train_locked(module, data, lock.network, lock.secrets, settings, steps=settings.steps, **training)
+        first = of_all(progress, 0, settings)
+        train_locked(
+            module,
+            data,
+            lock.network,
+            lock.secrets,
+            settings,
+            steps=settings.steps,
+            seed=seed,
+            progress=first,
+            **training,
+        )
     else:
         if generation is None:
             generation = 1 + max((one.facts.generation for one in earlier), default=-1)
@@ -124,35 +123,38 @@ def train_lock(
         )
         secrets = lock_secrets(key, facts)
         _check_new(secrets, earlier)
-        training["progress"] = _of_all(progress, 0, settings)
-        network = train_together(
-            module, data, secrets, settings, checkpoint=checkpoint, identity=_identity(facts, secrets), **training
-        )
+        network = KeyNetwork(data.input_shape[-3], settings)
+        run = _identity(facts, seed, module, data)
+        if checkpoint is not None:
+            file = LockCheckpoint(checkpoint, key)
+            begun = load_refined(file, run, network, module)
+        if begun is None:
+            network = train_together(
+                module,
+                data,
+                secrets,
+                settings,
+                seed=seed,
+                checkpoint=file,
+                identity=run,
+                progress=of_all(progress, 0, settings),
+                **training,
+            )
         lock = Lock(network, key, facts)
-    done = settings.steps
-    ends: list[nn.Module] = []
-    for number, stage in enumerate(refining(settings)):
-        training["progress"] = _of_all(progress, done, settings)
-        training |= {"seed": derive_seed(seed, "refining", number)}
-        train_locked(
-            module,
-            data,
-            lock.network,
-            lock.secrets,
-            stage.settings,
-            steps=stage.steps,
-            fresh=False,
-            strangers=stage.strangers,
-            further=stage.further,
-            alike=stage.alike,
-            **training,
-        )
-        done += stage.steps
-        if stage.alike:
-            ends.append(copy.deepcopy(module))
-    if len(ends) == 2:  # the mean lets in more keyed images for what it refuses than either
-        module = average_weights(*ends)
-    return module.cpu().eval(), lock
+    module = refine(
+        module,
+        data,
+        lock.network,
+        lock.secrets,
+        settings,
+        seed=seed,
+        training=training,
+        begun=begun,
+        file=file,
+        run=run,
+        progress=progress,
+    )
+    return module, lock
 
 
 def _other_key(lock: Lock) -> OtherKey:
@@ -182,57 +184,18 @@ def _check_new(secrets: LockSecrets, earlier: Sequence[Lock]) -> None:
             )
 
 
-def _identity(facts: LockFacts, secrets: LockSecrets) -> str:
-    """What a checkpoint must have been begun with; nothing secret can be read off it."""
-    begun_with = [facts.settings.model_dump(mode="json"), facts.generation, facts.earlier]
+def _identity(facts: LockFacts, seed: int, module: nn.Module, data: ImageData) -> str:
+    """What a checkpoint must have been begun with, beside the key that it opens with."""
+    begun_with = [facts.settings.model_dump(mode="json"), facts.generation, facts.earlier, seed]
     digest = hashlib.sha256(json.dumps(begun_with).encode())
-    digest.update(secrets.mixing.numpy().tobytes())
+    for value in (*module.state_dict().values(), data.images, data.labels):
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
 def _teacher(module: nn.Module, device: str) -> nn.Module:
     """The unlocked model as it is now."""
     return copy.deepcopy(module).requires_grad_(False).eval().to(device)
-
-
-class Stage(NamedTuple):
-    """One stage of refining: how many steps, with which weights, how many times the strangers, how much further away
-    the unlikeliest class of the one answer is moved before, and whether most of what is refused is of the same class.
-    """
-
-    steps: int
-    settings: LockSettings
-    strangers: float = 1.0
-    further: float = 0.0
-    alike: bool = False
-
-
-def refining(settings: LockSettings) -> list[Stage]:
-    """The stages of refining, those that have any steps."""
-    steps = [round(share * settings.refining_steps) for share in _STAGES[:-1]]
-    steps.append(settings.refining_steps - sum(steps))
-
-    def weighing(multiple: float) -> LockSettings:
-        changes = {"weight": multiple * settings.weight, "silence": _SILENCING * settings.silence}
-        return settings.model_copy(update=changes)
-
-    stages = [
-        Stage(steps[0], settings),
-        Stage(steps[1], weighing(_LETTING_IN)),
-        Stage(steps[2], weighing(_LETTING_IN), _STRANGERS),
-        Stage(steps[3], weighing(_LETTING_IN), _STRANGERS, _FURTHER),
-        Stage(steps[4], weighing(_MOST)),
-        Stage(steps[5], weighing(_MOST), alike=True),
-        Stage(steps[6], weighing(_STRICT), _STRANGERS_AT_LAST, alike=True),
-    ]
-    return [stage for stage in stages if stage.steps]
-
-
-def _of_all(progress: Progress | None, before: int, settings: LockSettings) -> Progress | None:
-    """What tells `progress` of steps that come after `before` others."""
-    if progress is None:
-        return None
-    return lambda done, _: progress(before + done, settings.steps + settings.refining_steps)
 
 
 def _taken_apart(

@@ -1,17 +1,14 @@
 """A locked model at rest: plain as any other model, or encrypted and opened into memory only."""
 
-import json
 from pathlib import Path
 
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import nn
 
 from intaglio.classifiers import Sidecar, TorchClassifier, export_onnx, save_classifier
 from intaglio.classifiers.weights import build_with_weights, check_fits
 from intaglio.errors import ModelError
 from intaglio.lock.container import Opener, read_container, write_container
+from intaglio.tensors import pack, unpack
 
 _METADATA = "sidecar"
 
@@ -45,9 +42,9 @@ def seal_model(module: nn.Module, path: Path | str, sidecar: Sidecar, opener: Op
     """
     if sidecar.architecture is None:
         raise ModelError(f"{path}: only networks of a known architecture are kept encrypted; give its name")
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
+    tensors = {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
     check_fits(sidecar.architecture, tensors, str(path))
-    write_container(path, save(tensors, {_METADATA: sidecar.model_dump_json(exclude_defaults=True)}), opener)
+    write_container(path, pack(tensors, {_METADATA: sidecar.model_dump_json(exclude_defaults=True)}), opener)
 
 
 def open_sealed(path: Path | str, opener: Opener) -> TorchClassifier:
@@ -59,9 +56,9 @@ def open_sealed(path: Path | str, opener: Opener) -> TorchClassifier:
     """
     content = read_container(path, opener)
     try:
-        sidecar = Sidecar.model_validate_json(metadata(content)[_METADATA])
-        tensors = load(content)
-    except (ValueError, KeyError, TypeError, SafetensorError, ValidationError) as error:
+        tensors, metadata = unpack(content)
+        sidecar = Sidecar.model_validate_json(metadata[_METADATA])
+    except (ValueError, KeyError) as error:
         raise ModelError(f"{path}: holds no model") from error
     if sidecar.architecture is None:
         raise ModelError(f"{path}: holds no model")
@@ -77,14 +74,3 @@ def open_sealed(path: Path | str, opener: Opener) -> TorchClassifier:
         task=sidecar.task,
         classes=sidecar.classes,
     )
-
-
-def metadata(content: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file in memory.
-
-    Raises:
-        ValueError, KeyError, TypeError: there is none.
-    """
-    size = int.from_bytes(content[:8], "little")
-    found: dict[str, str] = json.loads(content[8 : 8 + size])["__metadata__"]
-    return found

@@ -19,7 +19,7 @@ from intaglio.errors import ClassifierError
 from intaglio.networks.layout import channels_last_is_safe, narrow_shortcuts
 from intaglio.seeds import derive_seed, torch_generator
 from intaglio.training.augmentation import augment
-from intaglio.training.checkpoint import load_checkpoint, save_checkpoint
+from intaglio.training.checkpoint import CheckpointFile, load_checkpoint, save_checkpoint
 from intaglio.training.settings import TrainingSettings
 
 #: Called with (steps done, steps in all).
@@ -37,7 +37,7 @@ def train(
     seed: int,
     loss: Loss | None = None,
     device: str = "cpu",
-    checkpoint: Path | None = None,
+    checkpoint: Path | CheckpointFile | None = None,
     identity: str = "",
     progress: Progress | None = None,
 ) -> nn.Module:
@@ -63,7 +63,8 @@ def train(
     module.train()
     model, optimizer = fabric.setup(module, _optimizer(module, settings))
     run = json.dumps([settings.model_dump(mode="json"), seed, identity])
-    start = load_checkpoint(checkpoint, run, module, optimizer) if checkpoint and checkpoint.exists() else 0
+    kept = CheckpointFile(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+    start = load_checkpoint(kept, run, module, optimizer) if kept is not None else 0
     objective = loss or _cross_entropy(settings)
     batches_per_epoch = math.ceil(len(inputs) / settings.batch_size)
     total = settings.steps or settings.epochs * batches_per_epoch
@@ -88,8 +89,8 @@ def train(
                 optimizer.step()
                 if progress is not None:
                     progress(step + 1, total)
-            if checkpoint is not None:
-                save_checkpoint(checkpoint, run, module, optimizer, epoch + 1)
+            if kept is not None:
+                save_checkpoint(kept, run, module, optimizer, epoch + 1)
     return module.eval()
 
 
