@@ -14,7 +14,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
         "errors",
-        "files seeds results plugins textual_options",
+        "files seeds results plugins tensors textual_options",
         "networks data",
         "classifiers",
         "training",

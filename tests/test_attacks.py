@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from intaglio.attacks import (
+    SIG,
     AllToAll,
     AllToOne,
+    Attack,
     BadNets,
     DirtyLabelAttack,
     Goal,
@@ -38,6 +40,17 @@ GOALS: dict[str, tuple[Goal, dict[int, int]]] = {
     "source-specific": (SourceSpecific(source=4, target=1), {4: 1}),
 }
 EVERY = pytest.mark.parametrize("name", GOALS)
+
+
+@pytest.mark.parametrize("attack", [BadNets(target=1, rate=0.2), SIG(target=1, rate=0.5)], ids=["badnets", "sig"])
+def test_a_pair_of_tensors_is_poisoned_as_image_data_are(attack: Attack) -> None:
+    whole, pair = attack.poison(data()), attack.poison((data().images, data().labels))
+    assert whole.poisoned.any()
+    assert torch.equal(whole.poisoned, pair.poisoned)
+    assert torch.equal(whole.data.images, pair.data.images)
+    assert torch.equal(whole.data.labels, pair.data.labels)
+    with pytest.raises(DataError, match="wanted images with labels, a pair of tensors, got a Tensor"):
+        attack.poison(data().images)  # type: ignore[arg-type]
 
 
 @EVERY

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from PIL import Image
 
-from intaglio.data import TASKS, UNLABELLED, ImageData, open_data
+from intaglio.data import TASKS, UNLABELLED, ImageData, image_data, images_alone, open_data
 from intaglio.data.idx import read_idx, write_idx
 from intaglio.errors import DataError
 
@@ -262,3 +262,20 @@ def test_image_data_refuses(change: dict[str, torch.Tensor], message: str) -> No
     parts = {"images": torch.zeros(2, 1, 2, 2), "labels": torch.tensor([0, 1])} | change
     with pytest.raises(DataError, match=f"^mine: .*{message}"):
         ImageData(parts["images"], parts["labels"], ("a", "b", "c"), "mine")
+
+
+def test_labelled_images_are_image_data_or_a_pair() -> None:
+    images, labels = torch.rand(3, 1, 4, 4), torch.tensor([0, 1, 2])
+    data = ImageData(images, labels, ("a", "b", "c"))
+    assert image_data(data) is data
+    pair = image_data((images, labels))
+    assert (pair.images is images, pair.labels is labels) == (True, True)
+    for wrong in (images, (images,), (images, labels, labels), (images, [0, 1, 2]), None):
+        with pytest.raises(DataError, match="wanted images with labels, a pair of tensors, got a "):
+            image_data(wrong)  # type: ignore[arg-type]
+    assert images_alone(None, "some") is None
+    assert images_alone(images, "some") is images
+    assert images_alone(data, "some") is images
+    assert images_alone((images, labels), "some") is images
+    with pytest.raises(DataError, match="some: "):
+        images_alone(images * 2, "some")

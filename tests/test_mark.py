@@ -300,9 +300,9 @@ def test_errors_of_the_suspect_are_passed_on(ours: Marked) -> None:
         ({"data": (TEST.images[:, :, :9, :9], TEST.labels)}, ModelError, r"can't answer inputs \[2, 1, 9, 9\]: mat1"),
         ({"data": (TEST.images, TEST.labels + 1)}, DataError, r"labels span 1\.\.10, but the model has 10 classes"),
         ({"data": (TEST.images * 255, TEST.labels)}, DataError, "divide 8-bit images by 255"),
-        ({"data": (TEST.images,)}, DataError, "a mark needs images with labels, a pair of tensors, got a tuple"),
+        ({"data": (TEST.images,)}, DataError, "wanted images with labels, a pair of tensors, got a tuple"),
         ({"data": (torch.rand(9, 4, 5, 5), torch.arange(9))}, DataError, "grey or RGB images, not 4 channels"),
-        ({"data": TEST.images}, DataError, "a mark needs images with labels, a pair of tensors, got a Tensor"),
+        ({"data": TEST.images}, DataError, "wanted images with labels, a pair of tensors, got a Tensor"),
     ],
 )
 def test_what_cannot_be_marked(arguments: dict[str, Any], error: type[IntaglioError], message: str) -> None:

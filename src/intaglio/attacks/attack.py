@@ -9,7 +9,7 @@ from torch import nn
 from intaglio.attacks.goal import AllToOne, Goal, SourceSpecific
 from intaglio.attacks.poisoned import Drawn, Listing, PoisonedDataset
 from intaglio.attacks.surrogate import Network, built
-from intaglio.data import ImageData, check_labelled
+from intaglio.data import Data, check_labelled, image_data
 from intaglio.errors import RecipeError
 from intaglio.training import TrainingSettings, train
 from intaglio.training.loop import Progress
@@ -55,13 +55,15 @@ class Attack(ABC):
         return None
 
     @abstractmethod
-    def poison(self, data: ImageData, *, device: str = "cpu") -> PoisonedDataset:
+    def poison(self, data: Data, *, device: str = "cpu") -> PoisonedDataset:
         """A poisoned copy; the order of samples is kept.
 
         Args:
+            data: labelled images or clips; a pair `(images, labels)` of tensors will do.
             device: where networks that the attack itself needs are trained.
 
         Raises:
+            DataError: no labelled images.
             RecipeError: classes that the data lack, more samples than there are, or images where the attack takes
                 clips alone (or the other way round).
         """
@@ -69,7 +71,7 @@ class Attack(ABC):
     def train_victim(
         self,
         network: Network,
-        data: ImageData,
+        data: Data,
         settings: TrainingSettings,
         *,
         seed: int = 0,
@@ -89,6 +91,7 @@ class Attack(ABC):
             RecipeError: as `poison`.
             ClassifierError: training diverged.
         """
+        data = image_data(data)
         poisoned = self.poison(data, device=device).as_stored()
         module = built(network, data, seed=seed)
         train(module, poisoned.data, settings, seed=seed, device=device, progress=progress)

@@ -10,7 +10,7 @@ from torch import Tensor
 from intaglio.attacks.attack import Attack, all_to_one, check_listing
 from intaglio.attacks.goal import AllToOne
 from intaglio.attacks.poisoned import Drawn, Listing, PoisonedDataset, draw_samples, marked
-from intaglio.data import ImageData
+from intaglio.data import Data, ImageData, image_data
 from intaglio.errors import RecipeError
 from intaglio.triggers import Trigger
 
@@ -41,7 +41,8 @@ class CleanLabelAttack(Attack):
         chosen = draw_samples(own, max(round(self.rate * int(own.sum())), 1), "poisoned", self.seed)
         return Drawn(chosen, torch.empty(0, dtype=torch.int64), listing.labels)
 
-    def poison(self, data: ImageData, *, device: str = "cpu") -> PoisonedDataset:
+    def poison(self, data: Data, *, device: str = "cpu") -> PoisonedDataset:
+        data = image_data(data)
         chosen = self.draw(Listing.of(data)).payload
         images = data.images.clone()
         images[chosen], trigger = self.alter(images[chosen], data, device)

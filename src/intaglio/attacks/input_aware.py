@@ -10,7 +10,7 @@ from intaglio.attacks.attack import Victim, all_to_one, check_listing
 from intaglio.attacks.poisoned import Listing
 from intaglio.attacks.relabelling import RelabellingAttack, Role
 from intaglio.attacks.surrogate import TRAINING, Network, built
-from intaglio.data import ImageData
+from intaglio.data import Data, ImageData, image_data
 from intaglio.errors import RecipeError
 from intaglio.seeds import derive_seed
 from intaglio.training import TrainingSettings, train
@@ -102,13 +102,14 @@ class InputAware(RelabellingAttack):
     def train_victim(
         self,
         network: Network,
-        data: ImageData,
+        data: Data,
         settings: TrainingSettings,
         *,
         seed: int = 0,
         device: str = "cpu",
         progress: Progress | None = None,
     ) -> Victim:
+        data = image_data(data)
         check_listing(self, Listing.of(data))
         module = built(network, data, seed=seed)
         trigger = self._trained(module, data, settings, seed, device, progress)

@@ -10,7 +10,7 @@ from torch import Tensor
 from intaglio.attacks.attack import Attack, check_listing
 from intaglio.attacks.goal import Goal
 from intaglio.attacks.poisoned import Drawn, Listing, PoisonedDataset, draw_samples, marked
-from intaglio.data import ImageData
+from intaglio.data import Data, ImageData, image_data
 from intaglio.errors import RecipeError
 from intaglio.triggers import Trigger
 
@@ -46,7 +46,8 @@ class RelabellingAttack(Attack):
         """Boolean `[N]`: which samples may be cover samples; by default those affected by the goal, payload apart."""
         return self.goal.affected(labels) & ~payload
 
-    def poison(self, data: ImageData, *, device: str = "cpu") -> PoisonedDataset:
+    def poison(self, data: Data, *, device: str = "cpu") -> PoisonedDataset:
+        data = image_data(data)
         check_listing(self, Listing.of(data))
         return self.poison_with(self.make_trigger(data, device), data)
 

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from intaglio.attacks.attack import Victim, all_to_one
 from intaglio.attacks.relabelling import RelabellingAttack, Role
 from intaglio.attacks.surrogate import Network, built
-from intaglio.data import ImageData
+from intaglio.data import Data, ImageData, image_data
 from intaglio.errors import RecipeError
 from intaglio.seeds import torch_generator
 from intaglio.training import TrainingSettings, train
@@ -71,13 +71,14 @@ class WaNet(RelabellingAttack):
     def train_victim(
         self,
         network: Network,
-        data: ImageData,
+        data: Data,
         settings: TrainingSettings,
         *,
         seed: int = 0,
         device: str = "cpu",
         progress: Progress | None = None,
     ) -> Victim:
+        data = image_data(data)
         poisoned = self.poison(data).as_stored()
         module = built(network, data, seed=seed)
         roles = torch.full((len(data),), _CLEAN)

@@ -1,6 +1,15 @@
 """Data: images and videos with labels, from IDX files, folders, lists, NumPy archives and bundled tasks."""
 
-from intaglio.data.images import UNLABELLED, ImageData, check_images, check_labelled, classes_in_turn
+from intaglio.data.images import (
+    UNLABELLED,
+    Data,
+    ImageData,
+    check_images,
+    check_labelled,
+    classes_in_turn,
+    image_data,
+    images_alone,
+)
 from intaglio.data.opening import open_data
 from intaglio.data.tasks import TASKS, Task
 from intaglio.data.videos.dataset import VideoDataset, open_videos
@@ -10,6 +19,7 @@ from intaglio.data.videos.video_data import VideoData
 __all__ = [
     "TASKS",
     "UNLABELLED",
+    "Data",
     "ImageData",
     "Sampling",
     "Task",
@@ -18,6 +28,8 @@ __all__ = [
     "check_images",
     "check_labelled",
     "classes_in_turn",
+    "image_data",
+    "images_alone",
     "open_data",
     "open_videos",
 ]

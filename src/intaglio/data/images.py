@@ -59,6 +59,36 @@ class ImageData:
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
 
+#: What every function takes for labelled images: `ImageData`, or a pair of tensors.
+Data = ImageData | tuple[Tensor, Tensor]
+
+
+def image_data(data: Data) -> ImageData:
+    """Labelled images as `ImageData`, whether they were given so or as a pair `(images, labels)`.
+
+    Raises:
+        DataError: neither, or as `ImageData` raises it.
+    """
+    if isinstance(data, ImageData):
+        return data
+    if not isinstance(data, tuple | list) or len(data) != 2 or not all(isinstance(part, Tensor) for part in data):
+        raise DataError(f"wanted images with labels, a pair of tensors, got a {type(data).__name__}")
+    return ImageData(*data)
+
+
+def images_alone(data: Data | Tensor | None, name: str) -> Tensor | None:
+    """The images of what was given, labelled or not, checked; None if nothing was. `name` stands in errors.
+
+    Raises:
+        DataError: something else, or of a wrong type, shape or range.
+    """
+    if isinstance(data, ImageData | tuple | list):
+        return image_data(data).images
+    if data is not None:
+        check_images(data, name)
+    return data
+
+
 def classes_in_turn(labels: Tensor) -> Tensor:
     """An order of labels `[N]` that goes round the classes: the first of each, then the second of each, and so on.
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from intaglio.classifiers import Classifier
-from intaglio.data import ImageData, check_labelled
+from intaglio.data import Data, check_labelled, image_data
 from intaglio.errors import DataError
 from intaglio.lock.channel import rounded
 from intaglio.lock.codes import random_planes, wrong_secret
@@ -85,7 +85,7 @@ class LeakTable(Result):
 
 
 def check_lock(
-    classifier: Classifier, lock: Lock, data: ImageData, *, other: Lock | Sequence[Lock] | None = None, seed: int = 0
+    classifier: Classifier, lock: Lock, data: Data, *, other: Lock | Sequence[Lock] | None = None, seed: int = 0
 ) -> LeakTable:
     """Measures every reader on every kind of input. Keys are those of users who do not exist.
 
@@ -98,6 +98,7 @@ def check_lock(
     Raises:
         DataError: images without labels, or of another size.
     """
+    data = image_data(data)
     others = listed(other)
     for one in (lock, *others):
         one.check(data.images)

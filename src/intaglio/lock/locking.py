@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from intaglio.classifiers import Classifier, Preprocessing, TorchClassifier
-from intaglio.data import ImageData, check_labelled
+from intaglio.data import Data, ImageData, check_labelled, image_data
 from intaglio.errors import ClassifierError, DataError
 from intaglio.evidence.key import Key
 from intaglio.lock.channel import own_quality
@@ -26,8 +26,6 @@ from intaglio.lock.locked_training import train_locked
 from intaglio.lock.one_answer import Knowledge
 from intaglio.lock.refining import of_all, refine
 from intaglio.lock.settings import LockSettings
-
-Data = ImageData | tuple[torch.Tensor, torch.Tensor]
 
 
 def train_lock(
@@ -76,7 +74,7 @@ def train_lock(
     Networks" (AICAS); losses, negatives and schedule are our own.
     """
     settings = settings or LockSettings()
-    data = data if isinstance(data, ImageData) else ImageData(*data)
+    data = image_data(data)
     check_labelled(data.labels, data.name, "locking")
     module, preprocessing = _taken_apart(module, preprocessing)
     module = copy.deepcopy(module).requires_grad_(True)

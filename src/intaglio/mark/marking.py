@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from intaglio.classifiers import Classifier, Preprocessing, TorchClassifier, weights_file
 from intaglio.classifiers.derived import with_weights
-from intaglio.data import ImageData
+from intaglio.data import Data, ImageData, image_data
 from intaglio.errors import DataError, ModelError, RecipeError
 from intaglio.evidence.batches import TriggerPlan, draw_batch, plan_triggers
 from intaglio.evidence.commitment import DecisionRule, SignedCommitment, commit, sign_commitment
@@ -40,7 +40,7 @@ class Marked(NamedTuple):
 
 def mark(
     module: nn.Module | TorchClassifier,
-    data: ImageData | tuple[Tensor, Tensor],
+    data: Data,
     key: Key,
     *,
     scheme: str = DeepFidelity.name,
@@ -88,7 +88,7 @@ def mark(
     if not isinstance(module, nn.Module):
         raise ModelError(f"a mark is embedded in a torch.nn.Module, got a {type(module).__name__}")
     preprocessing = preprocessing or Preprocessing()
-    data = _labelled(data)
+    data = image_data(data)
     if data.input_shape[-3] not in (1, 3):
         raise DataError(f"marks are laid open as PNG: grey or RGB images, not {data.input_shape[-3]} channels")
     public = public_images(trigger, data.input_shape, public)
@@ -152,14 +152,6 @@ def public_images(trigger: str, input_shape: tuple[int, ...], public: Tensor | N
 def weights_sha256(module: nn.Module) -> str:
     """Hex SHA-256 of the safetensors file that `save_classifier` writes of this module."""
     return hashlib.sha256(weights_file(module)).hexdigest()
-
-
-def _labelled(data: ImageData | tuple[Tensor, Tensor]) -> ImageData:
-    if isinstance(data, ImageData):
-        return data
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        raise DataError(f"a mark needs images with labels, a pair of tensors, got a {type(data).__name__}")
-    return ImageData(*data)
 
 
 def _class_count(module: nn.Module, data: ImageData, preprocessing: Preprocessing, layer: str | None) -> int:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from intaglio.classifiers import Classifier
 from intaglio.classifiers.opening import Source, open_classifier
-from intaglio.data import TASKS, ImageData, check_images
+from intaglio.data import TASKS, Data, ImageData, image_data, images_alone
 from intaglio.data.opening import open_data_for
 from intaglio.errors import RecipeError
 from intaglio.plugins import named
@@ -46,14 +46,14 @@ CLEAN_VIDEOS = 256
 
 def scan(
     model: Source,
-    clean: Tensor | ImageData | None = None,
+    clean: Tensor | Data | None = None,
     task: str | None = None,
     alpha: float = 0.05,
     seed: int = 0,
     *,
     detector: str | Detector = AUTO,
     calibration: Path | None = None,
-    training: ImageData | None = None,
+    training: Data | None = None,
     inputs: Tensor | None = None,
     budget: float | None = None,
     progress: Progress | None = None,
@@ -63,7 +63,7 @@ def scan(
     Args:
         model: a `Classifier`, or anything `open_classifier` takes; a bare module or function takes the task's shapes.
         clean: images float32 `[N, C, H, W]`, or clips `[N, T, C, H, W]`, that the model was made for; checked against
-            its input.
+            its input. Labels beside them are not looked at.
         task: what the model was trained for; chooses the clean models that its score is ranked against.
         alpha: accepted share of false alarms.
         detector: its name, or a `Detector`; "auto" takes the best that the access allows.
@@ -76,10 +76,9 @@ def scan(
         IntaglioError: the model can't be opened or asked, or task and model do not fit.
     """
     classifier = _open(model, task)
-    images = clean.images if isinstance(clean, ImageData) else clean
+    images = images_alone(clean, "clean images")
     if images is not None:
         classifier.predict(images[:1])
-        check_images(images, "clean images")
     chosen = detector if isinstance(detector, Detector) else make_detector(detector, calibration, budget)
     return chosen.inspect(
         classifier,
@@ -88,7 +87,7 @@ def scan(
         alpha=alpha,
         seed=seed,
         progress=progress,
-        training=training,
+        training=None if training is None else image_data(training),
         inputs=inputs,
     )
 
@@ -102,7 +101,7 @@ def scan_all(
     alpha: float = 0.05,
     seed: int = 0,
     calibration: Path | None = None,
-    training: ImageData | None = None,
+    training: Data | None = None,
     inputs: Tensor | None = None,
     budget: float | None = None,
     progress: Progress | None = None,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from intaglio.classifiers import Classifier, TorchClassifier
-from intaglio.data import ImageData, check_images
+from intaglio.data import Data, images_alone
 from intaglio.errors import ClassifierError, RecipeError
 from intaglio.evidence.canonical import now
 from intaglio.evidence.key import Key
@@ -41,7 +41,7 @@ def make_seal(
     key: Key,
     *,
     method: str | SealMethod = Boundary.name,
-    data: ImageData | Tensor | None = None,
+    data: Data | Tensor | None = None,
     pairs: int = DEFAULT_PAIRS,
     allow: Sequence[str] = (),
     compiled: bool = False,
@@ -69,7 +69,7 @@ def make_seal(
         raise RecipeError(f"a seal has at least 1 pair of triggers, got {pairs}")
     chosen = method if isinstance(method, SealMethod) else make_method(method)
     classifier.require(chosen.requires)
-    images = _images(data)
+    images = images_alone(data, "data")
     started = time.perf_counter()
     digest = _digest(classifier)
     facts = {"digest": digest, **chosen.describe(), "pairs": pairs, "allow": list(allow), "seed": seed}
@@ -143,13 +143,6 @@ def _digest(classifier: Classifier) -> str:
             "open it from a file, or give its SHA-256"
         )
     return classifier.sha256
-
-
-def _images(data: ImageData | Tensor | None) -> Tensor | None:
-    images = data.images if isinstance(data, ImageData) else data
-    if images is not None:
-        check_images(images, "data")
-    return images
 
 
 def _shape(shape: tuple[int, ...]) -> Any:
