@@ -1,5 +1,6 @@
 """A small bench, run whole: two attacks against two detectors on the toy problem; then its table by hand."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,31 @@ def test_more_rows_and_models_are_added_to_what_is_there(toy_file: Path, tmp_pat
         run_bench(recipe(toy_file, seed=1), tmp_path, executor=Here())
 
 
+def test_a_row_whose_options_changed_is_not_passed_off_for_what_was_measured(toy_file: Path, tmp_path: Path) -> None:
+    def badnets(rate: float, label: str = "") -> dict[str, Any]:
+        return {"attack": "badnets", "label": label, "options": {"rate": rate}}
+
+    few = {"models": 1, "clean": 2, "detectors": ["brightness"]}
+    run_bench(recipe(toy_file, attacks=[badnets(0.1)], **few), tmp_path, executor=Here())
+    before = (tmp_path / "bench.json").read_text()
+    for attacks in ([badnets(0.2)], [badnets(0.1, "first"), badnets(0.2)]):
+        with pytest.raises(RecipeError, match="the models of row 'badnets' were made with other options: give the cha"):
+            run_bench(recipe(toy_file, attacks=attacks, **few), tmp_path, executor=Here())
+    assert (tmp_path / "bench.json").read_text() == before
+    # A row that was left out in between is remembered; one with a label of its own is another row.
+    run_bench(recipe(toy_file, attacks=[badnets(0.2, "more")], **few), tmp_path, executor=Here())
+    with pytest.raises(RecipeError, match="the models of row 'badnets'"):
+        run_bench(recipe(toy_file, attacks=[badnets(0.2)], **few), tmp_path, executor=Here())
+    # Folders from before rows were kept apart know those of their last recipe.
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "rows"}))
+    with pytest.raises(RecipeError, match="the models of row 'more'"):
+        run_bench(recipe(toy_file, attacks=[badnets(0.3, "more")], **few), tmp_path, executor=Here())
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"recipe": {}}))
+    with pytest.raises(DataError, match="does not say which rows the bench has"):
+        run_bench(recipe(toy_file, attacks=[badnets(0.2, "more")], **few), tmp_path, executor=Here())
+
+
 def test_what_an_attack_cannot_do_is_a_row_of_its_own(toy_file: Path, tmp_path: Path) -> None:
     plan = recipe(toy_file, attacks=[{"attack": "badnets", "options": {"target": 7}}], detectors=["brightness"])
     table = run_bench(plan, tmp_path, executor=Here())
@@ -170,6 +196,14 @@ def test_models_do_not_depend_on_what_else_is_asked_for(toy_file: Path, tmp_path
         ({"attacks": [{"attack": "badnets", "options": {"speed": 2}}]}, "attacks.0: attack badnets: .*speed"),
         ({"attacks": [{"attack": "badnets"}] * 2}, "badnets: named twice"),
         ({"attacks": [{"attack": "badnets", "label": "clean"}]}, "'clean' is the row of clean models"),
+        (
+            {"attacks": [{"attack": "badnets", "label": "Clean"}]},
+            "Clean, clean: named twice, or alike but for",
+        ),
+        (
+            {"attacks": [{"attack": "sig", "label": "a (1)"}, {"attack": "sig", "label": "A [1]"}]},
+            r"A \[1\], a \(1\): named twice, or alike",
+        ),
         ({"detectors": ["brightness"] * 2}, "brightness: named twice"),
         ({"architectures": [{"name": "alexnet"}]}, "architectures.0: unknown architecture 'alexnet'"),
         ({"clean": 1}, "clean: "),

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from intaglio.bench.recipe import BenchRecipe
-from intaglio.bench.victims import open_given, open_network, read_victim, slug, victim_folder
+from intaglio.bench.recipe import BenchRecipe, slug
+from intaglio.bench.victims import open_given, open_network, read_victim, victim_folder
 from intaglio.classifiers import TorchClassifier
 from intaglio.errors import DataError, IntaglioError
 from intaglio.files import write_json

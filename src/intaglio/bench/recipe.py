@@ -16,6 +16,11 @@ from intaglio.training import TrainingSettings
 CLEAN = "clean"
 
 
+def slug(name: str) -> str:
+    """A row's or detector's name as a folder's."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name.lower())
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -91,11 +96,14 @@ class BenchRecipe(_Part):
 
     @model_validator(mode="after")
     def _check(self) -> "BenchRecipe":
-        titles = [row.title for row in self.attacks]
-        for names in (titles, list(self.detectors)):
-            twice = {name for name in names if names.count(name) > 1}
+        for names in ([CLEAN, *(row.title for row in self.attacks)], list(self.detectors)):
+            folders = [slug(name) for name in names]
+            twice = {name for name, folder in zip(names, folders, strict=True) if folders.count(folder) > 1}
             if twice:
-                raise ValueError(f"{', '.join(sorted(twice))}: named twice; give rows of one attack labels")
+                raise ValueError(
+                    f"{', '.join(sorted(twice))}: named twice, or alike but for capitals and punctuation; give rows of "
+                    "one attack labels"
+                )
         return self
 
     @property
@@ -108,6 +116,10 @@ class BenchRecipe(_Part):
         """SHA-256 over what decides a model: not the lists of rows and detectors, which may grow."""
         left_out = {"models", "clean", "attacks", "detectors"}
         return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()
+
+    def specifications(self) -> dict[str, dict[str, Any]]:
+        """What every attack's row says, by title."""
+        return {row.title: row.model_dump(mode="json") for row in self.attacks}
 
     def row(self, title: str) -> AttackRow | None:
         """The attack of this title; None for clean models."""

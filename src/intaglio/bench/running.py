@@ -1,15 +1,16 @@
 """`run_bench`: trains what is missing, examines what is missing, and writes the table of what is there."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from intaglio.bench.cells import CellJob, cell_path, fill_cell, read_cell
-from intaglio.bench.recipe import BenchRecipe
+from intaglio.bench.recipe import AttackRow, BenchRecipe
 from intaglio.bench.table import BenchTable, make_table
 from intaglio.bench.victims import VictimJob, build_victim, read_victim, victim_folder
-from intaglio.errors import DataError
+from intaglio.errors import DataError, RecipeError
 from intaglio.files import write_json
 from intaglio.populations import Executor, LocalExecutor
 from intaglio.populations.population import claimed, load_splits
@@ -33,7 +34,7 @@ def run_bench(
     its file to try again.
 
     Raises:
-        RecipeError: `out` holds a bench of another recipe; an unknown detector.
+        RecipeError: `out` holds a bench of another recipe, or models of a row with other options; an unknown detector.
         DataError: the images can't be read, or a file of the bench is damaged.
         StorageError: `out` can't be written.
     """
@@ -89,7 +90,32 @@ def bench_table(recipe: BenchRecipe, out: Path) -> BenchTable:
 
 
 def _claim(out: Path, recipe: BenchRecipe) -> None:
-    """Writes the recipe into the folder; one that would make other models is refused."""
+    """Writes the recipe into the folder, with all rows that it ever had; one that would make other models is refused.
+
+    Raises:
+        RecipeError: the folder is another recipe's, or has a row of that title with other options.
+        DataError: it doesn't say.
+    """
     path = out / RECIPE
-    claimed(path, recipe.digest, "bench")
-    write_json(path, {"recipe": recipe.model_dump(mode="json"), "sha256": recipe.digest})
+    rows = recipe.specifications()
+    if claimed(path, recipe.digest, "bench"):
+        before = _rows(path)
+        for title, row in rows.items():
+            if before.get(title, row) != row:
+                raise RecipeError(
+                    f"{out}: the models of row '{title}' were made with other options: give the changed row a label of "
+                    "its own, or choose another folder"
+                )
+        rows = before | rows
+    write_json(path, {"recipe": recipe.model_dump(mode="json"), "sha256": recipe.digest, "rows": rows})
+
+
+def _rows(path: Path) -> dict[str, dict[str, Any]]:
+    """Every attack's row that the bench ever had, by title; files from before they were kept have those of the last."""
+    try:
+        content = json.loads(path.read_text())
+        last = [AttackRow.model_validate(row) for row in content["recipe"]["attacks"]]
+        known: dict[str, dict[str, Any]] = content.get("rows", {})
+        return {row.title: row.model_dump(mode="json") for row in last} | known
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: does not say which rows the bench has ({error})") from error

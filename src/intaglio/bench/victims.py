@@ -16,7 +16,7 @@ from torch import Tensor
 from intaglio.attacks import PoisonedDataset, accuracy, attack_success_rate, robust_accuracy
 from intaglio.attacks.quality import quality
 from intaglio.attacks.surrogate import built
-from intaglio.bench.recipe import CLEAN, BenchRecipe
+from intaglio.bench.recipe import CLEAN, BenchRecipe, slug
 from intaglio.classifiers import TorchClassifier
 from intaglio.data import ImageData
 from intaglio.errors import DataError, IntaglioError, StorageError
@@ -76,11 +76,6 @@ class Given(NamedTuple):
 def victim_folder(out: Path, row: str, index: int) -> Path:
     """Where a row's model lies."""
     return out / "models" / slug(row) / f"{index:03d}"
-
-
-def slug(name: str) -> str:
-    """A row's title as a folder's name."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name.lower())
 
 
 def read_victim(folder: Path) -> VictimRecord | None:

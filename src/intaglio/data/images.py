@@ -117,6 +117,8 @@ def check_images(images: Tensor, name: str) -> None:
     Raises:
         DataError: with the first thing that is wrong.
     """
+    if not isinstance(images, Tensor):
+        raise DataError(f"{name}: expected a tensor of float32 images, got a {type(images).__name__}")
     if images.dtype != torch.float32 or images.ndim not in (4, 5):
         raise DataError(
             f"{name}: expected float32 images [N, C, H, W], got {images.dtype} {tuple(images.shape)} "
