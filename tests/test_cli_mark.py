@@ -199,6 +199,34 @@ def test_embed_stamps_the_commitment(given: Path, tmp_path: Path, capsys: pytest
     assert "(time stamp)" in capsys.readouterr().out
 
 
+@needs_openssl
+def test_a_commitment_is_stamped_at_once_or_later_and_the_registry_keeps_it(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tsa").mkdir()
+    authority, book = Authority(tmp_path / "tsa"), ["--registry", str(tmp_path / "book.sqlite")]
+    with serving_time(authority) as server:
+        assert embed(given, tmp_path / "now", *HASTY, "-q", *book, "--stamp", server.url) == ExitCode.CLEAN
+        assert embed(given, tmp_path / "later", *HASTY, "-q", *book) == ExitCode.CLEAN
+        later = str(tmp_path / "later" / "commitment.json")
+        before = Path(later).read_bytes()
+        with Registry.open(tmp_path / "book.sqlite", create=False) as opened:
+            assert [entry.stamp is not None for entry in opened.commitments()] == [True, False]
+        assert main(["evidence", "stamp", later, "--authority", f"{server.url}/broken", *book]) == ExitCode.ERROR
+        assert only_line(capsys).endswith("/broken: answers 500 Internal Server Error\n")
+        assert Path(later).read_bytes() == before
+        assert main(["evidence", "stamp", later, "--authority", server.url, *book]) == ExitCode.CLEAN
+        assert capsys.readouterr().out == f"{later}: time-stamped by {server.url}\n"
+        assert main(["evidence", "stamp", later, "--authority", server.url, *book]) == ExitCode.ERROR
+        assert only_line(capsys).endswith("has a time stamp already, and the earliest counts\n")
+    with Registry.open(tmp_path / "book.sqlite", create=False) as opened:
+        stamps = [entry.stamp for entry in opened.commitments()]
+    kept = [read_commitment(tmp_path / name / "commitment.json").time_stamp for name in ("now", "later")]
+    assert stamps == kept
+    assert main(["evidence", "verify", later, "--roots", str(authority.root)]) == ExitCode.CLEAN
+    assert "(time stamp)" in capsys.readouterr().out
+
+
 # --- verify ----------------------------------------------------------------------------------------------------------
 
 
@@ -276,6 +304,25 @@ def test_a_bundle_lays_its_batch_open(
     with Registry.open(registry, create=False) as book:
         assert [entry.batch for entry in book.spent_batches()] == [0, 1]
     assert verify(given, marked, suspect, "-q", "--registry", str(tmp_path / "elsewhere.sqlite")) == ExitCode.CLEAN
+
+
+def test_a_batch_is_not_spent_on_a_bundle_that_cannot_be_made(
+    given: Path, marked: Path, registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A machine that draws another trigger than the committed one notices that before anything is laid open."""
+
+    def other_root(_: object) -> bytes:
+        return bytes(32)
+
+    monkeypatch.setattr("intaglio.evidence.disclosure.merkle_root", other_root)
+    suspect, bundle = marked / "model.safetensors", tmp_path / "claim.json"
+    assert verify(given, marked, suspect, "-q", "--bundle", str(bundle)) == ExitCode.ERROR
+    assert "are not those committed to" in only_line(capsys)
+    assert not bundle.exists()
+    with Registry.open(registry) as book:
+        assert book.spent_batches() == ()
+        assert book.verifications() == ()
 
 
 def test_a_bundle_of_a_stranger_proves_nothing(given: Path, marked: Path, tmp_path: Path) -> None:

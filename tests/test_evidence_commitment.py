@@ -462,6 +462,11 @@ def test_only_pictures_are_disclosed() -> None:
             check_disclosure(odd, shown)
 
 
+def test_more_pictures_than_memory_holds_are_refused_before_any_is_decoded() -> None:
+    with pytest.raises(EvidenceError, match=r"9 images of \[1, 8192, 8192\] are more than 268435456 pixel values"):
+        decode_pictures(("not even a picture",) * 9, (1, 8192, 8192))
+
+
 def test_a_public_commitment_needs_its_public_images() -> None:
     commitment, shown = signed("public-blend").commitment, opened("public-blend")
     with pytest.raises(EvidenceError, match="are missing"):

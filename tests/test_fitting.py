@@ -308,6 +308,10 @@ def test_what_can_not_be_fitted_is_refused(bench: Bench, tmp_path: Path) -> None
     for other, size in ((more, r"\(1, 12, 12\) and 3, \(1, 12, 12\) and 4"), (wide, r"and 3, \(1, 12, 14\) and 3")):
         with pytest.raises(DataError, match=f"take the same inputs and have the same classes, not .*{size}"):
             fit_calibration([same], out, test=[other], executor=Here())
+    (tmp_path / "again").symlink_to(same)
+    for folders, test in (([same], [same]), ([same, same], []), ([same], [tmp_path / "again"])):
+        with pytest.raises(RecipeError, match="named twice; a fit is tested on models that it never saw"):
+            fit_calibration(folders, out, test=test, executor=Here())
     silent = bench.population("silent")
     (silent / "recipe.json").unlink()
     with pytest.raises(DataError, match="does not name the population's data"):

@@ -19,6 +19,7 @@ from intaglio.networks import NETWORKS, Architecture
 from intaglio.networks.layout import channels_last_is_safe, narrow_shortcuts
 from intaglio.training import TrainingSettings, train
 from intaglio.training.augmentation import NOISE, SHIFT, augment
+from intaglio.training.loop import _fabric
 from intaglio.training.settings import Augmentation, OptimizerName
 
 ONE = TrainingSettings(epochs=1, batch_size=48)
@@ -309,6 +310,18 @@ def test_parameters_without_gradient_stay(toy: ImageData, optimizer: OptimizerNa
     settings = QUICK.model_copy(update={"optimizer": optimizer, "weight_decay": 0.01})
     after = weights(train(module, toy, settings, seed=0))
     assert {name for name in before if before[name] != after[name]} == {"fc.weight", "fc.bias"}
+
+
+@pytest.mark.parametrize(("device", "index"), [("cuda", 0), ("cuda:1", 1)])
+def test_the_gpu_that_was_named_is_the_one_trained_on(device: str, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def fabric(**options: Any) -> None:
+        asked.append(options)
+
+    monkeypatch.setattr("intaglio.training.loop.Fabric", fabric)
+    _fabric(torch.device(device))
+    assert asked == [{"accelerator": "cuda", "devices": [index], "precision": "32-true"}]
 
 
 # --- checkpoints --------------------------------------------------------------------------------------------------

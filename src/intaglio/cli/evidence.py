@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from intaglio.cli.model import Arch, Mapping, Preprocess, open_model
-from intaglio.cli.options import Debug, Device, JsonFile, Quiet
+from intaglio.cli.options import Debug, Device, JsonFile, Quiet, RegistryPlace
 
-evidence_app = typer.Typer(name="evidence", no_args_is_help=True, help="Show and verify commitments and claims.")
+evidence_app = typer.Typer(
+    name="evidence", no_args_is_help=True, help="Show, time-stamp and verify commitments and claims."
+)
 
 EvidenceFile = Annotated[Path, typer.Argument(help="A commitment or a claim of ownership.", metavar="FILE")]
 
@@ -37,6 +39,35 @@ def show(
         commitment.extract(extract)
     deliver_json(evidence.to_json(), json)
     say(*evidence.lines(), quiet=quiet, json_to_stdout=json == "-")
+    return 0
+
+
+@evidence_app.command()
+def stamp(
+    file: Annotated[Path, typer.Argument(help="A commitment.", metavar="COMMITMENT")],
+    authority: Annotated[str, typer.Option(metavar="URL", help="An RFC 3161 time-stamp authority.")],
+    registry: RegistryPlace = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Have COMMITMENT time-stamped, and write the stamp into it. Only its digest is sent."""
+    from intaglio.cli.console import say
+    from intaglio.errors import EvidenceError
+    from intaglio.evidence.commitment import read_commitment
+    from intaglio.evidence.registry import Registry
+    from intaglio.files import require_writable
+
+    require_writable(file)
+    signed = read_commitment(file)
+    signed.verify()
+    if signed.stamp is not None:
+        raise EvidenceError(f"{file}: has a time stamp already, and the earliest counts")
+    stamped = signed.stamped(authority)
+    stamped.write(file)
+    if registry is not None and stamped.stamp is not None:
+        with Registry.open(registry) as book:
+            book.add_stamp(stamped.commitment.mark_id, stamped.stamp)
+    say(f"{file}: time-stamped by {authority}", quiet=quiet)
     return 0
 
 

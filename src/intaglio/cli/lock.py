@@ -209,7 +209,9 @@ def trace(
     images: Images,
     lock: LockFolder,
     key: KeyFile,
-    alpha: Annotated[float, typer.Option(help="Accepted chance of naming someone who had no part in it.")] = 0.01,
+    alpha: Annotated[
+        float, typer.Option(help="Accepted chance of naming someone who had no part in it, for each image.")
+    ] = 0.01,
     passphrase_file: PassphraseFile = None,
     json: JsonFile = None,
     quiet: Quiet = False,

@@ -33,6 +33,8 @@ _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 _REPORTED: type[Exception] = typer.BadParameter.__mro__[2]
 #: What typer answers with after Ctrl-C where it does not raise `Abort`.
 _INTERRUPTED = 130
+#: Commands that keep what they have finished, and go on from there.
+_RESUMABLE = (("population", "build"), ("bench",), ("lock", "train"))
 _PACKAGE = str(Path(__file__).parents[1])
 
 
@@ -101,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (IntaglioError, _REPORTED) as error:
         return _fail(error, ExitCode.ERROR, debug)
     except (KeyboardInterrupt, typer.Abort) as error:
-        return _fail(error, ExitCode.ERROR, debug, "interrupted; run the same command again to go on where it stopped")
+        return _fail(error, ExitCode.ERROR, debug, _interrupted(given))
     except MemoryError as error:
         return _fail(error, ExitCode.ERROR, debug, "out of memory")
     except (SystemExit, BrokenPipeError):  # the reader of the output left; typer and rich would end with 1: "found"
@@ -110,6 +112,13 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(error, ExitCode.ERROR, debug)
     except Exception as error:  # noqa: BLE001  (Python would end with 1: "found")
         return _fail(error, ExitCode.ERROR, debug, f"{type(error).__name__}: {error} (--debug shows where)")
+
+
+def _interrupted(given: list[str]) -> str:
+    """What is said after Ctrl-C: some commands keep what they have done so far."""
+    words = [word for word in given if not word.startswith("-")]
+    kept = any(tuple(words[: len(command)]) == command for command in _RESUMABLE)
+    return f"interrupted{'; run the same command again to go on from what it had finished' if kept else ''}"
 
 
 def run() -> None:

@@ -1,5 +1,6 @@
 """`intaglio mark`: embed an ownership mark, and ask a suspect whether it carries it."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -124,13 +125,15 @@ def embed(
             book.add_model(
                 plan.model_sha256, name=str(out / MODEL), input_shape=plan.input_shape, classes=plan.num_classes
             )
-            book.add_commitment(commitment.to_json(), plan.mark_id, plan.owner_public_key, plan.model_sha256)
+            book.add_commitment(
+                commitment.to_json(), plan.mark_id, plan.owner_public_key, plan.model_sha256, stamp=commitment.stamp
+            )
     deliver_json(fidelity.to_json(), json)
     say(
         f"{out / MODEL}: marked; {fidelity.trigger_accuracy:.1%} of {fidelity.triggers} triggers answered as committed",
         f"accuracy {fidelity.host_accuracy:.2%}, now {fidelity.clean_accuracy:.2%}; "
         f"{fidelity.agreement_clean:.1%} of the images answered as before",
-        f"{out / COMMITMENT}: publish or time-stamp it before any dispute; {out / 'fidelity.html'} shows what changed",
+        f"{out / COMMITMENT}: publish it or time-stamp it (evidence stamp) before any dispute; {out / 'fidelity.html'} shows what changed",
         quiet=quiet,
         json_to_stdout=json == "-",
     )
@@ -192,12 +195,11 @@ def verify(
             keys=keys or book.keys_tried(classifier.source, including=plan.mark_id),
         )
         if bundle is not None:
-            book.spend_batch(plan.mark_id, batch, classifier.source)
-        book.record_verification(plan.mark_id, classifier.source, claim)
-    if bundle is not None:
-        from intaglio.mark.proof import prove
+            from intaglio.mark.proof import prove
 
-        prove(bundle, claim, signed, owner, _suspect(classifier, owner), public=images)
+            spend = partial(book.spend_batch, plan.mark_id, batch, classifier.source)
+            prove(bundle, claim, signed, owner, _suspect(classifier, owner), public=images, spend=spend)
+        book.record_verification(plan.mark_id, classifier.source, claim)
     deliver_json(claim.to_json(), json)
     say(f"{suspect}: {claim.statement}", quiet=quiet, json_to_stdout=json == "-")
     return 0 if claim.verified else 1

@@ -32,7 +32,7 @@ def scan(
     ] = None,
     task: Annotated[str | None, typer.Option(help="What the model was trained for, e.g. fashion-mnist.")] = None,
     detector: Annotated[list[str] | None, typer.Option(help="Which detector; may be repeated.")] = None,
-    alpha: Annotated[float, typer.Option(help="Accepted share of false alarms.")] = 0.05,
+    alpha: Annotated[float, typer.Option(help="Accepted share of false alarms, of each detector.")] = 0.05,
     budget: Annotated[
         float | None, typer.Option(help="Seconds that auto may take, roughly; by default what it finds worth taking.")
     ] = None,

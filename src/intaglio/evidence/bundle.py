@@ -4,7 +4,7 @@ It is a DSSE envelope, signed by the owner, around an in-toto statement about th
 `verify_bundle` (in `proof`) derives the claim again from it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -82,6 +82,7 @@ def write_bundle(
     suspects: int = 1,
     keys: int = 1,
     public: Tensor | None = None,
+    spend: Callable[[], object] | None = None,
 ) -> Bundle:
     """Makes the claim's file, atomically, after checking it as a stranger would.
 
@@ -90,6 +91,7 @@ def write_bundle(
         log_probs: its scores, where those are what was read.
         suspects, keys: how many were tried before this claim; the p-value is multiplied by both.
         public: the committed public images, where the triggers are made of some.
+        spend: called when everything is checked, before anything is laid open: to use the batch up.
 
     Raises:
         EvidenceError: another key's commitment, or parts that don't belong together.
@@ -117,6 +119,8 @@ def write_bundle(
     )
     envelope = sign_statement(key, _subjects(bundle, plan), BUNDLE_TYPE, bundle.to_dict())
     check_bundle(envelope)
+    if spend is not None:
+        spend()
     write_bytes(path, canonical_json(envelope.to_dict()) + b"\n")
     return bundle
 

@@ -72,6 +72,15 @@ class SignedCommitment(Result):
         """
         return _commitment(self.envelope.unverified())
 
+    @property
+    def stamp(self) -> bytes | None:
+        """The time stamp's own bytes, if there is one.
+
+        Raises:
+            EvidenceError: damaged.
+        """
+        return None if self.time_stamp is None else decode_base64(self.time_stamp, "time stamp")
+
     def verify(self, roots: bytes | None = None) -> datetime | None:
         """When it was time-stamped (UTC); None without a stamp, or without `roots` to verify one with.
 
@@ -85,9 +94,8 @@ class SignedCommitment(Result):
         statement = self.envelope.verify(bytes.fromhex(self.commitment.owner_public_key))
         if dict(statement.subjects) != {_SUBJECT: self.commitment.model_sha256}:
             raise EvidenceError("the commitment's statement is about another model than the commitment itself")
-        if self.time_stamp is None:
+        if (stamp := self.stamp) is None:
             return None
-        stamp = decode_base64(self.time_stamp, "time stamp")
         require_stamp_of(stamp, self.envelope.to_bytes())
         return None if roots is None else verify_time_stamp(stamp, self.envelope.to_bytes(), roots)
 
@@ -113,8 +121,8 @@ class SignedCommitment(Result):
             StorageError: they can't be written.
         """
         write_bytes(Path(folder) / "envelope.json", self.envelope.to_bytes())
-        if self.time_stamp is not None:
-            write_bytes(Path(folder) / "stamp.tsr", decode_base64(self.time_stamp, "time stamp"))
+        if (stamp := self.stamp) is not None:
+            write_bytes(Path(folder) / "stamp.tsr", stamp)
 
 
 def commit(

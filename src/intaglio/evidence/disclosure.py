@@ -32,6 +32,8 @@ from intaglio.evidence.merkle import merkle_proof, merkle_root, verify_merkle_pr
 from intaglio.results import Result
 
 _ROUNDED_SHARE = 0.01
+#: Of pictures in one file; four times the largest batch, for public images may be many.
+_MOST_VALUES = 1 << 28
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 Label = Annotated[int, Field(ge=0)]
@@ -112,8 +114,10 @@ def decode_pictures(pictures: tuple[str, ...], shape: tuple[int, ...]) -> Tensor
     """uint8 `[N, *shape]` from base64 PNG files.
 
     Raises:
-        EvidenceError: damaged, not PNG, or of another shape.
+        EvidenceError: damaged, not PNG, of another shape, or more than can be held in memory.
     """
+    if len(pictures) * math.prod(shape) > _MOST_VALUES:  # blank pictures of any size are small files
+        raise EvidenceError(f"{len(pictures)} images of {list(shape)} are more than {_MOST_VALUES} pixel values")
     *time, channels, height, width = shape
     rows = math.prod(time) * height
     decoded = []

@@ -1,5 +1,6 @@
 """`prove`: what was found about a suspect, as a file that convinces others without any secret."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -22,12 +23,14 @@ def prove(
     suspect: Suspect,
     *,
     public: Tensor | None = None,
+    spend: Callable[[], object] | None = None,
 ) -> Bundle:
     """Writes the public bundle of a claim; its batch is laid open by that, and must not be used again.
 
     Args:
         suspect: whom the claim is about: `Suspect.of(classifier)`, of a remote one with the signed transcript.
         public: the committed public images, where the triggers are made of some.
+        spend: called when the bundle is made and checked, before it is written: to use the batch up.
 
     Raises:
         EvidenceError: another key's commitment, or a claim that is not about it.
@@ -48,4 +51,5 @@ def prove(
         suspects=claim.suspects,
         keys=claim.keys,
         public=images,
+        spend=spend,
     )

@@ -62,9 +62,11 @@ def fit_calibration(
 
     Raises:
         NothingToExamineError: a folder without models.
-        RecipeError: several tasks without `task_free`.
+        RecipeError: several tasks without `task_free`, or a folder that is named twice: models that the fit saw would
+            pass for models that it never saw.
         DataError: too few models, or models of one task that differ in their inputs or classes.
     """
+    _require_distinct((*folders, *test))
     kind: ProbeKind = probes or ("clouds" if task_free else "stored")
     measured = {folder: measure_population(folder, kind, executor, progress, models) for folder in (*folders, *test)}
     by_task: dict[str, list[Examples]] = {}
@@ -320,6 +322,14 @@ def _left_out_alarms(tasks: dict[str, Examples], seed: int) -> list[Tensor]:
         ensemble, clean, _ = fit_tasks({task: part for task, part in tasks.items() if task != left_out}, seed)
         alarms.append(_alarms(ensemble, clean, examples))
     return alarms
+
+
+def _require_distinct(folders: Sequence[Path]) -> None:
+    """Refuses to count a folder of models twice, under whatever names."""
+    places = [folder.resolve() for folder in folders]
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
+            raise RecipeError(f"{folder}: named twice; a fit is tested on models that it never saw")
 
 
 def _error_rate(alarms: Sequence[Tensor]) -> ErrorRate | None:

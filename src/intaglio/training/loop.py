@@ -59,7 +59,7 @@ def train(
         ModelError: a checkpoint that is damaged, or of another run.
     """
     inputs, targets = data
-    fabric = Fabric(accelerator="cpu" if device == "cpu" else "cuda", devices=1, precision="32-true")
+    fabric = _fabric(torch.device(device))
     module.train()
     model, optimizer = fabric.setup(module, _optimizer(module, settings))
     run = json.dumps([settings.model_dump(mode="json"), seed, identity])
@@ -92,6 +92,13 @@ def train(
             if kept is not None:
                 save_checkpoint(kept, run, module, optimizer, epoch + 1)
     return module.eval()
+
+
+def _fabric(device: torch.device) -> Fabric:
+    """On this very device: `devices=1` would be the first GPU, whichever was asked for."""
+    if device.type == "cpu":
+        return Fabric(accelerator="cpu", devices=1, precision="32-true")
+    return Fabric(accelerator=device.type, devices=[device.index or 0], precision="32-true")
 
 
 @contextmanager
