@@ -119,8 +119,8 @@ def test_embed_writes_and_says_what_it_did(given: Path, tmp_path: Path, capsys: 
         f"{out / 'model.safetensors'}: marked; {report.trigger_accuracy:.1%} of 5 triggers answered as committed",
         f"accuracy {report.host_accuracy:.2%}, now {report.clean_accuracy:.2%}; "
         f"{report.agreement_clean:.1%} of the images answered as before",
-        f"{out / 'commitment.json'}: publish or time-stamp it before any dispute; {out / 'fidelity.html'} shows what "
-        "changed",
+        f"{out / 'commitment.json'}: publish it or time-stamp it (evidence stamp) before any dispute",
+        f"{out / 'fidelity.html'} shows what changed",
     ]
     assert (report.images, report.triggers, report.scheme, report.mode) == (100, 5, "deep-fidelity", "fixll-pfl")
     commitment = read_commitment(out / "commitment.json")

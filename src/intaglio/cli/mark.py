@@ -133,7 +133,8 @@ def embed(
         f"{out / MODEL}: marked; {fidelity.trigger_accuracy:.1%} of {fidelity.triggers} triggers answered as committed",
         f"accuracy {fidelity.host_accuracy:.2%}, now {fidelity.clean_accuracy:.2%}; "
         f"{fidelity.agreement_clean:.1%} of the images answered as before",
-        f"{out / COMMITMENT}: publish it or time-stamp it (evidence stamp) before any dispute; {out / 'fidelity.html'} shows what changed",
+        f"{out / COMMITMENT}: publish it or time-stamp it (evidence stamp) before any dispute",
+        f"{out / 'fidelity.html'} shows what changed",
         quiet=quiet,
         json_to_stdout=json == "-",
     )

@@ -131,6 +131,7 @@ def join_calibration(
         RecipeError: another task than that of the networks, or several tasks; a population of other images than the
             networks probe with; models that are ranked against already.
     """
+    _require_distinct((*folders, *test))
     meta = base.meta
     for folder in folders:
         own = None if base.probes is None else _stored_probes(population_data(folder)).trials
