@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from intaglio.cli.options import Debug, Device, JsonFile, MethodOption, Quiet, Seed, option_pairs
+from intaglio.cli.options import Debug, Device, JsonFile, MethodOption, Quiet, Seed, TestData, option_pairs
 
 if TYPE_CHECKING:
     from intaglio.attacks.attack_record import AttackRecord
@@ -27,6 +27,7 @@ def attack(
     out: Annotated[Path, typer.Option(help="Folder for the poisoned set, its manifest and the victim.")],
     option: MethodOption = None,
     train: Annotated[bool, typer.Option("--train", help="Also train and measure the victim.")] = False,
+    test: TestData = None,
     arch: Annotated[
         str | None, typer.Option(help="The victim's architecture; else resnet8, or r3d18 of width 8 for videos.")
     ] = None,
@@ -52,6 +53,7 @@ def attack(
     from intaglio.attacks.sources import open_source
     from intaglio.attacks.surrogate import victim_architecture
     from intaglio.cli.console import deliver_json, progress_bar, require_deliverable, say
+    from intaglio.cli.splits import train_and_test
     from intaglio.data import TASKS, Sampling, open_data
     from intaglio.errors import RecipeError
     from intaglio.training import TrainingSettings
@@ -63,14 +65,14 @@ def attack(
     except RecipeError as error:
         raise typer.BadParameter(str(error), param_hint="NAME and --option") from error
     size = None if resize is None else (resize, resize)
-    opening = partial(open_data, data, sampling=Sampling(frames=frames, stride=stride), resize=size)
-    loaded = opening(max_bad=max_bad) if train else None
+    opening = partial(open_data, sampling=Sampling(frames=frames, stride=stride), resize=size)
+    loaded, measured = train_and_test(partial(opening, max_bad=max_bad), data, test) if train else (None, None)
     with progress_bar("training the victim", quiet=quiet or not train) as progress:
         record = attack_data(
             chosen,
             loaded or open_source(data, **opening.keywords),
             out,
-            test=opening("test", max_bad=max_bad) if loaded else None,
+            test=measured,
             architecture=victim_architecture(loaded, arch, width) if loaded else None,
             settings=TrainingSettings(epochs=epochs, batch_size=batch_size),
             task=data if data in TASKS else None,

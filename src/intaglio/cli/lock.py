@@ -1,12 +1,13 @@
 """`intaglio lock`: right answers for authorised users only."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from intaglio.cli.model import Arch, Classes, InputShape, Preprocess, open_model
-from intaglio.cli.options import Debug, Device, JsonFile, Quiet, Seed
+from intaglio.cli.options import Debug, Device, JsonFile, Quiet, Seed, TestData
 from intaglio.cli.passphrase import PassphraseFile, read_key
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def train(
     data: Annotated[str, typer.Option(help="Training images or videos: a folder, .npz, IDX folder or task name.")],
     key: KeyFile,
     out: Annotated[Path, typer.Option(help="Folder for the locked model, the key network and the list of users.")],
+    test: TestData = None,
     mislabel: Annotated[
         Literal["uniform", "random", "shift"],
         typer.Option(help="What is answered without a key; shift leaks, and is there for comparison."),
@@ -71,6 +73,7 @@ def train(
 
     from intaglio.classifiers.derived import with_weights
     from intaglio.cli.console import progress_bar, require_deliverable
+    from intaglio.cli.splits import train_and_test
     from intaglio.data.opening import open_data_for
     from intaglio.lock import Lock, LockSettings
     from intaglio.lock.lock_file import lock_file
@@ -83,13 +86,14 @@ def train(
     classifier = with_weights(open_model(model, arch, input_shape, classes, preprocess, device))  # before any data
     owner = read_key(key, passphrase_file)
     before = [Lock.open(folder, owner) for folder in earlier or ()]
+    trained, measured = train_and_test(partial(open_data_for, classifier.input_shape), data, test)
     with progress_bar(f"locking {classifier.source}", quiet=quiet) as progress:
         written = lock_file(
             classifier,
-            open_data_for(classifier.input_shape, data, "train"),
+            trained,
             owner,
             out,
-            test=open_data_for(classifier.input_shape, data, "test"),
+            test=measured,
             architecture=arch,
             onnx=onnx,
             encrypt=encrypt,

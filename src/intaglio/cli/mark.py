@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from intaglio.cli.model import Arch, Classes, InputShape, Mapping, Preprocess, open_model
-from intaglio.cli.options import Debug, Device, JsonFile, Quiet, RegistryPlace, Seed, option_pairs
+from intaglio.cli.options import Debug, Device, JsonFile, Quiet, RegistryPlace, Seed, TestData, option_pairs
 from intaglio.cli.passphrase import PassphraseFile, read_key
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def embed(
     data: Annotated[str, typer.Option(help="Training images or videos: a folder, .npz, IDX folder or task name.")],
     key: KeyFile,
     out: Annotated[Path, typer.Option(help="Folder for the marked model, its commitment and fidelity report.")],
+    test: TestData = None,
     scheme: Annotated[
         str, typer.Option(help="deep-fidelity, or hardened: rehearsal, adversarial-parametric, margin.")
     ] = "deep-fidelity",
@@ -73,6 +74,7 @@ def embed(
     """Embed a mark in a copy of MODEL; write the copy, the signed commitment and the fidelity report to --out."""
     from intaglio.classifiers.derived import with_weights
     from intaglio.cli.console import deliver_json, progress_bar, require_deliverable, say
+    from intaglio.cli.splits import train_and_test
     from intaglio.data.opening import open_data_for
     from intaglio.errors import RecipeError
     from intaglio.evidence.commitment import DecisionRule
@@ -97,13 +99,14 @@ def embed(
     if registry is not None:
         Registry.open(registry).close()  # one that is locked, or of a newer version, is refused before the work
     shape = classifier.input_shape
+    trained, measured = train_and_test(partial(open_data_for, shape), data, test)
     with progress_bar(f"marking {classifier.source}", quiet=quiet) as progress:
         commitment, fidelity = mark_file(
             classifier,
-            open_data_for(shape, data, "train"),
+            trained,
             owner,
             out,
-            test=open_data_for(shape, data, "test"),
+            test=measured,
             architecture=arch,
             public=_public(public, shape),
             scheme=scheme,

@@ -12,6 +12,9 @@ HtmlFile = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="W
 MethodOption = Annotated[
     list[str] | None, typer.Option("--option", help="An option of NAME; may be repeated.", metavar="KEY=VALUE")
 ]
+TestData = Annotated[
+    str | None, typer.Option("--test", metavar="DATA", help="Images to measure on; else the test split of --data.")
+]
 RegistryPlace = Annotated[
     str | None, typer.Option("--registry", metavar="URL", help="Registry to record this in: a file, or a database URL.")
 ]
