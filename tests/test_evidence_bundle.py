@@ -73,6 +73,7 @@ def test_a_claim_is_derived_again_from_its_file(trigger: str, tmp_path: Path) ->
         f"the commitment has no time stamp: {proof.created} is by its owner's clock",
         "the answers are as the claimant reports them: the suspect was not asked again (--suspect)",
         "that only 1 suspect and 1 key were tried",
+        "that batch 1 of 3 was not picked for its luck; if it was the best of all, p = 3e-24",
     )
     assert len(proof.checked) == 4
     assert Proof.from_json(proof.to_json()) == proof

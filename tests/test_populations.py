@@ -241,6 +241,14 @@ def test_another_recipe_is_refused(built: Path, toy_file: Path, change: dict[str
     assert (built / "manifest.json").read_bytes() == before
 
 
+def test_other_data_are_refused(built: Path, tmp_path: Path, toy_file: Path) -> None:
+    """Half of a population on other images would be measured on the images of the other half."""
+    other = tmp_path / "other.npz"
+    other.write_bytes(toy_file.read_bytes())
+    with pytest.raises(RecipeError, match=f"models were trained on {toy_file}, not {other}; choose another folder"):
+        build_population(recipe(), built, data=other, executor=InProcess())
+
+
 def test_a_full_disk(tmp_path: Path, toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = build_population(recipe(models=1), tmp_path, data=toy_file, executor=InProcess())
     with monkeypatch.context() as patch:

@@ -200,6 +200,12 @@ def _unverified(checked: CheckedBundle, asked: AskedAgain | None, stamped: datet
     elif bundle.suspect.sha256 is None or asked.sha256 is None:
         lines.append(f"that {asked.source} is the suspect of the claim, {bundle.suspect.source}: no file digests")
     lines.append(f"that only {bundle.claim.tried} were tried")
+    if commitment.batches > 1:
+        at_worst = min(1.0, commitment.batches * bundle.claim.p_value)
+        lines.append(
+            f"that batch {bundle.disclosure.index} of {commitment.batches} was not picked for its luck; if it was the "
+            f"best of all, p = {at_worst:.2g}"
+        )
     lines += _transcript(bundle.suspect, commitment.owner_public_key)
     if commitment.rule.threshold > DecisionRule().threshold:
         tries = 1 / commitment.rule.threshold

@@ -41,7 +41,7 @@ def build_population(
         progress: called with (models finished, models in all).
 
     Raises:
-        RecipeError: `out` holds a population of another recipe.
+        RecipeError: `out` holds a population of another recipe, or of other data.
         DataError: the images can't be read, or a file of the population is damaged.
         StorageError: `out` can't be written.
     """
@@ -114,7 +114,13 @@ def load_splits(source: str, samples: int | None) -> tuple[ImageData, ImageData]
 def _claim(out: Path, recipe: Recipe, source: str) -> None:
     """Writes the recipe into a new folder, or checks that the folder was made from this one."""
     path = out / "recipe.json"
-    if not claimed(path, recipe.digest, "population"):
+    if claimed(path, recipe.digest, "population"):
+        if (begun := population_data(out)) != source:
+            raise RecipeError(
+                f"{out}: its models were trained on {begun}, not {source}; choose another folder (or, if these are the "
+                f"same images in another place, say so in {path.name})"
+            )
+    else:
         write_json(path, {"sha256": recipe.digest, "data": source, "recipe": recipe.model_dump(mode="json")})
 
 
