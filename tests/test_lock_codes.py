@@ -10,13 +10,18 @@ from hypothesis import strategies as st
 from intaglio.errors import DataError
 from intaglio.evidence.key import Key
 from intaglio.lock.codes import RIVALS, LockSecrets, checked_name, random_codes, spread, stream, wrong_secret
+from intaglio.triggers.drawing import Atoms, Mixing
 from lock_models import OWNER, STRANGER, TINY, tiny_lock
 
 SHAPE = (1, 28, 28)
 
 
-def secrets(key: Key = OWNER, generation: int = 0) -> LockSecrets:
-    return LockSecrets(key, SHAPE, 8, 96, generation=generation)
+WAYS = {"mixing": Mixing(8), "atoms": Atoms(3, 4)}
+EVERY = pytest.mark.parametrize("way", WAYS)
+
+
+def secrets(key: Key = OWNER, generation: int = 0, way: str = "atoms") -> LockSecrets:
+    return LockSecrets(key, SHAPE, WAYS[way], 96, generation=generation)
 
 
 def test_the_stream_is_known() -> None:
@@ -25,22 +30,29 @@ def test_the_stream_is_known() -> None:
     assert stream(STRANGER, "x", 8) == stream(STRANGER, "x", 16)[:8]
 
 
-def test_same_key_same_secrets_and_nothing_else() -> None:
-    first, again = secrets(), secrets()
+@EVERY
+def test_same_key_same_secrets_and_nothing_else(way: str) -> None:
+    first, again = secrets(way=way), secrets(way=way)
     assert torch.equal(first.mixing, again.mixing)
     assert torch.equal(first.carriers, again.carriers)
     assert torch.equal(first.code("alice"), again.code("alice"))
-    for other in (secrets(STRANGER), secrets(generation=1)):
+    for other in (secrets(STRANGER, way=way), secrets(generation=1, way=way)):
         for mine, theirs in ((first.mixing, other.mixing), (first.carriers, other.carriers)):
             overlap = float((mine * theirs).sum() / (mine.norm() * theirs.norm()))
             assert abs(overlap) < 0.35
         assert not torch.equal(first.code("alice"), other.code("alice"))
 
 
-def test_carriers_are_orthogonal_patterns_of_middle_frequencies() -> None:
-    carriers = secrets().carriers
-    products = carriers.flatten(1) @ carriers.flatten(1).T / (28 * 28)
+@EVERY
+def test_carriers_are_orthogonal(way: str) -> None:
+    carriers = secrets(way=way).carriers
+    assert carriers.shape == (96, *WAYS[way].plane_shape(28, 28))
+    products = carriers.flatten(1) @ carriers.flatten(1).T / carriers[0].numel()
     assert torch.allclose(products, torch.eye(96), atol=1e-5)
+
+
+def test_carriers_over_pixels_are_of_middle_frequencies() -> None:
+    carriers = secrets(way="mixing").carriers[:, 0]
     assert torch.allclose(carriers.mean(dim=(1, 2)), torch.zeros(96), atol=1e-5)
     steps = (carriers[:, 1:] - carriers[:, :-1]).square().mean()
     assert float(steps) < 1.2  # white noise would have 2: the finest frequencies are left out
@@ -55,13 +67,14 @@ def test_codes_are_signs_that_differ_in_about_half_their_places() -> None:
     assert max(distances) <= 74
 
 
-def test_spreading_and_correlating_gives_the_code_back() -> None:
-    known = secrets()
+@EVERY
+def test_spreading_and_correlating_gives_the_code_back(way: str) -> None:
+    known = secrets(way=way)
     codes = random_codes(5, 96, torch.Generator().manual_seed(1))
     planes = spread(codes, known.carriers)
-    assert planes.shape == (5, 1, 28, 28)
+    assert planes.shape == (5, *WAYS[way].plane_shape(28, 28))
     assert torch.allclose(planes.square().mean(dim=(1, 2, 3)), torch.ones(5), atol=1e-4)
-    found = planes.flatten(1) @ known.carriers.flatten(1).T / (28 * 28) * 96**0.5
+    found = planes.flatten(1) @ known.carriers.flatten(1).T / planes[0].numel() * 96**0.5
     assert torch.allclose(found, codes, atol=1e-4)
 
 
@@ -83,11 +96,11 @@ def test_rivals_are_the_owners_secret_and_none_is_the_owner() -> None:
     assert float(alike.abs().max()) < 0.7
 
 
-def test_wrong_keys_keep_the_scale_but_not_the_mixing() -> None:
+def test_wrong_keys_keep_the_scale_but_not_the_atoms() -> None:
     lock = tiny_lock()
-    planes = torch.rand(6, 1, 12, 12)
+    planes = torch.rand(6, TINY.features, 3, 3)
     wrong = wrong_secret(lock.network.encoder, planes, torch.Generator().manual_seed(3))
-    assert wrong.mixing.shape == (6, 1, TINY.features, 3, 3)
+    assert wrong.mixing.shape == (6, 1, TINY.features, 8, 8)
     assert torch.allclose(wrong.mixing.flatten(1).norm(dim=1), lock.secrets.mixing.norm().expand(6))
     assert sorted(map(float, wrong.plane.flatten(1).sum(1))) == pytest.approx(
         sorted(map(float, planes.flatten(1).sum(1)))
@@ -110,7 +123,10 @@ def test_names_that_are_refused(name: str) -> None:
         secrets().code(name)
 
 
-@pytest.mark.parametrize(("shape", "length"), [((1, 12, 12), 96), ((1, 16, 16), 63)])
-def test_images_too_small_for_the_code(shape: tuple[int, int, int], length: int) -> None:
+@pytest.mark.parametrize(
+    ("shape", "length", "way"),
+    [((1, 12, 12), 96, "atoms"), ((1, 16, 16), 50, "atoms"), ((1, 12, 12), 96, "mixing"), ((1, 16, 16), 63, "mixing")],
+)
+def test_images_too_small_for_the_code(shape: tuple[int, int, int], length: int, way: str) -> None:
     with pytest.raises(DataError, match=f"too small to carry {length} bits"):
-        LockSecrets(OWNER, shape, 4, length)
+        LockSecrets(OWNER, shape, WAYS[way], length)

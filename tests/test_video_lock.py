@@ -131,7 +131,7 @@ def test_frames_that_each_say_little_name_their_user_together() -> None:
         lock.issue(name)
     code = lock.secrets.code("bob")
     noise = torch.randn(60, 16, generator=generator())
-    lock.network.decoder.forward = lambda images, carriers: 0.7 * code + noise[: len(images)]  # type: ignore[method-assign]
+    lock.network.decoder.forward = lambda images, carriers, mixing: 0.7 * code + noise[: len(images)]  # type: ignore[method-assign]
     found = lock.trace(clips(1, 60))
     assert (found.user, found.images[0].user) == ("bob", "bob")
 

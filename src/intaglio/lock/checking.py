@@ -140,7 +140,7 @@ def inputs_to_try(lock: Lock, images: Tensor, *, others: Sequence[Lock] = (), se
             keyed.append(with_key(lock.network.encoder, part, planes, lock.secrets.mixing))
             wrong.append(with_key(lock.network.encoder, part, *wrong_secret(lock.network.encoder, planes, generator)))
             noisy.append(matched_noise(part, keyed[-1], generator))
-            decoyed.append(keyed_by_decoys(part, planes, generator))
+            decoyed.append(keyed_by_decoys(part, generator))
             for one, found in zip(others, of_others.values(), strict=True):
                 planes = random_planes(len(part), one.secrets.carriers, generator)
                 found.append(with_key(one.network.encoder, part, planes, one.secrets.mixing))

@@ -1,8 +1,9 @@
 """What a lock keeps secret, and how it follows from the owner's key.
 
-    mixing      "lock/mixing"      one for the owner, the same under every user: what the classifier tests for
-    carriers    "lock/carriers"    n orthogonal patterns that spread a code over the image
-    rivals      "lock/rivals"      mixings of owners who do not exist: what the classifier must not take for its own
+    mixing      "lock/mixing"      atoms (or a mixing), one set for the owner, the same under every user: what the
+                                   classifier tests for
+    carriers    "lock/carriers"    n orthogonal patterns that spread a code over all atoms (or pixels)
+    rivals      "lock/rivals"      atoms of owners who do not exist: what the classifier must not take for its own
     code        "lock/user/NAME"   n signs for each user: what a picture is traced by
 
 All are read off an AES-256-CTR key stream whose key is derived from the owner's secret under that context. Later
@@ -21,7 +22,8 @@ from torch import Tensor
 
 from intaglio.errors import DataError
 from intaglio.evidence.key import Key
-from intaglio.triggers.sample_specific import SampleSpecificEncoder, Secret, mixing_shape, normalised
+from intaglio.triggers.drawing import Atoms, Drawing, cosines
+from intaglio.triggers.sample_specific import SampleSpecificEncoder, Secret
 
 CODE_LENGTH = 96
 RIVALS = 31
@@ -32,22 +34,24 @@ _BAND = (0.07, 0.5)
 
 
 class LockSecrets:
-    """The secrets of one owner for images `(C, H, W)`.
+    """The secrets of one owner for images `(C, H, W)`, with which a drawing draws.
 
-    Mixing `[1, 1, F, 3, 3]`, rivals' mixings `[R, 1, F, 3, 3]`, carriers `[n, H, W]`.
+    Mixing `[1, 1, F, k, k]`, rivals' mixings `[R, 1, F, k, k]`, carriers `[n, *planes]`.
     """
 
     def __init__(
-        self, key: Key, input_shape: tuple[int, int, int], features: int, code_length: int, *, generation: int = 0
+        self, key: Key, input_shape: tuple[int, int, int], drawing: Drawing, code_length: int, *, generation: int = 0
     ) -> None:
         _, height, width = input_shape
         if code_length * 4 > height * width:
             raise DataError(f"images of {height} x {width} are too small to carry {code_length} bits")
         self._key = key
         self._context = f"lock/generation {generation}" if generation else "lock"
-        self.mixing = normalised(_normal(key, f"{self._context}/mixing", (1, *mixing_shape(features))))
-        self.rivals = normalised(_normal(key, f"{self._context}/rivals", (RIVALS, *mixing_shape(features))))
-        self.carriers = _carriers(key, f"{self._context}/carriers", code_length, height, width)
+        self.mixing = drawing.secrets(_normal(key, f"{self._context}/mixing", (1, *drawing.shape)))
+        self.rivals = drawing.secrets(_normal(key, f"{self._context}/rivals", (RIVALS, *drawing.shape)))
+        planes = drawing.plane_shape(height, width)
+        carriers = amount_carriers if isinstance(drawing, Atoms) else pixel_carriers
+        self.carriers = carriers(key, f"{self._context}/carriers", code_length, planes)
 
     def code(self, user: str) -> Tensor:
         """The user's code: float32 `[n]` of -1 and +1, whether or not the user was ever issued a key."""
@@ -62,8 +66,9 @@ class LockSecrets:
 
 
 def spread(codes: Tensor, carriers: Tensor) -> Tensor:
-    """Codes `[N, n]` over the image: p = sum_j k_j C_j / sqrt(n), `[N, 1, H, W]`, of unit variance."""
-    return torch.einsum("nb,bij->nij", codes, carriers)[:, None] / math.sqrt(len(carriers))
+    """Codes `[N, n]` over carriers `[n, *planes]`: p = sum_j k_j C_j / sqrt(n), `[N, *planes]`, of unit variance."""
+    planes: Tensor = codes @ carriers.flatten(1) / math.sqrt(len(carriers))
+    return planes.view(len(codes), *carriers.shape[1:])
 
 
 def random_codes(count: int, length: int, generator: torch.Generator) -> Tensor:
@@ -72,12 +77,12 @@ def random_codes(count: int, length: int, generator: torch.Generator) -> Tensor:
 
 
 def random_planes(count: int, carriers: Tensor, generator: torch.Generator) -> Tensor:
-    """Such codes, spread over images: `[count, 1, H, W]`."""
+    """Such codes, spread over images: `[count, *planes]`."""
     return spread(random_codes(count, len(carriers), generator).to(carriers), carriers)
 
 
 def wrong_secret(encoder: SampleSpecificEncoder, plane: Tensor, generator: torch.Generator) -> Secret:
-    """Someone else's key for every plane `[N, 1, H, W]`: the planes in another order, each with a mixing at random."""
+    """Someone else's key for every plane `[N, ...]`: the planes in another order, each with a mixing at random."""
     order = torch.randperm(len(plane), generator=generator)
     return Secret(plane[order], encoder.draw_mixing(len(plane), generator).to(plane))
 
@@ -106,8 +111,18 @@ def _normal(key: Key, context: str, shape: tuple[int, ...]) -> Tensor:
     return (math.sqrt(2) * torch.erfinv(2 * uniform - 1)).float().view(shape)
 
 
-def _carriers(key: Key, context: str, count: int, height: int, width: int) -> Tensor:
-    """`count` random patterns within the band, made orthogonal, each of unit variance: `[count, H, W]`."""
+def amount_carriers(key: Key, context: str, count: int, planes: tuple[int, int, int]) -> Tensor:
+    """`count` random patterns of amounts of atoms, made orthogonal, each of unit variance: `[count, F, h, w]`."""
+    places = math.prod(planes)
+    if places < count:
+        raise DataError(f"images with {places} atoms are too small to carry {count} bits")
+    weights: Tensor = torch.linalg.qr(_normal(key, context, (places, count)).double()).Q
+    return (weights.T * math.sqrt(places)).float().view(count, *planes)
+
+
+def pixel_carriers(key: Key, context: str, count: int, planes: tuple[int, int, int]) -> Tensor:
+    """`count` random patterns within the band, made orthogonal, each of unit variance: `[count, 1, H, W]`."""
+    _, height, width = planes
     rows, columns = torch.arange(height) / height, torch.arange(width) / width
     radius = (rows[:, None].square() + columns.square()).sqrt()
     places = ((radius > _BAND[0]) & (radius < _BAND[1])).nonzero()
@@ -116,13 +131,5 @@ def _carriers(key: Key, context: str, count: int, height: int, width: int) -> Te
     weights = torch.linalg.qr(_normal(key, context, (len(places), count)).double()).Q
     spectrum = torch.zeros(count, height, width, dtype=torch.float64)
     spectrum[:, places[:, 0], places[:, 1]] = weights.T
-    patterns = _cosines(height).T @ spectrum @ _cosines(width)
-    return (patterns * math.sqrt(height * width)).float()
-
-
-def _cosines(size: int) -> Tensor:
-    """The orthonormal DCT-II matrix: row k is the k-th cosine."""
-    index = torch.arange(size, dtype=torch.float64)
-    matrix = torch.cos(math.pi / size * (index + 0.5) * index[:, None]) * math.sqrt(2 / size)
-    matrix[0] /= math.sqrt(2)
-    return matrix
+    patterns = cosines(height).T @ spectrum @ cosines(width)
+    return (patterns * math.sqrt(height * width)).float()[:, None]

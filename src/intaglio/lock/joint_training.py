@@ -121,7 +121,7 @@ class _Training(nn.Module):
         received = distort(torch.cat([keyed, others.images]), generator, self._own)
         inputs = self._preprocessing.apply(received)
         told_apart = self.critic(inputs, len(images), others.rivals)
-        felt = self.network.decoder(frames(received[: len(images)]), carriers)
+        felt = self.network.decoder(frames(received[: len(images)]), carriers, mixing)
         loss = key_loss(told_apart, for_frames(codes, images), felt, images, keyed, done)
         passed_on = torch.zeros(len(inputs), *[1] * (inputs.ndim - 1)).to(inputs)
         passed_on[len(images) :] = _PASSED_ON

@@ -32,9 +32,14 @@ class KeyNetwork(nn.Module):
     def __init__(self, channels: int, settings: LockSettings) -> None:
         super().__init__()
         self.encoder = SampleSpecificEncoder(
-            channels, width=settings.width, features=settings.features, epsilon=settings.epsilon, psnr=settings.psnr
+            channels,
+            width=settings.width,
+            features=settings.features,
+            epsilon=settings.epsilon,
+            psnr=settings.psnr,
+            stride=settings.stride,
         )
-        self.decoder = CodeDecoder(channels)
+        self.decoder = CodeDecoder(channels, self.encoder.drawing)
 
 
 def relief(done: float) -> float:

@@ -3,7 +3,7 @@
 import secrets as random_bytes
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -20,6 +20,7 @@ from intaglio.lock.settings import LockSettings
 from intaglio.lock.tracing import Trace, trace_codes
 from intaglio.lock.users import UserStore
 from intaglio.tensors import pack, unpack
+from intaglio.triggers.drawing import drawing
 from intaglio.triggers.sample_specific import SampleSpecificTrigger
 
 KEY_NETWORK_FILE = "key-network.sealed"
@@ -30,17 +31,25 @@ _BATCH = 256
 class LockFacts(BaseModel):
     """What is kept beside the weights of a key network.
 
-    In the first format the residual of colour images differed from colour to colour; of grey ones it was the same.
+    In the first format the residual of colour images differed from colour to colour; of grey ones it was the same. Up
+    to the second it was mixed from features, not made of atoms.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["intaglio-lock/1", "intaglio-lock/2"] = "intaglio-lock/2"
+    format: Literal["intaglio-lock/1", "intaglio-lock/2", "intaglio-lock/3"] = "intaglio-lock/3"
     lock_id: str = Field(pattern="^[0-9a-f]{32}$")
     input_shape: tuple[int, int, int] | tuple[int, int, int, int]  #: of an image, or of a clip with its frames first
     settings: LockSettings
     generation: int = Field(default=0, ge=0)
     earlier: tuple[str, ...] = ()  #: ids of the locks whose keys training refused
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mixed_if_old(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("format") in ("intaglio-lock/1", "intaglio-lock/2"):
+            return given | {"settings": {"stride": 1} | given.get("settings", {})}
+        return given
 
     @model_validator(mode="after")
     def _grey_if_old(self) -> Self:
@@ -148,7 +157,7 @@ class Lock:
         """What the decoder feels of each bit of the code, `[N, n]`; positive says +1. Of clips the mean over frames."""
         with torch.inference_mode():
             parts = torch.split(frames(images), _BATCH)
-            felt = torch.cat([self.network.decoder(part, self.secrets.carriers) for part in parts])
+            felt = torch.cat([self.network.decoder(part, self.secrets.carriers, self.secrets.mixing) for part in parts])
             return felt.view(len(images), -1, felt.shape[1]).mean(dim=1)
 
     def trigger(self, user: str) -> SampleSpecificTrigger:
@@ -209,8 +218,8 @@ def listed(locks: Lock | Sequence[Lock] | None) -> list[Lock]:
 def lock_secrets(key: Key, facts: LockFacts) -> LockSecrets:
     """The secrets of this lock, which follow from the owner's key."""
     settings, (channels, height, width) = facts.settings, facts.input_shape[-3:]
-    shape = (channels, height, width)
-    return LockSecrets(key, shape, settings.features, settings.code_length, generation=facts.generation)
+    shape, drawn = (channels, height, width), drawing(settings.features, settings.stride)
+    return LockSecrets(key, shape, drawn, settings.code_length, generation=facts.generation)
 
 
 def new_lock_id() -> str:

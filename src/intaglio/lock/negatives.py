@@ -34,7 +34,7 @@ class Authorised(NamedTuple):
     images: Tensor
     #: The same, keyed.
     keyed: Tensor
-    #: The codes that they were keyed with, `[N, 1, H, W]`.
+    #: The codes that they were keyed with, `[N, *planes]`.
     planes: Tensor
     #: `[N]`.
     labels: Tensor
@@ -64,7 +64,7 @@ class Negatives:
 
     Args:
         encoder: the key network; also draws wrong keys.
-        rivals: mixings `[n, 1, F, 3, 3]` of owners who do not exist, for whom the encoder is trained as well.
+        rivals: atoms or mixings `[n, 1, F, k, k]` of owners who do not exist, for whom the encoder is trained as well.
         generator: decides everything that is random here.
         strangers: how many times more of what rivals, decoys and earlier locks key.
         alike: twice as many foreign residuals, and as many of them as may be of images of the same class.
@@ -99,9 +99,7 @@ class Negatives:
         }
         if earlier:
             self.shares["earlier key"] = len(earlier) * self.shares["decoy"]
-            self.kinds["earlier key"] = lambda some, drawn: keyed_by(
-                earlier, some.images, some.planes, drawn, relief=encoder.relief
-            )
+            self.kinds["earlier key"] = lambda some, drawn: keyed_by(earlier, some.images, drawn, relief=encoder.relief)
 
     def draw(self, batch: Authorised) -> Unauthorised:
         """Unauthorised images of every kind, made of the images of a batch."""
@@ -124,7 +122,7 @@ class Negatives:
         return torch.cat(drawn)[:count]
 
     def _decoy(self, some: Authorised, generator: torch.Generator) -> Tensor:
-        return keyed_by_decoys(some.images, some.planes, generator, relief=self.encoder.relief)
+        return keyed_by_decoys(some.images, generator, relief=self.encoder.relief)
 
     def _wrong_key(self, some: Authorised, generator: torch.Generator) -> Tensor:
         return with_key(self.encoder, some.images, *wrong_secret(self.encoder, some.planes, generator))
