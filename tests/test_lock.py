@@ -14,9 +14,10 @@ from safetensors.torch import save
 from intaglio.classifiers import CallableClassifier, Preprocessing, Sidecar, TorchClassifier, open_classifier
 from intaglio.data.picture import read_picture
 from intaglio.errors import DataError, IntaglioError, KeyFileError, ModelError, NothingToExamineError
-from intaglio.lock import ExportedKey, Lock, Match, Trace, export_key, lock_picture, write_container
+from intaglio.lock import ExportedKey, Lock, LockSettings, Match, Trace, export_key, lock_picture, write_container
+from intaglio.lock.key_network import KeyNetwork
 from intaglio.lock.keyed_files import gather, key_files, read_images
-from intaglio.lock.lock import KEY_NETWORK_FILE, USERS_FILE
+from intaglio.lock.lock import KEY_NETWORK_FILE, USERS_FILE, LockFacts
 from intaglio.lock.sealed_model import open_sealed, write_locked
 from intaglio.lock.tracing import trace_codes
 from intaglio.tensors import Packed
@@ -363,6 +364,27 @@ def test_no_picture_of_nothing() -> None:
     for images, labels in ((some_images(2), torch.zeros(1).long()), (some_images(2)[:0], torch.zeros(0).long())):
         with pytest.raises(DataError, match="as many labels as images"):
             lock_picture(classifier, tiny_lock(), images, labels, user="alice")
+
+
+def test_locks_from_before_atoms_mix_features_as_they_did() -> None:
+    before = {"features": 16, "width": 4, "code_length": 16}
+    for version, stride in ((1, 1), (2, 1), (3, LockSettings().stride)):
+        given = {
+            "format": f"intaglio-lock/{version}",
+            "lock_id": "0" * 32,
+            "input_shape": [1, 12, 12],
+            "settings": before,
+        }
+        facts = LockFacts.model_validate(given)
+        assert (facts.settings.stride, facts.settings.features) == (stride, 16)
+    facts = LockFacts.model_validate(given | {"format": "intaglio-lock/2"})
+    mixed = Lock(KeyNetwork(1, facts.settings), OWNER, facts)
+    assert mixed.secrets.mixing.shape == (1, 1, 16, 3, 3)
+    assert mixed.secrets.carriers.shape == (16, 1, 12, 12)
+    images = some_images(3)
+    keyed = mixed.apply(images, user="alice")
+    assert float((keyed - images).abs().max()) > 2 / 255
+    assert mixed.read(keyed).shape == (3, 16)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
