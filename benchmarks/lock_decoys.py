@@ -25,6 +25,8 @@ def main() -> None:
     for number, named in enumerate(options.locks):
         folder, seed = named.rsplit(":", 1)
         lock = Lock.open(folder, owner_key(int(seed)))
+        if lock.facts.settings.stride != 1:
+            parser.error(f"{folder}: a decoy mixes features; this lock's residual is made of atoms")
         weights[f"{number}.mixing"] = lock.secrets.mixing
         weights |= {f"{number}.{name}": value for name, value in lock.network.encoder.state_dict().items()}
     with atomic_path(options.out) as temporary:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from intaglio.classifiers import Sidecar, save_classifier
 from intaglio.cli.main import ExitCode, main
 from intaglio.cli.splits import train_and_test
 from intaglio.data import open_data
+from lock_models import ARCHITECTURE, OWNER, tiny_model
 
-WARNED = (
-    "has no test images of its own, so the figures are those of images that were trained on; name others with --test"
-)
+WARNED = "its test images are those that are trained on, and figures on them flatter; name others with --test"
 
 
 @pytest.fixture
@@ -28,6 +28,8 @@ def test_images_without_splits_are_measured_on_with_a_warning(whole: Path, toy_f
     with pytest.warns(UserWarning, match=WARNED):
         trained, measured = train_and_test(open_data, str(whole), None)
     assert torch.equal(trained.images, measured.images)
+    with pytest.warns(UserWarning, match=WARNED):
+        train_and_test(open_data, str(whole), str(whole))
     trained, measured = train_and_test(open_data, str(whole), str(toy_file))
     assert len(trained) == 24
     assert torch.equal(measured.images, open_data(toy_file, "test").images)
@@ -45,7 +47,20 @@ def test_the_commands_say_so(whole: Path, toy_file: Path, tmp_path: Path, capsys
     assert WARNED not in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("command", [["mark", "embed"], ["lock", "train"]])
-def test_marks_and_locks_take_test_images(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*command, "--help"]) == ExitCode.CLEAN
-    assert "--test" in capsys.readouterr().out
+def test_marks_and_locks_say_so(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    host, key, passphrase = tmp_path / "host.safetensors", tmp_path / "owner.key", tmp_path / "passphrase"
+    save_classifier(tiny_model(), host, Sidecar(architecture=ARCHITECTURE))
+    OWNER.save(key, passphrase="a")
+    passphrase.write_text("a")
+    of = [str(host), "--data", str(whole), "--key", str(key), "--passphrase-file", str(passphrase), "--out"]
+    marked = ["mark", "embed", *of, str(tmp_path / "marked"), "--batch-size", "5", "--batches", "1", "--epochs", "1"]
+    assert main(marked) == ExitCode.CLEAN
+    assert f"{whole}: {WARNED}" in " ".join(capsys.readouterr().err.split())
+    assert main(["lock", "train", *of, str(tmp_path / "locked")]) == ExitCode.ERROR  # too small for 96 bits
+    assert f"{whole}: {WARNED}" in " ".join(capsys.readouterr().err.split())
+
+
+def test_there_is_nothing_to_measure_without_a_victim(whole: Path, tmp_path: Path) -> None:
+    of = ["attack", "badnets", "--data", str(whole), "--out", str(tmp_path / "a"), "--test", str(whole)]
+    assert main(of) == ExitCode.USAGE
+    assert not (tmp_path / "a").exists()

@@ -12,8 +12,10 @@ from PIL import Image
 from safetensors.torch import save
 
 from intaglio.classifiers import CallableClassifier, Preprocessing, Sidecar, TorchClassifier, open_classifier
+from intaglio.data import open_data
 from intaglio.data.picture import read_picture
 from intaglio.errors import DataError, IntaglioError, KeyFileError, ModelError, NothingToExamineError
+from intaglio.evidence.key import Key
 from intaglio.lock import ExportedKey, Lock, LockSettings, Match, Trace, export_key, lock_picture, write_container
 from intaglio.lock.key_network import KeyNetwork
 from intaglio.lock.keyed_files import gather, key_files, read_images
@@ -387,10 +389,33 @@ def test_locks_from_before_atoms_mix_features_as_they_did() -> None:
     assert mixed.read(keyed).shape == (3, 16)
 
 
+def test_atoms_in_a_format_from_before_them_are_refused(tmp_path: Path) -> None:
+    lock = tiny_lock()
+    lock.facts = lock.facts.model_copy(update={"format": "intaglio-lock/2"})
+    lock.save(tmp_path, OWNER)
+    with pytest.raises(ModelError, match="holds no key network of this version"):
+        Lock.open(tmp_path, OWNER)
+
+
+def test_the_lock_of_the_examples_opens_and_is_opened() -> None:
+    """A real one; whichever format it has must stay readable."""
+    folder = Path(__file__).parents[1] / "examples" / "locked"
+    lock = Lock.open(folder, Key.load(folder / "owner.key", passphrase="a demo has no secrets"))
+    test = open_data("fashion-mnist", "test")
+    classifier = open_classifier(folder / "model.safetensors")
+    images, labels = test.images[:200], test.labels[:200]
+    keyed = lock.apply(images, user=lock.users.names[0])
+    assert float((classifier.predict(keyed) == labels).float().mean()) > 0.8
+    assert float((classifier.predict(images) == labels).float().mean()) < 0.2
+    assert lock.trace(keyed[:20]).user == lock.users.names[0]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_locks_of_the_first_format(channels: int, tmp_path: Path) -> None:
     """Grey ones key as they did; colour ones would key otherwise now, so they are refused."""
-    lock, images = tiny_lock(shape=(channels, 12, 12)), some_images(2, (channels, 12, 12))
+    images, settings = some_images(2, (channels, 12, 12)), LockSettings(stride=1, width=4, features=4, code_length=16)
+    facts = LockFacts(lock_id="0" * 32, input_shape=(channels, 12, 12), settings=settings)
+    lock = Lock(KeyNetwork(channels, settings), OWNER, facts)
     lock.facts = lock.facts.model_copy(update={"format": "intaglio-lock/1"})
     keyed = lock.apply(images, user="alice")
     lock.save(tmp_path, OWNER)

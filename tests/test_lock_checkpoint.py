@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from intaglio.data import ImageData
-from intaglio.errors import ModelError
+from intaglio.errors import ModelError, StorageError
 from intaglio.lock import Lock, train_lock
 from intaglio.lock.container import read_container, write_container
 from intaglio.lock.refining import refining
@@ -90,6 +90,19 @@ def test_a_checkpoint_of_a_lock_is_encrypted_and_private(toy: ImageData, tmp_pat
     assert all(content.startswith(b"INTAGLIO-SEALED") for content in [*seen, path.read_bytes()])
     assert not any(b"weight" in content for content in [*seen, path.read_bytes()])  # as safetensors would name them
     assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_state_too_large_to_be_kept_is_said_once(
+    toy: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("intaglio.lock.container.LARGEST", 1000)
+    path = tmp_path / "checkpoint"
+    with pytest.warns(UserWarning, match="too large to be kept") as told:
+        train_lock(tiny_model(), toy, OWNER, settings=TINY.model_copy(update={"steps": 15}), checkpoint=path)
+    assert len(told) == 1
+    assert not path.exists()
+    with pytest.raises(StorageError, match="more than AES-GCM encrypts"):
+        write_container(path, bytes(1001), OWNER)
 
 
 @pytest.mark.parametrize("damage", ["cut short", "a part less", "another part"])

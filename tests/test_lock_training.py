@@ -121,6 +121,12 @@ def test_a_description_gives_no_secret_away() -> None:
     assert described == {"trigger": "sample-specific", "epsilon": 8 / 255, "psnr": 35.2}
 
 
+@pytest.mark.parametrize("stride", [3, 5, 0, 17])
+def test_strides_that_make_no_sense(stride: int) -> None:
+    with pytest.raises(ValueError, match="stride"):
+        LockSettings(stride=stride)
+
+
 @pytest.mark.parametrize("options", [{"epsilon": 0.0}, {"epsilon": 2.0}, {"psnr": 5.0}, {"psnr": 100.0}])
 def test_bounds_that_make_no_sense(options: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match="an encoder needs epsilon in"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from intaglio.bench.cells import CellJob, cell_path, fill_cell, read_cell
-from intaglio.bench.recipe import AttackRow, BenchRecipe
+from intaglio.bench.recipe import AttackRow, BenchRecipe, slug
 from intaglio.bench.table import BenchTable, make_table
 from intaglio.bench.victims import VictimJob, build_victim, read_victim, victim_folder
 from intaglio.errors import DataError, RecipeError
@@ -100,11 +100,12 @@ def _claim(out: Path, recipe: BenchRecipe) -> None:
     rows = recipe.specifications()
     if claimed(path, recipe.digest, "bench"):
         before = _rows(path)
+        folders = {slug(title): (title, row) for title, row in before.items()}
         for title, row in rows.items():
-            if before.get(title, row) != row:
+            if folders.get(slug(title), (title, row)) != (title, row):
                 raise RecipeError(
-                    f"{out}: the models of row '{title}' were made with other options: give the changed row a label of "
-                    "its own, or choose another folder"
+                    f"{out}: the models of row '{title}' were made with other options, or under a name that differs in "
+                    "capitals or punctuation alone: give the row a label of its own, or choose another folder"
                 )
         rows = before | rows
     write_json(path, {"recipe": recipe.model_dump(mode="json"), "sha256": recipe.digest, "rows": rows})

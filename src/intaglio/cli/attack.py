@@ -58,6 +58,8 @@ def attack(
     from intaglio.errors import RecipeError
     from intaglio.training import TrainingSettings
 
+    if test is not None and not train:
+        raise typer.BadParameter("there is nothing to measure without --train", param_hint="--test")
     pairs = option_pairs(option)
     require_deliverable(json)
     try:

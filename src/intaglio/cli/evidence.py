@@ -1,5 +1,6 @@
 """`intaglio evidence`: look at and verify commitments and claims of ownership."""
 
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -50,7 +51,9 @@ def stamp(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Have COMMITMENT time-stamped, and write the stamp into it. Only its digest is sent."""
+    """Have COMMITMENT time-stamped, and write the stamp into it. Only its digest is sent.
+
+    A stamp that it has already is kept, and recorded where --registry says."""
     from intaglio.cli.console import say
     from intaglio.errors import EvidenceError
     from intaglio.evidence.commitment import read_commitment
@@ -60,14 +63,19 @@ def stamp(
     require_writable(file)
     signed = read_commitment(file)
     signed.verify()
-    if signed.stamp is not None:
-        raise EvidenceError(f"{file}: has a time stamp already, and the earliest counts")
-    stamped = signed.stamped(authority)
-    stamped.write(file)
-    if registry is not None and stamped.stamp is not None:
-        with Registry.open(registry) as book:
-            book.add_stamp(stamped.commitment.mark_id, stamped.stamp)
-    say(f"{file}: time-stamped by {authority}", quiet=quiet)
+    mark_id, told = signed.commitment.mark_id, f"{file}: has a time stamp already, and the earliest counts"
+    if signed.stamp is not None and registry is None:
+        raise EvidenceError(told)
+    with nullcontext() if registry is None else Registry.open(registry) as book:
+        if book is not None and not book.commitments(mark_id=mark_id):  # known before a stamp is asked for
+            raise EvidenceError(f"mark {mark_id} has no commitment in the registry")
+        if signed.stamp is None:
+            signed = signed.stamped(authority)
+            signed.write(file)
+            told = f"{file}: time-stamped by {authority}"
+        if book is not None and signed.stamp is not None:
+            book.add_stamp(mark_id, signed.stamp)
+    say(told, quiet=quiet)
     return 0
 
 

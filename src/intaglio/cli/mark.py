@@ -198,12 +198,12 @@ def verify(
             suspects=suspects or book.suspects_tried(plan.mark_id, including=classifier.source),
             keys=keys or book.keys_tried(classifier.source, including=plan.mark_id),
         )
+        book.record_verification(plan.mark_id, classifier.source, claim)  # whoever was asked counts, come what may
         if bundle is not None:
             from intaglio.mark.proof import prove
 
             spend = partial(book.spend_batch, plan.mark_id, batch, classifier.source)
             prove(bundle, claim, signed, owner, _suspect(classifier, owner), public=images, spend=spend)
-        book.record_verification(plan.mark_id, classifier.source, claim)
     deliver_json(claim.to_json(), json)
     say(f"{suspect}: {claim.statement}", quiet=quiet, json_to_stdout=json == "-")
     return 0 if claim.verified else 1

@@ -163,7 +163,7 @@ def watch(
 
     def tell(event: WatchEvent) -> None:
         found = [] if event.check is None else [event.check.statement]
-        unanswered = "" if found else "no answer: "
+        unanswered = "no answer: " if event.outcome == "unreachable" else ""
         problem = [] if event.problem is None else [unanswered + event.problem]
         say(*(f"{event.at} {text}" for text in found + problem), quiet=quiet, json_to_stdout=json == "-")
 

@@ -11,23 +11,20 @@ if TYPE_CHECKING:
 def train_and_test(
     opening: "Callable[[str, str], ImageData]", data: str, test: str | None
 ) -> "tuple[ImageData, ImageData]":
-    """What is trained on, and what is measured on: `test`, or else the test images of `data`.
+    """What is trained on, and what is measured on: the test images of `test`, or else of `data`.
 
-    A folder or archive without splits gives the same images for both, and figures on those flatter: that is said.
+    A folder or archive without splits has the same images for both, and figures on those flatter: that is said.
 
     Args:
         opening: opens a split of a source.
     """
     import torch
 
-    trained = opening(data, "train")
-    if test is not None:
-        return trained, opening(test, "test")
-    measured = opening(data, "test")
+    trained, measured = opening(data, "train"), opening(data if test is None else test, "test")
     if torch.equal(trained.images, measured.images):
         warnings.warn(
-            f"{data}: has no test images of its own, so the figures are those of images that were trained on; "
-            "name others with --test",
+            f"{test or data}: its test images are those that are trained on, and figures on them flatter; name others "
+            "with --test",
             stacklevel=2,
         )
     return trained, measured

@@ -4,6 +4,7 @@ While everything is trained together it is that of the training loop; from then 
 """
 
 import copy
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from intaglio.errors import KeyFileError, ModelError
 from intaglio.evidence.key import Key
+from intaglio.lock import container
 from intaglio.lock.container import read_container, write_container
 from intaglio.tensors import pack, unpack
 from intaglio.training.checkpoint import CheckpointFile, require_run
@@ -20,11 +22,12 @@ _NETWORK, _MODULE, _END = "key network", "module", "end"
 
 
 class LockCheckpoint(CheckpointFile):
-    """A checkpoint that opens with the owner's key alone."""
+    """A checkpoint that opens with the owner's key alone. A state of more than 2 GiB isn't kept; that is said once."""
 
     def __init__(self, path: Path, key: Key) -> None:
         super().__init__(path)
         self._key = key
+        self._told = False
 
     def read(self) -> bytes | None:
         """The state; None if there is none yet.
@@ -45,7 +48,15 @@ class LockCheckpoint(CheckpointFile):
         Raises:
             StorageError: it can't be written.
         """
-        write_container(self.path, content, self._key)
+        if len(content) <= container.LARGEST:
+            write_container(self.path, content, self._key)
+        elif not self._told:
+            warnings.warn(
+                f"{self.path}: the state of training is too large to be kept ({len(content)} bytes): "
+                "an interrupted run begins anew",
+                stacklevel=2,
+            )
+            self._told = True
 
 
 class Refined(NamedTuple):

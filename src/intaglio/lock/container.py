@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from intaglio.errors import KeyFileError, ModelError
+from intaglio.errors import KeyFileError, ModelError, StorageError
 from intaglio.evidence.key import Key
 from intaglio.files import write_private
 
@@ -26,7 +26,7 @@ _BY_KEY, _BY_PASSPHRASE = b"K", b"P"
 _SALT, _NONCE, _TAG = 16, 12, 16
 _HEADER = len(_MAGIC) + 2 + _SALT + _NONCE
 #: AES-GCM encrypts at most 2 GiB in one piece.
-_LARGEST = 2**31 - 1
+LARGEST = 2**31 - 1
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 1 << 17, 8, 1
 
 #: The owner's key, or a passphrase.
@@ -38,10 +38,12 @@ def write_container(path: Path | str, content: bytes, opener: Opener) -> None:
 
     Raises:
         KeyFileError: an empty passphrase.
-        StorageError: it can't be written.
+        StorageError: it can't be written, or is larger than 2 GiB.
     """
     if not opener:
         raise KeyFileError("a sealed file needs a passphrase that is not empty")
+    if len(content) > LARGEST:
+        raise StorageError(f"can't write {path}: {len(content)} bytes are more than AES-GCM encrypts, {LARGEST}")
     salt, nonce = os.urandom(_SALT), os.urandom(_NONCE)
     way = _BY_KEY if isinstance(opener, Key) else _BY_PASSPHRASE
     header = _MAGIC + bytes([_VERSION]) + way + salt + nonce
@@ -57,7 +59,7 @@ def read_container(path: Path | str, opener: Opener) -> bytes:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > _HEADER + _LARGEST:
+        if path.stat().st_size > _HEADER + LARGEST:
             raise ModelError(f"{path}: larger than any sealed file")
         raw = path.read_bytes()
     except OSError as error:

@@ -55,6 +55,8 @@ class LockFacts(BaseModel):
     def _grey_if_old(self) -> Self:
         if self.format == "intaglio-lock/1" and self.input_shape[-3] != 1:
             raise ValueError("a lock of colour images in the first format")
+        if self.format != "intaglio-lock/3" and self.settings.stride != 1:
+            raise ValueError("a lock of atoms in a format from before them")
         return self
 
 

@@ -122,8 +122,8 @@ def train_lock(
         secrets = lock_secrets(key, facts)
         _check_new(secrets, earlier)
         network = KeyNetwork(data.input_shape[-3], settings)
-        run = _identity(facts, seed, module, data)
         if checkpoint is not None:
+            run = _identity(facts, seed, module, preprocessing, data)
             file = LockCheckpoint(checkpoint, key)
             begun = load_refined(file, run, network, module)
         if begun is None:
@@ -182,12 +182,12 @@ def _check_new(secrets: LockSecrets, earlier: Sequence[Lock]) -> None:
             )
 
 
-def _identity(facts: LockFacts, seed: int, module: nn.Module, data: ImageData) -> str:
+def _identity(facts: LockFacts, seed: int, module: nn.Module, preprocessing: Preprocessing, data: ImageData) -> str:
     """What a checkpoint must have been begun with, beside the key that it opens with."""
-    begun_with = [facts.settings.model_dump(mode="json"), facts.generation, facts.earlier, seed]
-    digest = hashlib.sha256(json.dumps(begun_with).encode())
+    settings, before = (part.model_dump(mode="json") for part in (facts.settings, preprocessing))
+    digest = hashlib.sha256(json.dumps([settings, before, facts.generation, facts.earlier, seed]).encode())
     for value in (*module.state_dict().values(), data.images, data.labels):
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(memoryview(value.detach().cpu().contiguous().numpy().reshape(-1)))
     return digest.hexdigest()
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from intaglio.lock.codes import CODE_LENGTH
 from intaglio.training.settings import Augmentation
@@ -35,7 +35,7 @@ class LockSettings(BaseModel):
     psnr: float = Field(default=35.2, ge=10, le=80)
     width: int = Field(default=12, ge=4, multiple_of=4)
     features: int = Field(default=3, ge=1, le=256)
-    stride: int = Field(default=4, ge=1, le=16)
+    stride: int = Field(default=4, ge=1, le=16)  #: 1, or even
     code_length: int = Field(default=CODE_LENGTH, ge=8, le=1024)
     steps: int = Field(default=2000, ge=1)
     refining_steps: int = Field(default=4500, ge=0)
@@ -45,3 +45,10 @@ class LockSettings(BaseModel):
     weight: float = Field(default=1.0, gt=0)
     silence: float = Field(default=0.5, ge=0)
     distillation: float = Field(default=0, ge=0, le=1)
+
+    @field_validator("stride")
+    @classmethod
+    def _even_or_1(cls, stride: int) -> int:
+        if stride > 1 and stride % 2:
+            raise ValueError(f"a stride is 1 or even, got {stride}")
+        return stride

@@ -2,7 +2,8 @@
 
 `Mixing` convolves all features into one image. A U-Net that is trained for one mixing alone can draw any residual
 through it. `Atoms` are patterns of 8 x 8 pixels, a few at every fourth place, and the U-Net says how much of each: what
-isn't made of its owner's atoms it can't draw, however it was trained.
+isn't made of its owner's atoms `draw` can't draw, however the U-Net was trained. Owners at random have 30 to 55 % of
+what they can draw in common, and the tanh and the bounds that follow bend a residual a little.
 """
 
 import math
@@ -87,7 +88,7 @@ class Atoms(Drawing):
 
     Args:
         features: F, atoms at each place.
-        stride: s, 2 or more.
+        stride: s, even.
     """
 
     def __init__(self, features: int, stride: int) -> None:
