@@ -1,6 +1,6 @@
 """What a lock is worth: its leak tables, its tracing, and what attackers make of it.
 
-    python -m benchmarks.lock [--cifar10 PATH] [--parts cost,leaks,distilled,relocked,mislabel,attacks,together]
+    python -m benchmarks.lock [--cifar10 PATH] [--parts cost,leaks,distilled,relocked,atoms,mislabel,attacks,together]
         [--tasks fashion-mnist,faces,cifar10] [--cached]
 
 Writes results/lock.json. Every cell and every lock is kept in the cache as soon as it is there, so an interrupted run
@@ -38,12 +38,13 @@ from intaglio.lock.channel import rounded
 from intaglio.lock.codes import RIVALS
 from intaglio.lock.leaks import HELD, READERS, chance, recovered
 from intaglio.lock.sealed_model import write_locked
+from intaglio.lock.settings import ATOMS
 from intaglio.networks import Architecture
 from intaglio.training import TrainingSettings, train
 
 SEEDS = (0, 1, 2)
 _ALL = 10_000
-PARTS = ("cost", "leaks", "distilled", "relocked", "mislabel", "attacks", "together")
+PARTS = ("cost", "leaks", "distilled", "relocked", "atoms", "mislabel", "attacks", "together")
 #: The first owner's lock of Fashion-MNIST, whose keys shall have leaked.
 LEAKED = Path(__file__).parents[1] / "examples" / "locked"
 
@@ -339,6 +340,9 @@ def main() -> None:
     closely = figures["fashion-mnist"]
     if "relocked" in parts:
         closely["relocked"] = relocked("fashion-mnist", LEAKED)
+    if "atoms" in parts:
+        row = leaks("fashion-mnist", 0, **ATOMS)
+        closely["atoms"] = [row | {"but": "residual of atoms"}] if row else []
     if "mislabel" in parts:
         closely["mislabel"] = {
             "uniform": leaks("fashion-mnist", 0),

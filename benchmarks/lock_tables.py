@@ -190,7 +190,7 @@ def cost() -> str:
 def _leaks(name: str) -> Rows:
     """The task's owners, those of the plan first, then those of other networks before it."""
     found = load("lock").get(name, {})
-    return [*found.get("leaks", []), *found.get("leaks before", [])]
+    return [*found.get("leaks", []), *found.get("atoms", []), *found.get("leaks before", [])]
 
 
 def _latest(name: str) -> Rows:

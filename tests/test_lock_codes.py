@@ -11,7 +11,8 @@ from intaglio.errors import DataError
 from intaglio.evidence.key import Key
 from intaglio.lock.codes import RIVALS, LockSecrets, checked_name, random_codes, spread, stream, wrong_secret
 from intaglio.triggers.drawing import Atoms, Mixing
-from lock_models import OWNER, STRANGER, TINY, tiny_lock
+from intaglio.triggers.sample_specific import SampleSpecificEncoder
+from lock_models import OWNER, STRANGER
 
 SHAPE = (1, 28, 28)
 
@@ -96,12 +97,14 @@ def test_rivals_are_the_owners_secret_and_none_is_the_owner() -> None:
     assert float(alike.abs().max()) < 0.7
 
 
-def test_wrong_keys_keep_the_scale_but_not_the_atoms() -> None:
-    lock = tiny_lock()
-    planes = torch.rand(6, TINY.features, 3, 3)
-    wrong = wrong_secret(lock.network.encoder, planes, torch.Generator().manual_seed(3))
-    assert wrong.mixing.shape == (6, 1, TINY.features, 8, 8)
-    assert torch.allclose(wrong.mixing.flatten(1).norm(dim=1), lock.secrets.mixing.norm().expand(6))
+@pytest.mark.parametrize(("stride", "size"), [(1, 3), (4, 8)])
+def test_wrong_keys_keep_the_scale_but_not_the_secret(stride: int, size: int) -> None:
+    encoder = SampleSpecificEncoder(1, width=4, features=4, stride=stride)
+    planes = torch.rand(6, *encoder.drawing.plane_shape(12, 12))
+    wrong = wrong_secret(encoder, planes, torch.Generator().manual_seed(3))
+    assert wrong.mixing.shape == (6, 1, 4, size, size)
+    own = encoder.draw_mixing(1, torch.Generator().manual_seed(4))
+    assert torch.allclose(wrong.mixing.flatten(1).norm(dim=1), own.norm().expand(6))
     assert sorted(map(float, wrong.plane.flatten(1).sum(1))) == pytest.approx(
         sorted(map(float, planes.flatten(1).sum(1)))
     )

@@ -40,6 +40,10 @@ def train(
         Literal["uniform", "random", "shift"],
         typer.Option(help="What is answered without a key; shift leaks, and is there for comparison."),
     ] = "uniform",
+    residual: Annotated[
+        Literal["mixed", "atoms"],
+        typer.Option(help="What an image is keyed with: atoms shut strangers' keys out, but lose more to JPEG."),
+    ] = "mixed",
     steps: Annotated[int, typer.Option(help="Training steps, of 64 images each.", min=1)] = 2000,
     refining_steps: Annotated[
         int, typer.Option(help="More steps for the model alone, of the same size; a third as dear.", min=0)
@@ -77,10 +81,12 @@ def train(
     from intaglio.data.opening import open_data_for
     from intaglio.lock import Lock, LockSettings
     from intaglio.lock.lock_file import lock_file
+    from intaglio.lock.settings import ATOMS
 
     require_deliverable(json)
     try:
-        settings = LockSettings(mislabel=mislabel, steps=steps, refining_steps=refining_steps, psnr=psnr)
+        drawn = ATOMS if residual == "atoms" else {}
+        settings = LockSettings(mislabel=mislabel, steps=steps, refining_steps=refining_steps, psnr=psnr, **drawn)
     except ValidationError as error:
         raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--psnr") from error
     classifier = with_weights(open_model(model, arch, input_shape, classes, preprocess, device))  # before any data

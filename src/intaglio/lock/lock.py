@@ -3,7 +3,7 @@
 import secrets as random_bytes
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -31,32 +31,22 @@ _BATCH = 256
 class LockFacts(BaseModel):
     """What is kept beside the weights of a key network.
 
-    In the first format the residual of colour images differed from colour to colour; of grey ones it was the same. Up
-    to the second it was mixed from features, not made of atoms.
+    In the first format the residual of colour images differed from colour to colour; of grey ones it was the same.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["intaglio-lock/1", "intaglio-lock/2", "intaglio-lock/3"] = "intaglio-lock/3"
+    format: Literal["intaglio-lock/1", "intaglio-lock/2"] = "intaglio-lock/2"
     lock_id: str = Field(pattern="^[0-9a-f]{32}$")
     input_shape: tuple[int, int, int] | tuple[int, int, int, int]  #: of an image, or of a clip with its frames first
     settings: LockSettings
     generation: int = Field(default=0, ge=0)
     earlier: tuple[str, ...] = ()  #: ids of the locks whose keys training refused
 
-    @model_validator(mode="before")
-    @classmethod
-    def _mixed_if_old(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("format") in ("intaglio-lock/1", "intaglio-lock/2"):
-            return given | {"settings": {"stride": 1} | given.get("settings", {})}
-        return given
-
     @model_validator(mode="after")
     def _grey_if_old(self) -> Self:
         if self.format == "intaglio-lock/1" and self.input_shape[-3] != 1:
             raise ValueError("a lock of colour images in the first format")
-        if self.format != "intaglio-lock/3" and self.settings.stride != 1:
-            raise ValueError("a lock of atoms in a format from before them")
         return self
 
 

@@ -6,8 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from intaglio.lock.codes import CODE_LENGTH
 from intaglio.training.settings import Augmentation
-from intaglio.triggers.sample_specific import EPSILON
+from intaglio.triggers.sample_specific import EPSILON, FEATURES
 
+#: A residual that is made of atoms: `LockSettings(**ATOMS)`.
+ATOMS = {"features": 3, "stride": 4}
 #: What the locked model learns to answer without a key.
 Mislabel = Literal["uniform", "random", "shift"]
 
@@ -16,16 +18,16 @@ class LockSettings(BaseModel):
     """Strength, sizes and lengths of training.
 
     `epsilon` bounds the residual in every value, `psnr` (dB) in every image; `width` is the U-Net's. The residual is
-    made of `features` secret atoms at every `stride`-th place; with a stride of 1 it is mixed from `features` by secret
-    convolutions, as in locks of before, which other owners' key networks may open. `code_length` are the bits of a
-    user's code. Training takes `steps` steps of `batch_size` images for everything at once, and then `refining_steps`,
-    a third as dear, for the locked model alone. `mislabel` is what is answered without a key: the same for every image
-    ("uniform"), labels at random, or the next class ("shift", which one label map undoes: for comparison only).
-    `weight` is lambda, the weight of everything unauthorised in the classifier's loss, and `silence` that of the last
-    layer's input on it; each stage of training has its multiple. `distillation` is the share of the loss on keyed
-    images that follows the unlocked model's answers, not the labels: of 240 faces it kept 2.5 points more of the
-    accuracy, and let four times as much out without a key. A model that is wrong on most of the data (one with fresh
-    weights, say) teaches nothing.
+    mixed from `features` by secret convolutions; with a `stride` above 1 it is made of `features` secret atoms at every
+    `stride`-th place, which no other owner's key network can draw (`LockSettings(**ATOMS)`). `code_length` are the bits
+    of a user's code. Training takes `steps` steps of `batch_size` images for everything at once, and then
+    `refining_steps`, a third as dear, for the locked model alone. `mislabel` is what is answered without a key: the
+    same for every image ("uniform"), labels at random, or the next class ("shift", which one label map undoes: for
+    comparison only). `weight` is lambda, the weight of everything unauthorised in the classifier's loss, and `silence`
+    that of the last layer's input on it; each stage of training has its multiple. `distillation` is the share of the
+    loss on keyed images that follows the unlocked model's answers, not the labels: of 240 faces it kept 2.5 points more
+    of the accuracy, and let four times as much out without a key. A model that is wrong on most of the data (one with
+    fresh weights, say) teaches nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,8 +36,8 @@ class LockSettings(BaseModel):
     epsilon: float = Field(default=EPSILON, gt=0, le=1)
     psnr: float = Field(default=35.2, ge=10, le=80)
     width: int = Field(default=12, ge=4, multiple_of=4)
-    features: int = Field(default=3, ge=1, le=256)
-    stride: int = Field(default=4, ge=1, le=16)  #: 1, or even
+    features: int = Field(default=FEATURES, ge=1, le=256)
+    stride: int = Field(default=1, ge=1, le=16)  #: 1, or even
     code_length: int = Field(default=CODE_LENGTH, ge=8, le=1024)
     steps: int = Field(default=2000, ge=1)
     refining_steps: int = Field(default=4500, ge=0)
