@@ -10,71 +10,44 @@ from intaglio.data import ImageData
 from intaglio.errors import ModelError, StorageError
 from intaglio.lock import Lock, train_lock
 from intaglio.lock.container import read_container, write_container
-from intaglio.lock.refining import refining
 from intaglio.tensors import pack, unpack
 from lock_models import OWNER, STRANGER, TINY, tiny_lock, tiny_model
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bytes(toy: ImageData, tmp_path: Path) -> None:
-    settings, path = TINY.model_copy(update={"steps": 15}), tmp_path / "checkpoint"
+@pytest.mark.parametrize(
+    ("steps", "refining_steps", "stopped", "first"),
+    [
+        (15, 2, 10, 7),  # in the second of three passes
+        (6, 36, 9, 7),  # in the first, the second and the last stage of refining
+        (6, 36, 14, 13),
+        (6, 36, 40, 38),
+    ],
+)
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    steps: int, refining_steps: int, stopped: int, first: int, toy: ImageData, tmp_path: Path
+) -> None:
+    settings = TINY.model_copy(update={"steps": steps, "refining_steps": refining_steps})
+    seen: list[int] = []
 
-    def interrupt(done: int, total: int) -> None:
-        if done == 10:  # in the second of three passes
-            raise KeyboardInterrupt
+    def run(checkpoint: Path | None = None, *, until: int | None = None) -> tuple[nn.Module, Lock]:
+        def progress(done: int, total: int) -> None:
+            seen.append(done)
+            if done == until:
+                raise KeyboardInterrupt
 
-    whole, lock = train_lock(tiny_model(), toy, OWNER, settings=settings, seed=1)
+        seen.clear()
+        return train_lock(tiny_model(), toy, OWNER, settings=settings, seed=1, checkpoint=checkpoint, progress=progress)
+
+    path = tmp_path / "checkpoint"
+    whole, lock = run()
     with pytest.raises(KeyboardInterrupt):
-        train_lock(tiny_model(), toy, OWNER, settings=settings, seed=1, checkpoint=path, progress=interrupt)
-    steps: list[int] = []
-    resumed, same = train_lock(
-        tiny_model(),
-        toy,
-        OWNER,
-        settings=settings,
-        seed=1,
-        checkpoint=path,
-        progress=lambda done, _: steps.append(done),
-    )
-    assert steps == list(range(7, 18))
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name])
-    assert torch.equal(lock.apply(toy.images, user="alice"), same.apply(toy.images, user="alice"))
-
-
-@pytest.mark.parametrize("stopped", [9, 14, 40])  # in the first, second and last stage of refining
-def test_an_interrupted_refining_goes_on_from_its_last_stage(toy: ImageData, tmp_path: Path, stopped: int) -> None:
-    settings, path = TINY.model_copy(update={"steps": 6, "refining_steps": 36}), tmp_path / "checkpoint"
-
-    def interrupt(done: int, total: int) -> None:
-        if done == stopped:
-            raise KeyboardInterrupt
-
-    whole, lock = train_lock(tiny_model(), toy, OWNER, settings=settings, seed=1)
-    with pytest.raises(KeyboardInterrupt):
-        train_lock(tiny_model(), toy, OWNER, settings=settings, seed=1, checkpoint=path, progress=interrupt)
-    steps: list[int] = []
-
-    def go_on() -> tuple[nn.Module, Lock]:
-        steps.clear()
-        return train_lock(
-            tiny_model(),
-            toy,
-            OWNER,
-            settings=settings,
-            seed=1,
-            checkpoint=path,
-            progress=lambda done, _: steps.append(done),
-        )
-
-    resumed, same = go_on()
-    ends = [6 + sum(stage.steps for stage in refining(settings)[:count]) for count in range(8)]
-    assert steps == list(range(1 + max(end for end in ends if end < stopped), 43))
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name])
-    assert torch.equal(lock.apply(toy.images, user="alice"), same.apply(toy.images, user="alice"))
-    again, _ = go_on()
-    assert steps == []
-    assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
+        run(path, until=stopped)
+    for expected in (list(range(first, steps + refining_steps + 1)), []):  # the second time nothing is left to do
+        resumed, same = run(path)
+        assert seen == expected
+        for name, value in whole.state_dict().items():
+            assert torch.equal(value, resumed.state_dict()[name])
+        assert torch.equal(lock.apply(toy.images, user="alice"), same.apply(toy.images, user="alice"))
 
 
 def test_a_checkpoint_of_a_lock_is_encrypted_and_private(toy: ImageData, tmp_path: Path) -> None:
