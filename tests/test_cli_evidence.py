@@ -239,7 +239,7 @@ def test_a_claim_is_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["evidence", "verify", str(path)]) == ExitCode.CLEAN
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("Verified: 24 of 24 triggers answered as committed; by chance p = 1e-24")
-    assert [line.split(":")[0] for line in lines[1:]] == ["  checked"] * 4 + ["  NOT verified"] * 3
+    assert [line.split(":")[0] for line in lines[1:]] == ["  checked"] * 4 + ["  NOT verified"] * 4
     assert main(["evidence", "verify", str(path), "--json", str(tmp_path / "proof.json"), "-q"]) == ExitCode.CLEAN
     assert capsys.readouterr() == ("", "")
     assert Proof.from_json((tmp_path / "proof.json").read_text()).hits == BATCH

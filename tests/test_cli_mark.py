@@ -376,7 +376,7 @@ def other_shape(folder: Path) -> list[str]:
 
 
 def eleven(folder: Path) -> list[str]:
-    return saved(folder / "eleven.npz", DATA.images.numpy(), (DATA.labels + 1).numpy())
+    return ["-q", *saved(folder / "eleven.npz", DATA.images.numpy(), (DATA.labels + 1).numpy())]
 
 
 def wrong_passphrase(folder: Path) -> list[str]:

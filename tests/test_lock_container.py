@@ -88,7 +88,7 @@ def test_a_missing_or_oversized_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ModelError, match="can't be read: No such file"):
         read_container(tmp_path / "none", OWNER)
     write_container(tmp_path / "file", bytes(10), OWNER)
-    monkeypatch.setattr(container, "_LARGEST", 5)
+    monkeypatch.setattr(container, "LARGEST", 5)
     with pytest.raises(ModelError, match="larger than any sealed file"):
         read_container(tmp_path / "file", OWNER)
 

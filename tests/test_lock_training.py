@@ -377,7 +377,7 @@ def test_the_critic_reads_what_the_last_layer_is_given_or_else_the_logits() -> N
 def test_the_critic_teaches_the_encoder_to_serve_rivals_too() -> None:
     network, images = encoder(), some_images(8)
     mixings = network.draw_mixing(4, generator())
-    plane = torch.randn(1, 1, 12, 12, generator=generator()).expand(8, -1, -1, -1)
+    plane = secret(network).plane.expand(8, -1, -1, -1)
     keyed = network(images, plane, mixings[:1])
     drawn = Negatives(network, mixings[1:], generator()).draw(Authorised(images, keyed, plane, torch.arange(8) % 3))
     drawn.images.retain_grad()

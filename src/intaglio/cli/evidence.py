@@ -48,18 +48,20 @@ def stamp(
     file: Annotated[Path, typer.Argument(help="A commitment.", metavar="COMMITMENT")],
     authority: Annotated[str, typer.Option(metavar="URL", help="An RFC 3161 time-stamp authority.")],
     registry: RegistryPlace = None,
+    json: JsonFile = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
     """Have COMMITMENT time-stamped, and write the stamp into it. Only its digest is sent.
 
     A stamp that it has already is kept, and recorded where --registry says."""
-    from intaglio.cli.console import say
+    from intaglio.cli.console import deliver_json, require_deliverable, say
     from intaglio.errors import EvidenceError
     from intaglio.evidence.commitment import read_commitment
     from intaglio.evidence.registry import Registry
     from intaglio.files import require_writable
 
+    require_deliverable(json)
     require_writable(file)
     signed = read_commitment(file)
     signed.verify()
@@ -75,7 +77,8 @@ def stamp(
             told = f"{file}: time-stamped by {authority}"
         if book is not None and signed.stamp is not None:
             book.add_stamp(mark_id, signed.stamp)
-    say(told, quiet=quiet)
+    deliver_json(signed.to_json(), json)
+    say(told, quiet=quiet, json_to_stdout=json == "-")
     return 0
 
 
