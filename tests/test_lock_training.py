@@ -43,9 +43,9 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(2)
 
 
-def encoder(channels: int = 1, **options: float) -> SampleSpecificEncoder:
+def encoder(channels: int = 1, *, stride: int = 4, **options: float) -> SampleSpecificEncoder:
     torch.manual_seed(1)
-    return SampleSpecificEncoder(channels, width=4, features=4, **{"stride": 4, **options})
+    return SampleSpecificEncoder(channels, width=4, features=4, stride=stride, **options)
 
 
 def secret(network: SampleSpecificEncoder, count: int = 1) -> Secret:
