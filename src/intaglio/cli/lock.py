@@ -42,7 +42,9 @@ def train(
     ] = "uniform",
     residual: Annotated[
         Literal["mixed", "atoms"],
-        typer.Option(help="What an image is keyed with: atoms shut strangers' keys out, but lose more to JPEG."),
+        typer.Option(
+            help="What keys an image: atoms shut strangers' keys out, but let in more of other images' residuals."
+        ),
     ] = "mixed",
     steps: Annotated[int, typer.Option(help="Training steps, of 64 images each.", min=1)] = 2000,
     refining_steps: Annotated[
