@@ -95,6 +95,8 @@ class Server:
                 name = self.path.strip("/")
                 if name == "hang":
                     server.released.wait(30)
+                elif name == "trickle":
+                    self.trickle()
                 elif name in ("missing", "broken"):
                     self.answer({"missing": 404, "broken": 500}[name], b"")
                 elif name in ("loop", "moved", "elsewhere", "insecure"):
@@ -108,6 +110,15 @@ class Server:
                     self.answer(200, server.other)
                 else:
                     self.answer(200, authority.reply(query, "strict" if name == "strict" else "tsa"))
+
+            def trickle(self) -> None:
+                """Headers without end, so that something comes before any wait for more of them is over."""
+                self.wfile.write(b"HTTP/1.0 200 OK\r\n")
+                while not server.released.wait(0.05):
+                    try:
+                        self.wfile.write(b"X: 1\r\n")
+                    except OSError:  # whoever asked has gone
+                        return
 
             def answer(self, status: int, content: bytes, location: str | None = None) -> None:
                 self.send_response(status)

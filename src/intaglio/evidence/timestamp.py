@@ -6,8 +6,11 @@ Only the SHA-256 of the bytes is sent.
 import hashlib
 import time
 from datetime import UTC, datetime
+from http import HTTPStatus
+from http.client import responses
 from pathlib import Path
 
+import httpcore
 import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509 import DuplicateExtension, InvalidVersion, load_pem_x509_certificates
@@ -20,6 +23,8 @@ from rfc3161_client import (
     decode_timestamp_response,
 )
 
+from intaglio.classifiers.http_conduct import Clock, Conduct
+from intaglio.classifiers.http_wire import Answer, DeadlineError, TooLargeError, Wire
 from intaglio.errors import EvidenceError, RemoteError
 from intaglio.evidence.canonical import read_limited
 from intaglio.evidence.certificate_order import with_sorted_certificates
@@ -27,6 +32,12 @@ from intaglio.evidence.certificate_order import with_sorted_certificates
 _SIZE_LIMIT = 1 << 18
 _ROOTS_LIMIT = 1 << 22
 _MOST_REDIRECTS = 3
+_HEADERS = {
+    "Content-Type": "application/timestamp-query",
+    "Accept": "application/timestamp-reply",
+    "Accept-Encoding": "identity",
+}
+_BROKEN = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError)
 _GRANTED = 0
 #: What the libraries raise for stamps and certificates that are damaged, foreign or made of something unknown.
 _UNTRUSTWORTHY = (VerificationError, ValueError, TypeError, InvalidVersion, DuplicateExtension, UnsupportedAlgorithm)
@@ -44,7 +55,7 @@ def request_time_stamp(message: bytes, url: str, *, timeout: float = 10) -> byte
         EvidenceError: it answers well, but refuses, or stamps something else.
     """
     request = TimestampRequestBuilder().data(message).hash_algorithm(HashAlgorithm.SHA256).build()
-    answer = _post(url, request.as_bytes(), time.monotonic() + timeout, timeout)
+    answer = _post(url, request.as_bytes(), timeout)
     try:
         response = _decoded(answer)
     except EvidenceError as error:
@@ -120,38 +131,52 @@ def _decoded(answer: bytes) -> TimeStampResponse:
         raise EvidenceError("the time stamp is damaged") from error
 
 
-def _post(url: str, body: bytes, deadline: float, timeout: float) -> bytes:
-    headers = {"Content-Type": "application/timestamp-query", "Accept": "application/timestamp-reply"}
+def _post(url: str, body: bytes, timeout: float) -> bytes:
+    """The answer's body, within `timeout` seconds, whatever comes how slowly."""
+    headers = httpx.Headers(_HEADERS).raw
+    deadline = time.monotonic() + timeout
     try:
-        with httpx.Client(timeout=timeout, follow_redirects=False) as client:
-            for _ in range(_MOST_REDIRECTS + 1):
-                with client.stream("POST", url, content=body, headers=headers) as response:
-                    if not response.has_redirect_location:
-                        return _content(response, url, deadline)
-                    url = _next(response)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        reason = "gives no answer in time" if isinstance(error, httpx.TimeoutException) else str(error)
-        raise RemoteError(f"{url}: {reason or type(error).__name__}") from error
-    raise RemoteError(f"{url}: redirects more than {_MOST_REDIRECTS} times")
+        target = _address(httpx.URL(url), url)
+        for _ in range(_MOST_REDIRECTS + 1):
+            answer = Wire(target, _until(deadline), Clock()).exchange("POST", target, headers, body)
+            if not (300 <= answer.status < 400 and "location" in answer.headers):
+                return _content(answer, target)
+            target = _next(target, answer.headers["location"])
+    except (httpcore.TimeoutException, TooLargeError, httpx.InvalidURL, *_BROKEN) as error:
+        raise RemoteError(f"{url}: {_reason(error)}") from error
+    raise RemoteError(f"{target}: redirects more than {_MOST_REDIRECTS} times")
 
 
-def _next(response: httpx.Response) -> str:
+def _address(url: httpx.URL, given: str) -> httpx.URL:
+    if url.scheme not in ("http", "https") or not url.host:
+        raise RemoteError(f"{given}: is no address that starts with http:// or https://")
+    return url
+
+
+def _until(deadline: float) -> Conduct:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise DeadlineError
+    return Conduct(connect_timeout=left, read_timeout=left, answer_timeout=left, max_answer_bytes=_SIZE_LIMIT)
+
+
+def _next(asked: httpx.URL, location: str) -> httpx.URL:
     """Where a redirect leads: never to another host, and never from https to http."""
-    asked = response.request.url
-    target = asked.join(response.headers["location"])
+    target = asked.join(location)
     if (target.host, target.port) != (asked.host, asked.port) or target.scheme not in (asked.scheme, "https"):
         raise RemoteError(f"{asked}: redirects to {target.scheme}://{target.host}; if that is right, name it yourself")
-    return str(target)
+    return target
 
 
-def _content(response: httpx.Response, url: str, deadline: float) -> bytes:
-    if response.status_code != httpx.codes.OK:
-        raise RemoteError(f"{url}: answers {response.status_code} {response.reason_phrase}")
-    content = bytearray()
-    for part in response.iter_bytes():
-        content += part
-        if len(content) > _SIZE_LIMIT:
-            raise RemoteError(f"{url}: answers more than {_SIZE_LIMIT} bytes, which is no time stamp")
-        if time.monotonic() > deadline:
-            raise RemoteError(f"{url}: gives no answer in time")
-    return bytes(content)
+def _content(answer: Answer, url: httpx.URL) -> bytes:
+    if answer.status != HTTPStatus.OK:
+        raise RemoteError(f"{url}: answers {answer.status} {responses.get(answer.status, '')}".rstrip())
+    return answer.body
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, httpcore.TimeoutException):
+        return "gives no answer in time"
+    if isinstance(error, TooLargeError):
+        return f"answers more than {_SIZE_LIMIT} bytes, which is no time stamp"
+    return str(error) or type(error).__name__
