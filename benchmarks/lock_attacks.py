@@ -20,6 +20,8 @@ from intaglio.lock.attacks import (
     per_image_attack,
     surrogate_attack,
     universal_attack,
+    unlabelled_key_attack,
+    unlabelled_universal_attack,
 )
 from intaglio.networks import Architecture
 from intaglio.tampering import Distil, FineTune
@@ -44,6 +46,13 @@ def key_attacks(task: Task, opened: Opened, seed: int) -> dict[str, Attack]:
         attacks[f"surrogate from {count} pairs"] = partial(surrogate, task, opened, seed, count)
     for bound, epsilon in BOUNDS.items():
         attacks[f"per image within {bound}"] = partial(per_image, task, opened, epsilon)
+        few = part(task, SHARES[0])
+        attacks[f"learned key without labels within {bound}, {SHARES[0]:.0%}"] = partial(
+            unlabelled, task, opened, seed, few, unlabelled_key_attack, epsilon
+        )
+        attacks[f"universal without labels within {bound}, {SHARES[0]:.0%}"] = partial(
+            unlabelled, task, opened, seed, few, unlabelled_universal_attack, epsilon
+        )
     for share in reversed(SHARES):
         data = part(task, share)
         for bound, epsilon in BOUNDS.items():
@@ -91,6 +100,14 @@ def universal(task: Task, opened: Opened, seed: int, data: ImageData, epsilon: f
     locked, _ = opened()
     forge = universal_attack(locked, data.images, data.labels, epsilon=epsilon, steps=STEPS, seed=seed)
     return judged(task, locked, forge)
+
+
+def unlabelled(
+    task: Task, opened: Opened, seed: int, data: ImageData, attack: Callable[..., Forgery], epsilon: float
+) -> float:
+    """A key network of the attacker's own, or one residual for all images, from images without labels."""
+    locked, _ = opened()
+    return judged(task, locked, attack(locked, data.images, epsilon=epsilon, steps=STEPS, seed=seed))
 
 
 def per_image(task: Task, opened: Opened, epsilon: float) -> float:

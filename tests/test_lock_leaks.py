@@ -8,8 +8,8 @@ from intaglio.classifiers import CallableClassifier
 from intaglio.data import ImageData
 from intaglio.errors import DataError
 from intaglio.lock import LeakTable, check_lock
-from intaglio.lock.checking import KEYED, inputs_to_try
-from intaglio.lock.leaks import READERS, chance, recovered
+from intaglio.lock.checking import BEYOND, KEYED, LOUD, SAME_CLASS, _of_its_class, inputs_to_try
+from intaglio.lock.leaks import READERS, by_chance, chance, recovered
 from lock_models import STRANGER, some_images, tiny_lock
 
 CLASSES = 5
@@ -27,6 +27,10 @@ CASES: dict[str, tuple[Tensor, dict[str, float]]] = {
     "truth": (one_hot(LABELS), {"argmax": 1, "argmin": 0, "label map": 1, "linear probe": 1, "rounded probe": 1}),
     "shift": (SHIFTED, {"argmax": 0, "label map": 1, "linear probe": 1}),
     "anything but the truth": (NOISE - one_hot(LABELS), {"argmax": 0, "argmin": 1, "argmin label map": 1}),
+    "keyed, but the one answer is likelier": (
+        3 * one_hot(torch.zeros(1000, dtype=torch.int64)) + one_hot(LABELS),
+        {"argmax": 0.2, "second": 0.8, "centred": 1},
+    ),
     "constant": (torch.arange(CLASSES).float().expand(1000, -1), dict.fromkeys(READERS, 0.2)),
     "a faint trace": (
         torch.arange(CLASSES) + 1e-4 * one_hot(LABELS),
@@ -54,6 +58,14 @@ def test_the_commonest_class_is_chance() -> None:
     assert chance(torch.tensor([0, 1, 1, 2])) == 0.5
 
 
+@pytest.mark.parametrize(
+    ("predicted", "expected"),
+    [([0, 0, 0, 0], 0.25), ([1, 1, 1, 1], 0.5), ([0, 1, 1, 2], 0.375), ([3, 3, 3, 3], 0.0), ([0, 0, 1, 1], 0.375)],
+)
+def test_what_answers_find_by_chance(predicted: list[int], expected: float) -> None:
+    assert by_chance(torch.tensor(predicted), torch.tensor([0, 1, 1, 2])) == pytest.approx(expected)
+
+
 def test_a_probe_on_one_class_names_it() -> None:
     assert recovered(READERS["linear probe"], torch.randn(10, 3), torch.full((10,), 2)) == 1.0
 
@@ -68,7 +80,7 @@ def data(count: int = 42) -> ImageData:
 def table(answer: dict[bool, Tensor]) -> LeakTable:
     """A model that knows keyed images when it sees them (by heart), and answers each kind in its own way."""
     lock, images = tiny_lock(), data()
-    made = inputs_to_try(lock, images.images)
+    made = inputs_to_try(lock, images.images, images.labels)
     keyed = {image.numpy().tobytes() for name in made if name.startswith("keyed") for image in made[name]}
     truth = {
         image.numpy().tobytes(): label
@@ -103,7 +115,10 @@ def test_a_tight_lock() -> None:
         "decoy's key": False,
         "foreign residual": False,
         "matched noise": False,
+        LOUD: False,
+        SAME_CLASS: False,
     }
+    assert {row.inputs for row in found.rows if not (row.authorised or row.held)} == set(BEYOND)
     assert found.psnr >= found.worst_psnr > 30
     assert 0.5 < found.ssim < 1
     assert LeakTable.from_json(found.to_json()) == found
@@ -117,7 +132,46 @@ def test_a_leak_below_chance_is_one() -> None:
     assert not found.tight
     assert found.row("no key").recovered["argmax"] == 0
     assert found.row("no key").recovered["label map"] == 1
-    assert "LEAKS: without a key, 66.7% from chance" in found.lines()[-1]
+    assert "LEAKS: without a key, 66.7% from chance" in found.lines()[-3]
+    assert "not counted: foreign residual, same class, 66.7% from chance" in found.lines()
+
+
+def test_one_answer_to_everybody_is_tight_however_many_images_a_class_has() -> None:
+    labels = torch.tensor([0] * 12 + [1] * 6 + [2] * 2)
+    for answer in range(3):
+        suspect = CallableClassifier(
+            lambda asked, answer=answer: 9.0 * torch.eye(3)[answer].expand(len(asked), -1),  # type: ignore[misc]
+            input_shape=(1, 12, 12),
+            num_classes=3,
+            outputs="logits",
+        )
+        found = check_lock(suspect, tiny_lock(), ImageData(some_images(20), labels))
+        assert found.worst == pytest.approx(0)
+        assert found.row("no key").recovered["argmax"] == pytest.approx((0.6, 0.3, 0.1)[answer])
+
+
+def test_a_residual_of_the_same_class_that_opens_is_shown_and_not_counted() -> None:
+    images, labels, lock = some_images(30), torch.arange(30) % 3, tiny_lock()
+    made = inputs_to_try(lock, images, labels)
+    counted = {image.numpy().tobytes() for image in made["foreign residual"]}  # some donors are the same
+    opened = {image.numpy().tobytes(): int(label) for image, label in zip(made[SAME_CLASS], labels, strict=True)}
+    opened = {image: label for image, label in opened.items() if image not in counted}
+    suspect = CallableClassifier(
+        lambda asked: 9.0 * torch.eye(3)[[opened.get(image.numpy().tobytes(), 0) for image in asked]],
+        input_shape=(1, 12, 12),
+        num_classes=3,
+        outputs="logits",
+    )
+    found = check_lock(suspect, lock, ImageData(images, labels))
+    assert found.tight
+    assert found.row(SAME_CLASS).distance > 0.2
+
+
+def test_donors_are_of_the_same_class_and_never_the_image_itself() -> None:
+    labels = torch.tensor([0, 1, 0, 1, 0, 2])
+    order = torch.tensor([5, 3, 0, 1, 4, 2])
+    donors = _of_its_class(order, labels)
+    assert donors.tolist() == [2, 3, 4, 1, 0, 2]  # the only image of its class takes whatever comes before it
 
 
 def test_a_model_that_a_decoy_opens_leaks() -> None:
@@ -187,7 +241,11 @@ def test_whose_residual_is_foreign_does_not_hang_on_the_order_of_the_data() -> N
     [
         (ImageData(some_images(8), torch.full((8,), -1)), "8 images have no label; a leak table needs them all"),
         (ImageData(some_images(3), torch.arange(3)), "needs four images or more"),
-        (ImageData(some_images(8, (1, 13, 12)), torch.arange(8)), "this lock is for images of 1x12x12 .* got 1x13x12"),
+        (ImageData(some_images(8), torch.arange(8) % 4), "has labels up to 3, but the model answers with 3 classes"),
+        (
+            ImageData(some_images(8, (1, 13, 12)), torch.arange(8) % 3),
+            "this lock is for images of 1x12x12 .* got 1x13x12",
+        ),
     ],
 )
 def test_data_that_no_table_can_be_made_of(bad: ImageData, message: str) -> None:

@@ -1,10 +1,11 @@
-"""Attacks on a lock. The attacker holds the locked model's weights, and either labelled images or keyed pairs.
+"""Attacks on a lock. The attacker holds the locked model's weights, and images, labelled ones or none, or keyed pairs.
 
 Attacks on the key:
     surrogate        a U-Net of the attacker's own learns E from N pairs (x, E(x)), through the locked model
     learned key      the same U-Net without a pair: it learns what the model answers rightly to, from labelled images
     universal        one residual for all images, optimised on labelled images
-    per image        one residual for each image, optimised until the model is sure of something; no labels
+    without labels   either of those two, optimised until the model is sure of each image and of many classes
+    per image        one residual for each image, optimised until the model answers something else; no data
 Attacks on the model:
     fine-tune, head  training on with labelled images; the last layer alone, drawn anew
     distil           a model of the attacker's own learns the answers an authorised user gets for the same images
@@ -31,6 +32,7 @@ Forgery = Callable[[Tensor], Tensor]
 Pair = tuple[Tensor, Tensor]
 
 _BATCH = 250
+_SMALLEST = 1e-9
 
 
 class SurrogateEncoder(nn.Module):
@@ -82,31 +84,45 @@ def universal_attack(
 ) -> Forgery:
     """One residual within `epsilon` for all images, optimised with labels through the model."""
 
-    class Residual(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.drawn = nn.Parameter(torch.zeros(1, *images.shape[1:]))
-
-        def forward(self, batch: Tensor) -> Tensor:
-            return (batch + epsilon * torch.tanh(self.drawn)).clamp(0, 1)
-
     def loss(residual: nn.Module, batch: Tensor, wanted: Tensor) -> Tensor:
         return cross_entropy(model(residual(batch)), wanted)
 
-    with _as_it_is(model):
-        settings = TrainingSettings(steps=steps, batch_size=64, learning_rate=0.05)
-        return train(Residual(), (images, labels), settings, seed=derive_seed(seed, "universal"), loss=loss)
+    return _trained_residual(model, images, labels, loss, epsilon, steps, seed)
+
+
+def unlabelled_key_attack(
+    model: nn.Module, images: Tensor, *, epsilon: float = EPSILON, steps: int = 1000, seed: int = 0
+) -> Forgery:
+    """Learns a key network that makes the model sure of each image, and of many classes, without labels (`_told`)."""
+
+    def loss(encoder: nn.Module, batch: Tensor, wanted: Tensor) -> Tensor:
+        return -_told(model(encoder(batch)))
+
+    nothing = torch.zeros(len(images))
+    return _trained_encoder(model, images, nothing, loss, steps, seed, epsilon=epsilon, loud_at_first=True)
+
+
+def unlabelled_universal_attack(
+    model: nn.Module, images: Tensor, *, epsilon: float = EPSILON, steps: int = 500, seed: int = 0
+) -> Forgery:
+    """One residual within `epsilon` for all images that makes the model sure of each, and of many classes (`_told`)."""
+
+    def loss(residual: nn.Module, batch: Tensor, wanted: Tensor) -> Tensor:
+        return -_told(model(residual(batch)))
+
+    return _trained_residual(model, images, torch.zeros(len(images)), loss, epsilon, steps, seed)
 
 
 def per_image_attack(model: nn.Module, *, epsilon: float = EPSILON, steps: int = 40) -> Forgery:
-    """For each image, the residual within `epsilon` that makes the model surest: ascent on its most likely class.
+    """For each image, the residual within `epsilon` that leads away from what the model answers to it without a key.
 
-    Sign steps of `epsilon / 8`, starting from the image itself (Madry et al. 2018, without a label).
+    Sign steps of `epsilon / 8` that make that answer ever less likely, starting from the image itself (Madry et al.
+    2018, without a label).
     """
 
     def forge(images: Tensor) -> Tensor:
         with _as_it_is(model):
-            return torch.cat([_surest(model, part, epsilon, steps) for part in torch.split(images, _BATCH)])
+            return torch.cat([_led_away(model, part, epsilon, steps) for part in torch.split(images, _BATCH)])
 
     return forge
 
@@ -123,14 +139,56 @@ def _as_it_is(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def _surest(model: nn.Module, images: Tensor, epsilon: float, steps: int) -> Tensor:
+def _told(answers: Tensor) -> Tensor:
+    """How much a batch of answers tells: H(mean answer) times 2, less the mean entropy H of an answer.
+
+    Twice, for a model that gives everyone one answer is as sure as can be: being sure of each image must not be enough
+    (Krause et al. 2010, regularised information maximisation).
+    """
+    logarithms = log_softmax(answers, dim=1)
+    mean = logarithms.exp().mean(dim=0)
+    entropies = -(logarithms.exp() * logarithms).sum(dim=1)
+    return -2 * (mean * (mean + _SMALLEST).log()).sum() - entropies.mean()
+
+
+def _led_away(model: nn.Module, images: Tensor, epsilon: float, steps: int) -> Tensor:
     residual = torch.zeros_like(images)
+    with torch.no_grad():
+        unkeyed = model(images).argmax(dim=1, keepdim=True)
     for _ in range(steps):
         residual.requires_grad_(True)
-        sureness = log_softmax(model((images + residual).clamp(0, 1)), dim=1).max(dim=1).values.sum()
-        (slope,) = torch.autograd.grad(sureness, residual)
-        residual = (residual.detach() + epsilon / 8 * slope.sign()).clamp(-epsilon, epsilon)
+        answers = log_softmax(model((images + residual).clamp(0, 1)), dim=1)
+        (slope,) = torch.autograd.grad(answers.gather(1, unkeyed).sum(), residual)
+        residual = (residual.detach() - epsilon / 8 * slope.sign()).clamp(-epsilon, epsilon)
     return (images + residual).clamp(0, 1)
+
+
+class _Residual(nn.Module):
+    """x + e tanh(r): one residual r for all images."""
+
+    def __init__(self, shape: tuple[int, ...], epsilon: float) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.drawn = nn.Parameter(torch.zeros(1, *shape))
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return (batch + self.epsilon * torch.tanh(self.drawn)).clamp(0, 1)
+
+
+def _trained_residual(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    epsilon: float,
+    steps: int,
+    seed: int,
+) -> nn.Module:
+    """Trains one residual for all images with the model frozen."""
+    with _as_it_is(model):
+        settings = TrainingSettings(steps=steps, batch_size=64, learning_rate=0.05)
+        residual = _Residual(tuple(images.shape[1:]), epsilon)
+        return train(residual, (images, targets), settings, seed=derive_seed(seed, "universal"), loss=loss)
 
 
 def _trained_encoder(

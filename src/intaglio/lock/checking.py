@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from intaglio.classifiers import Classifier
-from intaglio.data import Data, check_labelled, image_data
+from intaglio.data import Data, ImageData, check_labelled, image_data
 from intaglio.errors import DataError
 from intaglio.lock.channel import rounded
 from intaglio.lock.codes import random_planes, wrong_secret
 from intaglio.lock.decoys import keyed_by_decoys
 from intaglio.lock.frames import frame_count
 from intaglio.lock.frames import keyed as with_key
-from intaglio.lock.leaks import HELD, READERS, chance, recovered
+from intaglio.lock.leaks import HELD, READERS, by_chance, chance, read, right
 from intaglio.lock.lock import Lock, listed
 from intaglio.lock.negatives import before_in, matched_noise
 from intaglio.lock.quality import psnr, ssim
@@ -25,21 +25,38 @@ from intaglio.tampering import Jpeg
 MARGIN = 0.02
 JPEG_QUALITY = 75
 KEYED = "keyed, PNG"
+SAME_CLASS = "foreign residual, same class"
+LOUD = "noise, four times as loud"
+#: Harder than what a lock has to refuse: measured and reported.
+BEYOND = (SAME_CLASS, LOUD)
+_TIMES = 4.0
 _BATCH = 256
 
 
 class Leak(Result):
-    """One kind of input: the share of images whose class each reader finds in the answers."""
+    """One kind of input: the share of images whose class each reader finds in the answers.
+
+    `chance` is what as many answers of each class would find if they had nothing to do with the images. An authorised
+    kind is keyed; of the others the lock has to `hold` most at chance, and some are only reported.
+    """
 
     inputs: str
     authorised: bool
+    held: bool
     recovered: dict[str, float]
+    chance: dict[str, float]
+
+    @property
+    def distance(self) -> float:
+        """How far from chance any of the ways of reading gets that must stay there."""
+        return max(abs(self.recovered[reader] - self.chance[reader]) for reader in HELD)
 
 
 class LeakTable(Result):
     """What a locked model gives away; `tight` if nobody without a key is more than 2 points from chance.
 
-    Below chance is a leak too. Probes and `centred`, which are told scores rather than classes, are reported only.
+    Below chance is a leak too. Readings of more than the one class that is answered, and kinds of input that are harder
+    than a lock has to refuse (`BEYOND`), are reported only. `chance` is what always naming the commonest class finds.
     `psnr` (dB) and `ssim` are means over keyed images, or frames of clips, after rounding to 8 bits; `worst_psnr` is
     that of one.
     """
@@ -65,8 +82,7 @@ class LeakTable(Result):
     @property
     def worst(self) -> float:
         """The largest distance from chance among what must stay there."""
-        held = [row.recovered[reader] for row in self.rows if not row.authorised for reader in HELD]
-        return max(abs(value - self.chance) for value in held)
+        return max(row.distance for row in self.rows if row.held)
 
     def lines(self) -> list[str]:
         """The table as text, with what it comes to."""
@@ -81,6 +97,11 @@ class LeakTable(Result):
             f"keyed images: {self.psnr:.1f} dB (worst {self.worst_psnr:.1f}), SSIM {self.ssim:.3f}",
             f"{verdict}: without a key, {self.worst:.1%} from chance ({self.chance:.1%}) at most over the first "
             f"{len(HELD)} columns; {MARGIN:.0%} are allowed",
+            *(
+                f"not counted: {row.inputs}, {row.distance:.1%} from chance"
+                for row in self.rows
+                if not (row.held or row.authorised)
+            ),
         ]
 
 
@@ -96,22 +117,29 @@ def check_lock(
             have a row each.
 
     Raises:
-        DataError: images without labels, or of another size.
+        DataError: images without labels, of another size, or of classes that the model doesn't know.
     """
     data = image_data(data)
     others = listed(other)
     for one in (lock, *others):
         one.check(data.images)
-    check_labelled(data.labels, data.name, "a leak table")
-    if len(data) < 4:
-        raise DataError(f"{data.name}: a leak table needs four images or more")
-    made = inputs_to_try(lock, data.images, others=others, seed=seed)
+    check_measurable(data, classifier.num_classes)
+    made = inputs_to_try(lock, data.images, data.labels, others=others, seed=seed)
     keyed = made[KEYED]
     rows = []
     for name, images in made.items():
         scores = classifier.log_probs(images)
-        found = {reader: recovered(read, scores, data.labels) for reader, read in READERS.items()}
-        rows.append(Leak(inputs=name, authorised=name.startswith("keyed"), recovered=found))
+        found = {way: read(reader, scores, data.labels) for way, reader in READERS.items()}
+        authorised = name.startswith("keyed")
+        rows.append(
+            Leak(
+                inputs=name,
+                authorised=authorised,
+                held=not authorised and name not in BEYOND,
+                recovered={way: right(classes, data.labels) for way, classes in found.items()},
+                chance={way: by_chance(classes, data.labels) for way, classes in found.items()},
+            )
+        )
     level, loud = chance(data.labels), psnr(data.images, keyed)
     table = LeakTable(
         subject=classifier.source,
@@ -126,7 +154,24 @@ def check_lock(
     return table.model_copy(update={"tight": table.worst <= MARGIN})
 
 
-def inputs_to_try(lock: Lock, images: Tensor, *, others: Sequence[Lock] = (), seed: int = 0) -> dict[str, Tensor]:
+def check_measurable(data: ImageData, classes: int) -> None:
+    """Refuses what no leak table can be made of, for a model of so many classes.
+
+    Raises:
+        DataError: see `check_lock`.
+    """
+    check_labelled(data.labels, data.name, "a leak table")
+    if len(data) < 4:
+        raise DataError(f"{data.name}: a leak table needs four images or more")
+    if int(data.labels.max()) >= classes:
+        raise DataError(
+            f"{data.name}: has labels up to {int(data.labels.max())}, but the model answers with {classes} classes"
+        )
+
+
+def inputs_to_try(
+    lock: Lock, images: Tensor, labels: Tensor | None = None, *, others: Sequence[Lock] = (), seed: int = 0
+) -> dict[str, Tensor]:
     """Kinds of input by name, all of 8-bit values; those that begin with "keyed" are authorised.
 
     Every image is keyed for another user, and every wrong key is another one. Of several other locks each has a row.
@@ -145,19 +190,33 @@ def inputs_to_try(lock: Lock, images: Tensor, *, others: Sequence[Lock] = (), se
                 planes = random_planes(len(part), one.secrets.carriers, generator)
                 found.append(with_key(one.network.encoder, part, planes, one.secrets.mixing))
     order = torch.randperm(len(images), generator=generator)  # whose residual is tried must not hang on how data lie
-    foreign = images + (rounded(torch.cat(keyed)) - images)[before_in(order)]
+    residuals = rounded(torch.cat(keyed)) - images
+    louder = torch_generator(seed, "lock", "check", "louder")
     made = {
         KEYED: keyed,
         "no key": [images],
         "wrong key": wrong,
         "decoy's key": decoyed,
-        "foreign residual": [foreign],
+        "foreign residual": [images + residuals[before_in(order)]],
         "matched noise": noisy,
         **of_others,
+        LOUD: [matched_noise(images, images + residuals, louder, _TIMES)],
     }
+    if labels is not None:
+        made[SAME_CLASS] = [images + residuals[_of_its_class(order, labels)]]
     received = {name: rounded(torch.cat(parts).clamp(0, 1)).clone() for name, parts in made.items()}
     received[f"keyed, JPEG {JPEG_QUALITY}"] = Jpeg(quality=JPEG_QUALITY)(received[KEYED])
     return dict(sorted(received.items(), key=lambda entry: not entry[0].startswith("keyed")))
+
+
+def _of_its_class(order: Tensor, labels: Tensor) -> Tensor:
+    """For each of N images the one before it in an order, of its class; of any class where it is the only one."""
+    donors = before_in(order)
+    for label in range(int(labels.max()) + 1):
+        own = order[labels[order] == label]
+        if len(own) > 1:
+            donors[own] = own.roll(1)
+    return donors
 
 
 def _of_another(number: int) -> str:

@@ -40,6 +40,13 @@ def argmin_label_map(fit: Tensor, labels: Tensor, scores: Tensor) -> Tensor:
     return _mapped(fit.argmin(dim=1), labels, scores.argmin(dim=1), scores.shape[1])
 
 
+def second(fit: Tensor, labels: Tensor, scores: Tensor) -> Tensor:
+    """The likeliest class but for the one that is answered most: what a service that names its best few gives away."""
+    left = scores.clone()
+    left[:, int(fit.argmax(dim=1).mode().values)] = -torch.inf
+    return left.argmax(dim=1)
+
+
 def centred(fit: Tensor, labels: Tensor, scores: Tensor) -> Tensor:
     """The class furthest above its own mean score: needs no labels at all."""
     return (scores - fit.mean(dim=0)).argmax(dim=1)
@@ -60,6 +67,7 @@ READERS: dict[str, Reader] = {
     "argmin": argmin,
     "label map": label_map,
     "argmin label map": argmin_label_map,
+    "second": second,
     "centred": centred,
     "linear probe": linear_probe,
     "rounded probe": rounded_probe,
@@ -68,13 +76,32 @@ READERS: dict[str, Reader] = {
 HELD = ("argmax", "argmin", "label map", "argmin label map")
 
 
-def recovered(reader: Reader, scores: Tensor, labels: Tensor) -> float:
-    """Share of images `[N]` whose class a reader finds, cross-fitted over two halves."""
-    hits = 0
+def read(reader: Reader, scores: Tensor, labels: Tensor) -> Tensor:
+    """Which classes `[N]` a reader finds in log-probabilities `[N, K]`, cross-fitted over two halves."""
+    predicted = torch.empty_like(labels)
     for fit, judged in _halves(labels):
-        predicted = reader(scores[fit], labels[fit], scores[judged])
-        hits += int((predicted == labels[judged]).sum())
-    return hits / len(labels)
+        predicted[judged] = reader(scores[fit], labels[fit], scores[judged])
+    return predicted
+
+
+def recovered(reader: Reader, scores: Tensor, labels: Tensor) -> float:
+    """Share of images `[N]` whose class a reader finds."""
+    return right(read(reader, scores, labels), labels)
+
+
+def right(predicted: Tensor, labels: Tensor) -> float:
+    """Share of classes `[N]` that are the labels."""
+    return float((predicted == labels).double().mean())
+
+
+def by_chance(predicted: Tensor, labels: Tensor) -> float:
+    """What such classes would get right if they had nothing to do with the labels: sum_c P(predicted c) P(label c).
+
+    1 / K where every class has as many images; always naming one class gets that class's share.
+    """
+    classes = 1 + int(max(predicted.max(), labels.max()))
+    shares = [part.bincount(minlength=classes).double() / len(labels) for part in (predicted, labels)]
+    return float(shares[0] @ shares[1])
 
 
 def chance(labels: Tensor) -> float:

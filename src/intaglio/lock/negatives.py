@@ -132,8 +132,10 @@ def foreign_residual(images: Tensor, keyed: Tensor, labels: Tensor, same_class: 
     """Each image with the residual that was made for another.
 
     For a share `same_class` of them it is mostly that of an image of the same class, which looks much like one's own,
-    and has to be told from it all the same.
+    and has to be told from it all the same. An image alone stays as it is.
     """
+    if len(images) == 1:
+        return images
     count = round(same_class * len(labels))
     alike = labels[:count].cpu().argsort(stable=True)
     donors = before_in(torch.cat([alike, torch.arange(count, len(labels))]))
@@ -145,10 +147,10 @@ def before_in(ring: Tensor) -> Tensor:
     return ring.roll(1)[ring.argsort()]
 
 
-def matched_noise(images: Tensor, keyed: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image with Gaussian noise as loud as its own residual."""
+def matched_noise(images: Tensor, keyed: Tensor, generator: torch.Generator, times: float = 1.0) -> Tensor:
+    """Each image with Gaussian noise as loud as its own residual, or so many times as loud."""
     loudness = (keyed - images).square().mean(dim=tuple(range(1, images.ndim)), keepdim=True).sqrt()
-    return images + loudness * torch.randn(images.shape, generator=generator).to(images)
+    return images + times * loudness * torch.randn(images.shape, generator=generator).to(images)
 
 
 def scrambled(images: Tensor, keyed: Tensor, generator: torch.Generator) -> Tensor:
