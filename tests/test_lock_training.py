@@ -634,6 +634,23 @@ def test_a_lock_can_be_used_again_and_pairs_and_classifiers_will_do(toy: ImageDa
         assert torch.equal(value, bare.state_dict()[name])
 
 
+def test_a_lock_that_trains_another_model_keys_as_faintly_if_that_is_interrupted(toy: ImageData) -> None:
+    lock = tiny_lock()
+    before = lock.apply(toy.images, user="alice")
+
+    def cut(*steps: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_lock(tiny_model(), toy, OWNER, settings=TINY, lock=lock, progress=cut)
+    assert torch.equal(lock.apply(toy.images, user="alice"), before)
+
+
+def test_an_image_alone_has_nobody_elses_residual() -> None:
+    images = some_images(1)
+    assert torch.equal(foreign_residual(images, images + 0.1, torch.zeros(1, dtype=torch.int64)), images)
+
+
 class Convolutional(nn.Module):
     """A classifier that ends without a linear layer."""
 
@@ -667,6 +684,7 @@ def test_what_cannot_be_locked(toy: ImageData) -> None:
         (tiny_model(), unlabelled, DataError, "images have no label; locking needs them all"),
         (tiny_model(), many, DataError, "has labels up to 7, but the model answers with 3 classes"),
         (nn.Flatten(0), toy, ClassifierError, r"answers with logits \[N, K\]"),
+        (nn.Sequential(tiny_model(), nn.Softmax(dim=1)), toy, ClassifierError, "logits, not probabilities"),
     ):
         with pytest.raises(error, match=message):
             train_lock(module, data, OWNER, settings=TINY)

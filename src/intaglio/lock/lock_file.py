@@ -8,11 +8,12 @@ from torch import nn
 
 from intaglio.classifiers import Classifier, TorchClassifier
 from intaglio.classifiers.derived import architecture_of, sidecar_of, with_weights
+from intaglio.classifiers.sidecar import sidecar_path
 from intaglio.data import ImageData
 from intaglio.errors import DataError, ModelError
 from intaglio.evidence.key import Key
 from intaglio.files import require_new, require_writable, write_json
-from intaglio.lock.checking import LeakTable, check_lock
+from intaglio.lock.checking import LeakTable, check_lock, check_measurable
 from intaglio.lock.lock import KEY_NETWORK_FILE, Lock
 from intaglio.lock.locking import train_lock
 from intaglio.lock.sealed_model import seal_model, write_locked
@@ -58,8 +59,8 @@ def lock_file(
         options: of `train_lock`.
 
     Raises:
-        ModelError, DataError, ClassifierError: see `train_lock`.
-        StorageError: the files can't be written, or `out` holds a lock already.
+        ModelError, DataError, ClassifierError: see `train_lock`; `test` that no leak table can be made of.
+        StorageError: the files can't be written, or `out` holds a lock or a model already.
     """
     out = Path(out)
     classifier = with_weights(classifier)
@@ -69,11 +70,13 @@ def lock_file(
     built = _architecture(classifier, architecture)
     if encrypt and (built is None or onnx):
         raise ModelError("an encrypted model needs a known architecture, and no plain copy as ONNX beside it")
-    target = out / (SEALED if encrypt else ONNX if built is None else MODEL)
+    check_measurable(test, classifier.num_classes)
+    target, checkpoint = out / (SEALED if encrypt else ONNX if built is None else MODEL), out / CHECKPOINT
     require_writable(target)
-    require_writable(out / KEY_NETWORK_FILE)
     require_new(out / KEY_NETWORK_FILE, "a lock")
-    checkpoint = out / CHECKPOINT
+    if not checkpoint.exists():  # what an interrupted run has written is its own
+        for path in {target, sidecar_path(target), out / ONNX if onnx else target}:
+            require_new(path, "a model")
     locked, lock = train_lock(classifier, data, key, earlier=earlier, checkpoint=checkpoint, **options)
     sidecar = sidecar_of(classifier, built, "logits")
     if encrypt:
@@ -81,7 +84,7 @@ def lock_file(
     else:
         write_locked(locked, target, sidecar)
     if onnx and built is not None:
-        write_locked(locked, out / ONNX, sidecar_of(classifier, None, "logits"))
+        write_locked(locked, out / ONNX, sidecar)
     leaks = check_lock(_same_but(classifier, locked, str(target)), lock, test, other=earlier)
     write_json(out / LEAKS, leaks.to_dict())
     lock.save(out, key)  # last: a folder with a lock is whole

@@ -174,18 +174,20 @@ def train_locked(
         inputs, originals = preprocessing.apply(received), preprocessing.apply(images)
         return judge(module, inputs, originals, labels, others.origins, generator)
 
-    train(
-        module,
-        data,
-        training_settings(settings, steps),
-        seed=derive_seed(seed, "lock", "classifier", int(fresh)),
-        loss=loss,
-        device=device,
-        progress=progress,
-    )
-    network.encoder.relief = 1.0
-    network.cpu()
-    return module.eval()
+    try:
+        train(
+            module,
+            data,
+            training_settings(settings, steps),
+            seed=derive_seed(seed, "lock", "classifier", int(fresh)),
+            loss=loss,
+            device=device,
+            progress=progress,
+        )
+    finally:  # the key network may be that of a lock in use, which must not go on keying loudly
+        network.encoder.relief = 1.0
+        network.cpu()
+    return module.cpu().eval()
 
 
 def training_settings(settings: LockSettings, steps: int) -> TrainingSettings:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from intaglio.classifiers import Classifier, Preprocessing, TorchClassifier
+from intaglio.classifiers.outputs import recognise
 from intaglio.data import Data, ImageData, check_labelled, image_data
 from intaglio.errors import ClassifierError, DataError
 from intaglio.evidence.key import Key
@@ -67,7 +68,8 @@ def train_lock(
     Raises:
         DataError: images without labels, or too small for the code; an earlier lock for images of another size, with
             the very secrets of this one, or that refused a lock which isn't named; an existing lock with earlier ones.
-        ClassifierError: a classifier without weights, answers of a wrong shape, or training that diverged.
+        ClassifierError: a classifier without weights, answers of a wrong shape or probabilities, or training that
+            diverged.
         ModelError: a checkpoint of another key, model, data, settings or seed, or a damaged one.
 
     Source: Wu et al. 2022, "Sample-Specific Backdoor based Active Intellectual Property Protection for Deep Neural
@@ -77,7 +79,7 @@ def train_lock(
     data = image_data(data)
     check_labelled(data.labels, data.name, "locking")
     module, preprocessing = _taken_apart(module, preprocessing)
-    module = copy.deepcopy(module).requires_grad_(True)
+    module = copy.deepcopy(module).requires_grad_(True).cpu()  # training alone takes it to another device
     _check_answers(module, data, preprocessing)
     earlier = listed(earlier)
     _check_earlier(earlier, data)
@@ -212,6 +214,8 @@ def _check_answers(module: nn.Module, data: ImageData, preprocessing: Preprocess
         answers = module.eval()(preprocessing.apply(data.images[:2]))
     if not isinstance(answers, torch.Tensor) or answers.ndim != 2 or answers.shape[1] < 2:
         raise ClassifierError("a model that is locked answers with logits [N, K] for K >= 2 classes")
+    if recognise(answers) == "probabilities":
+        raise ClassifierError("a model that is locked answers with logits, not probabilities: leave out its softmax")
     if int(data.labels.max()) >= answers.shape[1]:
         raise DataError(f"{data.name}: has labels up to {int(data.labels.max())}, but the model answers with "
                         f"{answers.shape[1]} classes")  # fmt: skip
