@@ -3,7 +3,7 @@
 from typing import Any
 
 from benchmarks.markdown import load, table
-from intaglio.lock.leaks import HELD
+from intaglio.lock.leaks import HELD, READERS
 
 Rows = list[dict[str, Any]]
 PENDING = "Not measured yet: `python -m benchmarks.lock`."
@@ -66,7 +66,7 @@ def leaks(name: str) -> str:
     if not found:
         return PENDING
     inputs = list(dict.fromkeys(kind for row in found for kind in row["table"]))
-    readers = list(found[0]["table"][KEYED])
+    readers = [way for way in READERS if all(way in row["table"][KEYED] for row in found)]
     rows = [[kind, *(_mean_percent([row["table"].get(kind) for row in found], reader) for reader in readers)]
             for kind in inputs]  # fmt: skip
     return table(["input", *readers], rows)
@@ -115,6 +115,33 @@ def _furthest(row: dict[str, Any], kinds: list[str]) -> str:
     """How far any reading of these kinds of input gets from chance, in points."""
     read = [row["table"][kind][reader] for kind in kinds for reader in HELD]
     return f"{100 * max(abs(value - row['chance']) for value in read):.1f}"
+
+
+def beyond() -> str:
+    """What is read of inputs that the bars don't ask for, the likeliest class and the next but the one answer."""
+    found = load("lock").get("fashion-mnist", {}).get("beyond", {})
+    if not found:
+        return PENDING
+    rows = [
+        [kind, *(f"{read[reader]:.1%}" for reader in ("argmax", "second"))]
+        for kind, read in found["inputs"].items()
+        if not kind.startswith("keyed")
+    ]
+    return table(["input", "likeliest class right", "likeliest but the one answer right"], rows)
+
+
+def codes() -> str:
+    """What a user's key network opens without its code, and who is named; how often somebody is framed."""
+    found = load("lock").get("fashion-mnist", {}).get("beyond", {})
+    if not found:
+        return PENDING
+    titles = {"as issued": "as it was issued", "none": "its code taken out", "noise": "noise in place of its code"}
+    rows = [
+        [f"a user's key network, {titles[name]}", f"{row['accuracy']:.1%}", f"{row['named']:.1%}"]
+        for name, row in found["codes"].items()
+    ]
+    rows.append(["other images with the residual of one that the user keyed", "", f"{found['framed']['named']:.1%}"])
+    return table(["keyed by", "right", "that user named"], rows)
 
 
 def mislabel() -> str:

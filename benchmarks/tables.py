@@ -153,6 +153,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "lock leaks, cifar10": lambda: lock_tables.leaks("cifar10"),
     "lock strangers": lock_tables.strangers,
     "lock relocked": lock_tables.relocked,
+    "lock beyond": lock_tables.beyond,
+    "lock codes": lock_tables.codes,
     "lock mislabel": lock_tables.mislabel,
     "lock attacks": lock_tables.attacks,
     "lock together": lock_tables.together,

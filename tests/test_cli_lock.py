@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from intaglio.classifiers import Sidecar, open_classifier, save_classifier
@@ -16,7 +17,7 @@ from lock_models import ARCHITECTURE, OWNER, STRANGER, tiny_model
 
 DEFAULTS = {name: field.default for name, field in LockSettings.model_fields.items()}
 PASSPHRASE = "open sesame"
-STEPS = ("--steps", "2", "--refining-steps", "2")
+STEPS = ("--steps", "2", "--refining-steps", "2", "--code-length", "16", "--batch-size", "16")
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +38,11 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _small_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images of 12 x 12 carry no 96 bits."""
+def _small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     import intaglio.lock.settings as settings
 
-    for name, value in {"code_length": 16, "width": 4, "features": 4, "batch_size": 16}.items():
-        monkeypatch.setattr(settings.LockSettings.model_fields[name], "default", value)
+    for name in ("width", "features"):
+        monkeypatch.setattr(settings.LockSettings.model_fields[name], "default", 4)
     settings.LockSettings.model_rebuild(force=True)
 
 
@@ -161,11 +161,73 @@ def test_keys_are_issued_applied_traced_and_revoked(tmp_path: Path, capsys: pyte
     assert code == (ExitCode.CLEAN if found.user else ExitCode.FOUND)
     printed = capsys.readouterr().out
     assert f"{keyed / '1.png'}: " in printed
-    assert "all together: " in printed
+    assert "if one key made all: " in printed
+    assert f"nobody: {2 - sum(found.named.values())} of 2 images" in printed
     assert main(["lock", "revoke", "--user", "bob"]) == ExitCode.CLEAN
     assert f"--earlier {tmp_path / 'lock'} --out ANOTHER" in capsys.readouterr().out
     assert main(["lock", "apply", str(images), "--user", "bob", "--out", str(keyed)]) == ExitCode.ERROR
     assert "the key of user 'bob' was revoked" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("made", "code", "lines"),
+    [
+        ("aaaa", ExitCode.CLEAN, ["alice: 4 of 4 images; nobody: 0 of 4 images", "if one key made all: alice (p = "]),
+        ("aa--", ExitCode.CLEAN, ["alice: 2 of 4 images; nobody: 2 of 4 images", "if one key made all: alice (p = "]),
+        (
+            "aaab",
+            ExitCode.FOUND,
+            ["alice: 3 of 4 images, bob: 1 of 4 images; nobody: 0 of 4", "disagree: 1 of 4"],
+        ),
+        ("----", ExitCode.FOUND, ["nobody: 4 of 4 images", "if one key made all: nobody (p = 1.0e+00)"]),
+    ],
+)
+def test_traces_end_with_whether_one_user_is_named(
+    lock: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    made: str,
+    code: ExitCode,
+    lines: list[str],
+) -> None:
+    for user in ("alice", "bob"):
+        main(["lock", "issue", "--user", user, "-q"])
+    secrets = Lock.open(lock, OWNER).secrets
+    felt = {"a": secrets.code("alice"), "b": secrets.code("bob"), "-": torch.zeros(16)}
+    monkeypatch.setattr(Lock, "read", lambda self, images: torch.stack([felt[kind] for kind in made]))
+    images, written = pictures(tmp_path / "in", 4), tmp_path / "trace.json"
+    capsys.readouterr()
+    assert main(["lock", "trace", str(images), "--json", str(written)]) == code
+    printed = capsys.readouterr().out
+    for line in lines:
+        assert line in printed
+    names = {"a": "alice", "b": "bob", "-": "nobody"}
+    for number, kind in enumerate(made):
+        assert f"{images / str(number)}.png: {names[kind]} (p = " in printed
+    assert ("not that the user put it there" in printed) == ("a" in made)
+    found = json.loads(written.read_text())
+    assert found["named"] == {names[kind]: made.count(kind) for kind in sorted(set(made) - {"-"})}
+    assert found["user"] == ("alice" if code == ExitCode.CLEAN else None)
+
+
+@pytest.mark.usefixtures("lock")
+def test_a_folder_is_keyed_into_itself_no_deeper_each_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = pictures(tmp_path / "photos")
+    main(["lock", "issue", "--user", "alice", "-q"])
+    apply = ["lock", "apply", str(images), "--user", "alice", "--out"]
+    for _ in range(3):
+        assert main([*apply, str(images / "keyed"), "-q"]) == ExitCode.CLEAN
+        found = {str(path.relative_to(images)) for path in images.rglob("*") if path.is_file()}
+        assert found == {"0.png", "1.png", "keyed/0.png", "keyed/1.png"}
+    Image.open(images / "0.png").save(images / "0.bmp")
+    (images / "1.png").unlink()
+    before = (images / "0.png").read_bytes()
+    assert main([*apply[:2], str(images / "0.bmp"), *apply[3:], str(images)]) == ExitCode.ERROR
+    told = capsys.readouterr().err
+    assert "0.png would be overwritten with the keyed copy of" in " ".join(told.split())
+    assert len(told.strip().splitlines()) == 1
+    assert (images / "0.png").read_bytes() == before
 
 
 def test_a_picture_shows_the_lock_at_work(lock: Path, toy_file: Path, tmp_path: Path) -> None:
@@ -183,7 +245,7 @@ def test_a_picture_shows_the_lock_at_work(lock: Path, toy_file: Path, tmp_path: 
 
 def test_defaults_are_those_of_python() -> None:
     parameters = inspect.signature(train).parameters
-    for name in ("steps", "refining_steps", "psnr", "mislabel"):
+    for name in set(DEFAULTS) - {"epsilon", "width", "features", "stride", "learning_rate", "silence", "distillation"}:
         assert parameters[name].default == DEFAULTS[name], name
 
 
@@ -287,6 +349,7 @@ def test_every_mistake_is_one_line(
             "no key was issued to user 'carol'",
         ),
         (["train", str(host), *data, "--psnr", "500"], ExitCode.USAGE, "--psnr"),
+        (["train", str(host), *data, "--code-weight", "0"], ExitCode.USAGE, "--code-weight"),
         (["train", str(host), *data, "--encrypt", "--onnx"], ExitCode.ERROR, "no plain copy as ONNX beside it"),
         (
             ["train", str(host), "--data", "fashion-mnist", *out],

@@ -14,11 +14,11 @@ from safetensors.torch import save
 from intaglio.classifiers import CallableClassifier, Preprocessing, Sidecar, TorchClassifier, open_classifier
 from intaglio.data import open_data
 from intaglio.data.picture import read_picture
-from intaglio.errors import DataError, IntaglioError, KeyFileError, ModelError, NothingToExamineError
+from intaglio.errors import DataError, IntaglioError, KeyFileError, ModelError, NothingToExamineError, StorageError
 from intaglio.evidence.key import Key
 from intaglio.lock import ExportedKey, Lock, LockSettings, Match, Trace, export_key, lock_picture, write_container
 from intaglio.lock.key_network import KeyNetwork
-from intaglio.lock.keyed_files import gather, key_files, read_images
+from intaglio.lock.keyed_files import gather, key_files
 from intaglio.lock.lock import KEY_NETWORK_FILE, USERS_FILE, LockFacts
 from intaglio.lock.sealed_model import open_sealed, write_locked
 from intaglio.lock.settings import ATOMS
@@ -80,7 +80,8 @@ def test_tracing_by_hand() -> None:
     tail = NormalDist().cdf(-math.sqrt(32))  # t = 32 / sqrt(32)
     assert found.images[0].p_value == pytest.approx(2 * 3.178656 * tail, rel=1e-6)
     assert found.images[2] == Match(user=None, p_value=1.0, nearest="alice")
-    assert (found.user, found.users) == ("bob", 2)
+    assert (found.together.user, found.user, found.users) == ("bob", None, 2)  # for alice is named for sure
+    assert found.named == {"bob": 1, "alice": 1}
     assert Trace.from_json(found.to_json()) == found
 
 
@@ -133,8 +134,124 @@ def test_a_lock_survives_the_disk(tmp_path: Path) -> None:
     assert torch.equal(again.apply(some_images(), user="alice"), lock.apply(some_images(), user="alice"))
     assert torch.equal(again.read(some_images()), lock.read(some_images()))
     lock.revoke("alice")
-    again.issue("bob")  # each process keeps its own view until it opens the list again
-    assert Lock.open(tmp_path, OWNER).users.names == ("alice", "bob")
+    again.issue("bob")
+    opened = Lock.open(tmp_path, OWNER)
+    assert opened.users.names == ("alice", "bob")
+    with pytest.raises(DataError, match="'alice' was revoked"):
+        opened.user_key("alice")
+
+
+def test_a_service_sees_what_its_owner_does_meanwhile_and_loses_nothing_of_it(tmp_path: Path) -> None:
+    saved(tmp_path)
+    service, admin = Lock.open(tmp_path, OWNER), Lock.open(tmp_path, OWNER)
+    service.apply(some_images(), user="alice")
+    admin.revoke("alice")
+    admin.issue("bob")
+    service.apply(some_images(), user="carol")
+    service.apply(some_images(), user="bob")  # who has a key already
+    for lock in (service, admin, Lock.open(tmp_path, OWNER)):
+        assert lock.users.names == ("alice", "bob", "carol")
+        assert lock.trace(some_images()).users == 3
+        with pytest.raises(DataError, match="'alice' was revoked"):
+            lock.apply(some_images(), user="alice")
+    with pytest.raises(DataError, match="'carol' has a key already"):
+        admin.issue("carol")
+    admin.revoke("carol")
+    with pytest.raises(DataError, match="'carol' was revoked"):
+        service.user_key("carol")
+
+
+def test_large_secrets_are_made_at_first_use_and_can_be_trained_with(tmp_path: Path) -> None:
+    saved(tmp_path)
+    opened = Lock.open(tmp_path, OWNER)
+    opened.users.issue("bob")
+    opened.revoke("bob")
+    assert "carriers" not in vars(opened.secrets)
+    opened.apply(some_images(), user="alice")  # in inference mode, whose tensors can't be trained with
+    assert not opened.secrets.carriers.is_inference()
+    assert torch.equal(opened.secrets.carriers, tiny_lock().secrets.carriers)
+
+
+def another_lock() -> Lock:
+    """Of the same owner, but not the same lock."""
+    facts = tiny_lock().facts.model_copy(update={"lock_id": "1" * 32})
+    return Lock(KeyNetwork(1, facts.settings), OWNER, facts)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_lock_is_saved_under_no_key_but_its_own(tmp_path: Path) -> None:
+    with pytest.raises(KeyFileError, match=r"the lock was made with Key\(\w+\), not with Key\(\w+\)"):
+        tiny_lock().save(tmp_path / "new", STRANGER)
+    assert not (tmp_path / "new").exists()
+    saved(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(KeyFileError, match="the lock was made with"):
+        tiny_lock().save(tmp_path, STRANGER)
+    assert contents(tmp_path) == before
+
+
+def test_a_lock_is_never_saved_over_another(tmp_path: Path) -> None:
+    saved(tmp_path)
+    before = contents(tmp_path)
+    for other, key, message in (
+        (another_lock(), OWNER, f"it is another lock, {'0' * 32}: choose another folder"),
+        (tiny_lock(STRANGER), STRANGER, "it is damaged, or another key's lock"),
+    ):
+        other.issue("bob")
+        with pytest.raises(StorageError, match=message):
+            other.save(tmp_path, key)
+        other.issue("carol")  # it isn't kept there from now on either
+        assert contents(tmp_path) == before
+    (tmp_path / KEY_NETWORK_FILE).write_bytes(b"noise")
+    with pytest.raises(StorageError, match="it is damaged, or another key's lock"):
+        tiny_lock().save(tmp_path, OWNER)
+    assert (tmp_path / KEY_NETWORK_FILE).read_bytes() == b"noise"
+
+
+def test_a_lock_that_is_saved_again_keeps_whoever_is_on_its_list(tmp_path: Path) -> None:
+    saved(tmp_path)
+    admin = Lock.open(tmp_path, OWNER)
+    admin.revoke("alice")
+    admin.issue("bob")
+    again = tiny_lock()  # as one that never knew of the folder
+    again.issue("alice")
+    again.issue("carol")
+    again.save(tmp_path, OWNER)
+    again.save(tmp_path / "copy", OWNER)
+    for folder in (tmp_path, tmp_path / "copy"):
+        users = Lock.open(folder, OWNER).users
+        assert users.names == ("alice", "bob", "carol")
+        assert [user.revoked is not None for _, user in users] == [True, False, False]
+
+
+@pytest.mark.parametrize("failing", ["intaglio.lock.users.write_json", "intaglio.lock.lock.write_container"])
+def test_an_interrupted_saving_leaves_no_lock_or_a_whole_one(tmp_path: Path, failing: str) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def begin_to_save(begun: Lock) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(failing, interrupted)
+            begun.save(tmp_path, OWNER)
+
+    lock = tiny_lock()
+    lock.issue("alice")
+    with pytest.raises(KeyboardInterrupt):
+        begin_to_save(lock)
+    assert not (tmp_path / KEY_NETWORK_FILE).exists()  # which is what tells a lock
+    with pytest.raises(ModelError, match="can't be read"):
+        Lock.open(tmp_path, OWNER)
+    another = another_lock()  # made anew: it has another id
+    another.issue("bob")
+    another.save(tmp_path, OWNER)
+    assert Lock.open(tmp_path, OWNER).users.names == ("bob",)
+    another.issue("carol")
+    with pytest.raises(KeyboardInterrupt):
+        begin_to_save(another)
+    assert Lock.open(tmp_path, OWNER).users.names == ("bob", "carol")
 
 
 def test_nothing_is_parsed_before_it_is_authenticated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +445,6 @@ def test_gathering_goes_below_folders_in_order(tmp_path: Path) -> None:
     for name in ("b.png", "a/z.PNG", "a/y.jpg"):
         picture(tmp_path / name)
     assert [str(name) for _, name in gather([tmp_path])] == ["a/y.jpg", "a/z.PNG", "b.png"]
-    assert read_images(tmp_path / "b.png", (1, 12, 12)).shape == (1, 1, 12, 12)
 
 
 # --- the picture -----------------------------------------------------------------------------------------------------

@@ -9,8 +9,17 @@ from hypothesis import strategies as st
 
 from intaglio.errors import DataError
 from intaglio.evidence.key import Key
-from intaglio.lock.codes import RIVALS, LockSecrets, checked_name, random_codes, spread, stream, wrong_secret
-from intaglio.triggers.drawing import Atoms, Mixing
+from intaglio.lock.codes import (
+    RIVALS,
+    LockSecrets,
+    checked_name,
+    pixel_carriers,
+    random_codes,
+    spread,
+    stream,
+    wrong_secret,
+)
+from intaglio.triggers.drawing import Atoms, Mixing, cosines
 from intaglio.triggers.sample_specific import SampleSpecificEncoder
 from lock_models import OWNER, STRANGER
 
@@ -66,6 +75,41 @@ def test_codes_are_signs_that_differ_in_about_half_their_places() -> None:
     distances = [int((a != b).sum()) for a, b in itertools.combinations(codes, 2)]
     assert min(distances) >= 22
     assert max(distances) <= 74
+
+
+@pytest.mark.parametrize(
+    ("way", "first", "last"),
+    [
+        ("mixing", [1.2904991, 1.9791461, 1.4801644, -0.1411780], [2.3534613, 3.2731369, 3.7048144]),
+        ("atoms", [-1.7925688, 0.6193264, 0.0208848, 0.4333236], [0.5554771, -1.7360572, 0.2218300]),
+    ],
+)
+def test_carriers_are_known(way: str, first: list[float], last: list[float]) -> None:
+    """Pinned, for what old locks keyed must stay readable."""
+    carriers = LockSecrets(OWNER, (1, 12, 20), WAYS[way], 16).carriers
+    assert carriers.dtype == torch.float32
+    assert carriers[3, 0, 1, 1:5].tolist() == pytest.approx(first, abs=1e-5)
+    assert carriers[-1, -1, -1, -3:].tolist() == pytest.approx(last, abs=1e-5)
+
+
+def test_carriers_over_pixels_are_cosine_transforms_of_what_is_in_the_band() -> None:
+    carriers = pixel_carriers(OWNER, "x", 8, (1, 14, 22))[:, 0].double()
+    spectrum = cosines(14) @ carriers @ cosines(22).T
+    radius = (torch.arange(14)[:, None] / 14).square() + (torch.arange(22) / 22).square()
+    outside = (radius.sqrt() <= 0.07) | (radius.sqrt() >= 0.5)
+    assert float(spectrum[:, outside].abs().max()) < 1e-5
+    assert torch.allclose(spectrum.square().sum(dim=(1, 2)), torch.full((8,), 14 * 22.0).double(), rtol=1e-5)
+
+
+@EVERY
+def test_carriers_wait_until_they_are_asked_for_once(way: str) -> None:
+    known = secrets(way=way)
+    assert torch.equal(known.code("alice"), secrets(way=way).code("alice"))
+    assert "carriers" not in vars(known)
+    with torch.inference_mode():
+        carriers = known.carriers
+    assert known.carriers is carriers
+    assert not carriers.is_inference()
 
 
 @EVERY

@@ -423,6 +423,16 @@ def test_augmentations_keep_shape_bounds_and_input(kind: Augmentation) -> None:
     assert kind == "none" or not torch.equal(result, augmented(kind, seed=2))
 
 
+@pytest.mark.parametrize("kind", ["flip", "shift"])
+def test_all_frames_of_a_clip_are_altered_alike(kind: Augmentation) -> None:
+    frame = torch.rand(16, 1, 2, 9, 8, generator=torch.Generator().manual_seed(0))
+    altered = augment(frame.expand(-1, 3, -1, -1, -1), kind, torch.Generator().manual_seed(1))
+    alone = augment(frame[:, 0], kind, torch.Generator().manual_seed(1))
+    assert not torch.equal(alone, frame[:, 0])
+    for index in range(3):
+        assert torch.equal(altered[:, index], alone)
+
+
 def test_flip_mirrors_about_half() -> None:
     flipped = [torch.equal(new, old.flip(2)) for new, old in zip(augmented("flip"), BATCH, strict=True)]
     kept = [torch.equal(new, old) for new, old in zip(augmented("flip"), BATCH, strict=True)]

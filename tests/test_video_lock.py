@@ -23,10 +23,11 @@ from intaglio.lock.codes import random_codes, spread
 from intaglio.lock.frames import for_frames, frame_count, frames, keyed
 from intaglio.lock.key_network import KeyNetwork
 from intaglio.lock.keyed_arrays import ImageArrays
-from intaglio.lock.keyed_files import key_files, read_all, read_images
+from intaglio.lock.keyed_files import key_files
 from intaglio.lock.lock import LockFacts
 from intaglio.lock.negatives import Authorised, Negatives
 from intaglio.lock.quality import psnr, ssim
+from intaglio.lock.traced_files import trace_files
 from protected_clips import OWNER, SHAPE, classifier_of, host, known_network, moving_bars, written
 
 TINY = LockSettings(width=4, features=4, code_length=16, steps=2, refining_steps=2, batch_size=16)
@@ -205,9 +206,17 @@ def test_clips_in_npy_files_and_frames_in_folders(tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / "out" / "clips.npy", allow_pickle=False), stack - 10)
     shown = [read_picture(tmp_path / "out" / f"{index}.png").numpy() for index in range(3)]
     assert np.array_equal(np.stack(shown), stack[0] - 10)
-    both = read_all([tmp_path / "clips.npy", tmp_path / "clip" / "0.png"], FRAME)
-    assert [tuple(part.shape) for part in both] == [(6, 1, 12, 12), (1, 1, 12, 12)]
-    assert read_images(tmp_path / "clips.npy", FRAME).shape == (2, 3, 1, 12, 12)
+    lock = tiny_lock()
+    lock.issue("alice")
+    found, places = trace_files([tmp_path / "clips.npy"], lock)
+    assert found == lock.trace(torch.from_numpy(stack).float() / 255)
+    assert places == [tmp_path / "clips.npy"] * 2
+    found, places = trace_files([tmp_path / "clips.npy", tmp_path / "clip" / "0.png"], lock)
+    alone = torch.from_numpy(np.concatenate([stack.reshape(-1, 1, 12, 12), stack[0, :1]])).float() / 255
+    assert [match.p_value for match in found.images] == pytest.approx(
+        [match.p_value for match in lock.trace(alone).images], rel=1e-4
+    )
+    assert places == [tmp_path / "clips.npy"] * 6 + [tmp_path / "clip" / "0.png"]
 
 
 @pytest.mark.parametrize(
@@ -259,17 +268,16 @@ def test_the_picture_shows_frames(length: int) -> None:
 
 
 @pytest.fixture
-def _small_codes() -> Iterator[None]:
-    """Frames of 12 x 12 carry no 96 bits."""
+def _small_networks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("code_length", "width", "features", "batch_size", "refining_steps"):
+        for name in ("width", "features"):
             patch.setattr(LockSettings.model_fields[name], "default", getattr(TINY, name))
         LockSettings.model_rebuild(force=True)
         yield
     LockSettings.model_rebuild(force=True)
 
 
-@pytest.mark.usefixtures("_small_codes")
+@pytest.mark.usefixtures("_small_networks")
 def test_clips_are_locked_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_module, "_COST", {"n": 4, "r": 8, "p": 1})
     monkeypatch.setattr("sys.stdin", StringIO())
@@ -278,7 +286,8 @@ def test_clips_are_locked_from_the_command_line(tmp_path: Path, monkeypatch: pyt
         secret = ["--key", str(given / "owner.key"), "--passphrase-file", str(given / "passphrase"), "-q"]
         owned = ["--lock", str(given / "lock"), *secret]
         data, model = ["--data", str(given / "clips.npz")], str(given / "lock" / "model.safetensors")
-        train = ["lock", "train", str(given / "host.safetensors"), *data, "--out", str(given / "lock"), "--steps", "2"]
+        sizes = ["--code-length", "16", "--batch-size", "16", "--steps", "2", "--refining-steps", "2"]
+        train = ["lock", "train", str(given / "host.safetensors"), *data, "--out", str(given / "lock"), *sizes]
         assert main([*train, *secret]) in (ExitCode.CLEAN, ExitCode.FOUND)
         assert main(["lock", "issue", "--user", "alice", "--out", str(given / "a.onnx"), *owned]) == ExitCode.CLEAN
         exported, some = ExportedKey(given / "a.onnx"), clips(2, 4)

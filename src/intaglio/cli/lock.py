@@ -46,11 +46,25 @@ def train(
             help="What keys an image: atoms shut strangers' keys out, but let in more of other images' residuals."
         ),
     ] = "mixed",
-    steps: Annotated[int, typer.Option(help="Training steps, of 64 images each.", min=1)] = 2000,
+    steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 2000,
     refining_steps: Annotated[
         int, typer.Option(help="More steps for the model alone, of the same size; a third as dear.", min=0)
     ] = 4500,
+    batch_size: Annotated[int, typer.Option(help="Images a step; fewer where there are few.", min=8)] = 64,
+    augmentation: Annotated[
+        Literal["none", "flip", "shift", "noise"], typer.Option(help="What training images meet: as MODEL's did.")
+    ] = "none",
     psnr: Annotated[float, typer.Option(help="No keyed image is further from its original than this, in dB.")] = 35.2,
+    weight: Annotated[
+        float,
+        typer.Option(help="What refusing everybody else weighs; less keeps more of the accuracy, and leaks more."),
+    ] = 1.0,
+    code_length: Annotated[
+        int, typer.Option(help="Bits of a user's code; fewer are read better in textured pictures.", min=8, max=1024)
+    ] = 96,
+    code_weight: Annotated[
+        float, typer.Option(help="What reading the code weighs; more where users are not named.")
+    ] = 1.5,
     earlier: Annotated[
         list[Path] | None,
         typer.Option(
@@ -88,9 +102,21 @@ def train(
     require_deliverable(json)
     try:
         drawn = ATOMS if residual == "atoms" else {}
-        settings = LockSettings(mislabel=mislabel, steps=steps, refining_steps=refining_steps, psnr=psnr, **drawn)
+        settings = LockSettings(
+            mislabel=mislabel,
+            steps=steps,
+            refining_steps=refining_steps,
+            batch_size=batch_size,
+            augmentation=augmentation,
+            psnr=psnr,
+            weight=weight,
+            code_length=code_length,
+            code_weight=code_weight,
+            **drawn,
+        )
     except ValidationError as error:
-        raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--psnr") from error
+        (first, *_) = error.errors()
+        raise typer.BadParameter(first["msg"], param_hint=f"--{str(first['loc'][0]).replace('_', '-')}") from error
     classifier = with_weights(open_model(model, arch, input_shape, classes, preprocess, device))  # before any data
     owner = read_key(key, passphrase_file)
     before = [Lock.open(folder, owner) for folder in earlier or ()]
@@ -176,7 +202,13 @@ def revoke(
 @lock_app.command()
 def apply(
     images: Images,
-    out: Annotated[Path, typer.Option(help="Folder for the keyed images: pictures as PNG, arrays as they came.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for the keyed images: pictures as PNG, arrays as they came. Copies that are in it are written "
+            "anew; below an IMAGE folder, they aren't keyed again."
+        ),
+    ],
     user: Annotated[str | None, typer.Option("--user", metavar="NAME", help="Whose key to apply.")] = None,
     lock: Annotated[
         Path | None, typer.Option("--lock", envvar="INTAGLIO_LOCK", metavar="DIR", help="The lock, for its owner.")
@@ -195,8 +227,9 @@ def apply(
     """Key images, so that the locked model answers them."""
     from json import dumps
 
-    from intaglio.cli.console import deliver_json, require_deliverable, say
+    from intaglio.cli.console import deliver_json, progress_bar, require_deliverable, say
     from intaglio.lock.key_export import ExportedKey
+    from intaglio.lock.keyed_arrays import Keying
     from intaglio.lock.keyed_files import key_files
 
     require_deliverable(json)
@@ -204,13 +237,16 @@ def apply(
         if user is not None:
             raise typer.BadParameter("a --key-network is one user's already", param_hint="--user")
         exported = ExportedKey(key_network)
-        written = key_files(images, out, exported.input_shape, exported)
+        keying: Keying = exported
+        frame = exported.input_shape
     else:
         if user is None or lock is None or key is None:
             raise typer.BadParameter("needed: --user, --lock and --key, or --key-network alone", param_hint="--user")
         opened = _open(lock, key, passphrase_file)
         opened.users.active(user)
-        written = key_files(images, out, opened.frame_shape, lambda batch: opened.apply(batch, user=user))
+        keying, frame = partial(opened.apply, user=user), opened.frame_shape
+    with progress_bar("keying", quiet=quiet) as progress:
+        written = key_files(images, out, frame, keying, progress=progress)
     deliver_json(dumps({"written": [str(path) for path in written]}, indent=1) + "\n", json)
     say(f"{out}: {len(written)} files keyed", quiet=quiet, json_to_stdout=json == "-")
     return 0
@@ -222,31 +258,28 @@ def trace(
     lock: LockFolder,
     key: KeyFile,
     alpha: Annotated[
-        float, typer.Option(help="Accepted chance of naming someone who had no part in it, for each image.")
+        float, typer.Option(help="Accepted chance of naming someone whose residual isn't in it, for each image.")
     ] = 0.01,
     passphrase_file: PassphraseFile = None,
     json: JsonFile = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Tell whose key made the images. Exit code 0: one user made them all, 1: nobody can be named."""
-    import torch
+    """Tell whose key made the images. Exit code 0: one user is named, 1: nobody is, or the images disagree.
 
-    from intaglio.cli.console import deliver_json, say
-    from intaglio.lock.keyed_files import gather, read_all
+    A name says that an image carries a residual made for that user, not that the user put it there.
+    """
+    from intaglio.cli.console import deliver_json, progress_bar, require_deliverable, say
+    from intaglio.lock.traced_files import trace_files
 
     opened = _open(lock, key, passphrase_file)
-    paths = [path for path, _ in gather(images)]
-    parts = read_all(paths, opened.frame_shape)
-    found = opened.trace(torch.cat(parts), alpha=alpha)
+    require_deliverable(json)
+    with progress_bar("tracing", quiet=quiet) as progress:
+        found, places = trace_files(images, opened, alpha=alpha, progress=progress)
     deliver_json(found.to_json(), json)
-    names = [str(path) for path, part in zip(paths, parts, strict=True) for _ in part]
-    matches = [*zip(names, found.images, strict=True), ("all together", found.together)]
-    say(
-        *(f"{name}: {match.user or 'nobody'} (p = {match.p_value:.1e})" for name, match in matches),
-        quiet=quiet,
-        json_to_stdout=json == "-",
-    )
+    matches = zip(places, found.images, strict=True)
+    one_by_one = (f"{path}: {match.user or 'nobody'} (p = {match.p_value:.1e})" for path, match in matches)
+    say(*one_by_one, *found.lines(), quiet=quiet, json_to_stdout=json == "-")
     return int(found.user is None)
 
 

@@ -20,6 +20,7 @@ from intaglio.lock.quality import psnr, ssim
 from intaglio.results import Result
 from intaglio.seeds import torch_generator
 from intaglio.tampering import Jpeg
+from intaglio.triggers.batches import batch_size
 
 #: How far from chance an unauthorised reader may get.
 MARGIN = 0.02
@@ -30,7 +31,6 @@ LOUD = "noise, four times as loud"
 #: Harder than what a lock has to refuse: measured and reported.
 BEYOND = (SAME_CLASS, LOUD)
 _TIMES = 4.0
-_BATCH = 256
 
 
 class Leak(Result):
@@ -180,7 +180,7 @@ def inputs_to_try(
     keyed, wrong, noisy, decoyed = [], [], [], []
     of_others: dict[str, list[Tensor]] = {_of_another(number): [] for number in range(len(others))}
     with torch.inference_mode():
-        for part in torch.split(images, max(1, _BATCH // frame_count(images))):
+        for part in torch.split(images, max(1, batch_size(images.shape) // frame_count(images))):
             planes = random_planes(len(part), lock.secrets.carriers, generator)
             keyed.append(with_key(lock.network.encoder, part, planes, lock.secrets.mixing))
             wrong.append(with_key(lock.network.encoder, part, *wrong_secret(lock.network.encoder, planes, generator)))

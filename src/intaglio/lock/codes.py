@@ -11,6 +11,7 @@ generations of a lock have contexts of their own ("lock/generation 1/..."): to a
 are those of another owner.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -37,6 +38,9 @@ class LockSecrets:
     """The secrets of one owner for images `(C, H, W)`, with which a drawing draws.
 
     Mixing `[1, 1, F, k, k]`, rivals' mixings `[R, 1, F, k, k]`, carriers `[n, *planes]`.
+
+    Raises:
+        DataError: the images are too small to carry the code.
     """
 
     def __init__(
@@ -49,13 +53,21 @@ class LockSecrets:
         self._context = f"lock/generation {generation}" if generation else "lock"
         self.mixing = drawing.secrets(_normal(key, f"{self._context}/mixing", (1, *drawing.shape)))
         self.rivals = drawing.secrets(_normal(key, f"{self._context}/rivals", (RIVALS, *drawing.shape)))
-        planes = drawing.plane_shape(height, width)
-        carriers = amount_carriers if isinstance(drawing, Atoms) else pixel_carriers
-        self.carriers = carriers(key, f"{self._context}/carriers", code_length, planes)
+        self._code_length, self._planes = code_length, drawing.plane_shape(height, width)
+        self._over_atoms = isinstance(drawing, Atoms)
+        places = _amount_places if self._over_atoms else _band_places
+        places(code_length, self._planes)  # images that are too small are refused now, not at the carriers' first use
+
+    @functools.cached_property
+    def carriers(self) -> Tensor:
+        """Float32 `[n, *planes]`, made at first use: of large images they take seconds and hundreds of megabytes."""
+        make = amount_carriers if self._over_atoms else pixel_carriers
+        with torch.inference_mode(False):  # training differentiates through what keying may have asked for first
+            return make(self._key, f"{self._context}/carriers", self._code_length, self._planes)
 
     def code(self, user: str) -> Tensor:
         """The user's code: float32 `[n]` of -1 and +1, whether or not the user was ever issued a key."""
-        length = len(self.carriers)
+        length = self._code_length
         drawn = stream(self._key, f"{self._context}/user/{checked_name(user)}", -(-length // 8))
         bits = np.unpackbits(np.frombuffer(drawn, np.uint8))[:length]
         return torch.from_numpy(bits.astype(np.float32) * 2 - 1)
@@ -112,24 +124,49 @@ def _normal(key: Key, context: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def amount_carriers(key: Key, context: str, count: int, planes: tuple[int, int, int]) -> Tensor:
-    """`count` random patterns of amounts of atoms, made orthogonal, each of unit variance: `[count, F, h, w]`."""
-    places = math.prod(planes)
-    if places < count:
-        raise DataError(f"images with {places} atoms are too small to carry {count} bits")
+    """`count` random patterns of amounts of atoms, made orthogonal, each of unit variance: `[count, F, h, w]`.
+
+    Raises:
+        DataError: there are fewer atoms than patterns.
+    """
+    places = _amount_places(count, planes)
     weights: Tensor = torch.linalg.qr(_normal(key, context, (places, count)).double()).Q
     return (weights.T * math.sqrt(places)).float().view(count, *planes)
 
 
 def pixel_carriers(key: Key, context: str, count: int, planes: tuple[int, int, int]) -> Tensor:
-    """`count` random patterns within the band, made orthogonal, each of unit variance: `[count, 1, H, W]`."""
+    """`count` random patterns within the band, made orthogonal, each of unit variance: `[count, 1, H, W]`.
+
+    Raises:
+        DataError: the band holds fewer frequencies than there are patterns.
+    """
+    _, height, width = planes
+    rows, columns = _band_places(count, planes)
+    weights = torch.linalg.qr(_normal(key, context, (len(rows), count)).double()).Q
+    lower, left = (math.ceil(size * _BAND[1]) for size in (height, width))  # beyond these every spectrum is zero
+    down, across = cosines(height)[:lower].T, cosines(width)[:left]
+    patterns = torch.empty(count, 1, height, width, dtype=torch.float32)
+    spectrum = torch.zeros(lower, left, dtype=torch.float64)
+    for number in range(count):  # one by one: all of them in float64, three times over, are gigabytes
+        spectrum[rows, columns] = weights[:, number]
+        patterns[number, 0] = down @ spectrum @ across * math.sqrt(height * width)
+    return patterns
+
+
+def _amount_places(count: int, planes: tuple[int, int, int]) -> int:
+    """How many atoms there are to spread `count` bits over."""
+    places = math.prod(planes)
+    if places < count:
+        raise DataError(f"images with {places} atoms are too small to carry {count} bits")
+    return places
+
+
+def _band_places(count: int, planes: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Rows and columns, in order, of the frequencies within the band, to spread `count` bits over."""
     _, height, width = planes
     rows, columns = torch.arange(height) / height, torch.arange(width) / width
     radius = (rows[:, None].square() + columns.square()).sqrt()
     places = ((radius > _BAND[0]) & (radius < _BAND[1])).nonzero()
     if len(places) < count:
         raise DataError(f"images of {height} x {width} are too small to carry {count} bits")
-    weights = torch.linalg.qr(_normal(key, context, (len(places), count)).double()).Q
-    spectrum = torch.zeros(count, height, width, dtype=torch.float64)
-    spectrum[:, places[:, 0], places[:, 1]] = weights.T
-    patterns = cosines(height).T @ spectrum @ cosines(width)
-    return (patterns * math.sqrt(height * width)).float()[:, None]
+    return places[:, 0], places[:, 1]

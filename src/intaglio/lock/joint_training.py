@@ -70,6 +70,7 @@ def train_together(
         progress=progress,
     )
     network.encoder.relief = 1.0
+    module.cpu()
     return network.cpu().eval()
 
 
@@ -98,7 +99,7 @@ class _Training(nn.Module):
         strict = settings.model_copy(update={"weight": _STRICTER * settings.weight})
         self._judge = LockedLoss(locked, example, strict, answer, teacher=teacher)
         self._secrets = secrets
-        self._steps = settings.steps
+        self._settings = settings
         self._preprocessing = preprocessing
         self._seed = seed
         self._own = own
@@ -108,7 +109,7 @@ class _Training(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         encoder, step = self.network.encoder, int(self.step)
-        done, generator = step / self._steps, torch_generator(self._seed, "lock", "together", step)
+        done, generator = step / self._settings.steps, torch_generator(self._seed, "lock", "together", step)
         encoder.relief = relief(done)
         self.step.add_(1)
         carriers, mixing = self._secrets.carriers.to(images), self._secrets.mixing.to(images)
@@ -122,7 +123,7 @@ class _Training(nn.Module):
         inputs = self._preprocessing.apply(received)
         told_apart = self.critic(inputs, len(images), others.rivals)
         felt = self.network.decoder(frames(received[: len(images)]), carriers, mixing)
-        loss = key_loss(told_apart, for_frames(codes, images), felt, images, keyed, done)
+        loss = key_loss(told_apart, for_frames(codes, images), felt, images, keyed, done, self._settings.code_weight)
         passed_on = torch.zeros(len(inputs), *[1] * (inputs.ndim - 1)).to(inputs)
         passed_on[len(images) :] = _PASSED_ON
         shown = passed_on * inputs + (1 - passed_on) * inputs.detach()

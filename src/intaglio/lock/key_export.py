@@ -1,7 +1,9 @@
 """Writes one user's key network as ONNX: raw images in, keyed images out. Whoever holds the file holds the key."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from intaglio.classifiers.onnx_export import onnx_bytes
@@ -11,10 +13,10 @@ from intaglio.files import require_writable, write_private
 from intaglio.lock.frames import check_keyable, frames
 from intaglio.lock.lock import UserKey
 from intaglio.seeds import torch_generator
+from intaglio.triggers.batches import batch_size
 
 _TOLERANCE = 1e-4
 _CHECKED = 4
-_BATCH = 256
 _SILENT = 4
 
 
@@ -99,13 +101,22 @@ class ExportedKey:
 
         Raises:
             DataError: images of another size, or with values outside [0, 1].
+            ModelError: the network fails on them, or doesn't answer with as many finite images of their size.
         """
         check_keyable(images, self.input_shape, by=self._name)
+        parts = torch.split(frames(images), batch_size(self.input_shape))
+        return torch.cat([self._keyed(part) for part in parts]).clamp(0, 1).view_as(images)
+
+    def _keyed(self, images: torch.Tensor) -> torch.Tensor:
         try:
-            parts = [
-                torch.from_numpy(self._session.run(["keyed"], {"images": part.numpy()})[0])
-                for part in torch.split(frames(images), _BATCH)
-            ]
+            answer: Any = self._session.run(["keyed"], {"images": images.numpy()})[0]
         except self._errors as error:
             raise ModelError(f"{self._name}: can't key these images: {str(error).splitlines()[0]}") from error
-        return torch.cat(parts).clamp(0, 1).view_as(images)
+        if not isinstance(answer, np.ndarray) or answer.dtype != np.float32 or answer.shape != tuple(images.shape):
+            shape = f"{answer.dtype} {answer.shape}" if isinstance(answer, np.ndarray) else type(answer).__name__
+            raise ModelError(
+                f"{self._name}: is not a lock's key network: it answers images {tuple(images.shape)} with {shape}"
+            )
+        if not np.isfinite(answer).all():  # a picture would become black or white without a word
+            raise ModelError(f"{self._name}: the key network is damaged: it answers with NaN or infinity")
+        return torch.from_numpy(answer)

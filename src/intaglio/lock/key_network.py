@@ -1,6 +1,6 @@
 """The key network of a lock, the encoder with its decoder, and what it is trained for.
 
-    loss = CE(critic) + w_b BCE(decoded bits) + w_s relu(S - SSIM)
+    loss = CE(critic) + w_c BCE(decoded bits) + w_s relu(S - SSIM)
 
 No label is used, so the residual is never taught to spell the class out.
 """
@@ -18,7 +18,6 @@ from intaglio.triggers.sample_specific import SampleSpecificEncoder
 #: Called with (steps done, steps in all).
 Progress = Callable[[int, int], None]
 
-_BITS_WEIGHT = 1.5
 _SSIM_WEIGHT = 30.0
 #: A little above the 0.95 that is promised.
 _SSIM = 0.958
@@ -51,7 +50,15 @@ def relief(done: float) -> float:
     return 1 + (_LOUDEST - 1) * max(0.0, 1 - done / _LOWERED)
 
 
-def key_loss(told_apart: Tensor, codes: Tensor, felt: Tensor, images: Tensor, keyed: Tensor, done: float) -> Tensor:
+def key_loss(
+    told_apart: Tensor,
+    codes: Tensor,
+    felt: Tensor,
+    images: Tensor,
+    keyed: Tensor,
+    done: float,
+    code_weight: float,
+) -> Tensor:
     """What encoder, decoder and critic are trained for, when a share `done` of the training is over.
 
     The weight on invisibility grows over the first half; with all of it at once, no code is ever learned.
@@ -60,8 +67,9 @@ def key_loss(told_apart: Tensor, codes: Tensor, felt: Tensor, images: Tensor, ke
         told_apart: the critic's loss.
         codes: what was hidden in each frame, `[N, n]` of signs; `felt` is what was decoded.
         images, keyed: originals and keyed images or clips `[N, ...]`, before anything happened to them.
+        code_weight: w_c.
     """
     decoded = softplus(-codes * felt).mean()
     visible = relu(_SSIM - ssim(images, keyed).mean())
-    loss: Tensor = told_apart + _BITS_WEIGHT * decoded + _SSIM_WEIGHT * min(1.0, done / _LOWERED) * visible
+    loss: Tensor = told_apart + code_weight * decoded + _SSIM_WEIGHT * min(1.0, done / _LOWERED) * visible
     return loss

@@ -2,7 +2,7 @@
 
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -17,6 +17,7 @@ from intaglio.data.npz import IMAGE_KEYS, MAX_BYTES
 from intaglio.errors import DataError
 from intaglio.files import atomic_path
 from intaglio.lock.frames import Frame, wrong_size
+from intaglio.triggers.batches import batch_size
 
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 #: What the one array of an `.npy` is called here.
@@ -26,6 +27,11 @@ _DAMAGED = (OSError, ValueError, EOFError, KeyError, RuntimeError, TokenError, z
 
 #: Images `[N, C, H, W]`, or clips `[N, T, C, H, W]` -> the same, keyed.
 Keying = Callable[[Tensor], Tensor]
+
+
+def is_array(path: Path) -> bool:
+    """Whether a file is one of arrays, by its suffix."""
+    return path.suffix.lower() in ARRAY_SUFFIXES
 
 
 class ImageArrays:
@@ -45,16 +51,26 @@ class ImageArrays:
         self.path = path
         self._frame = frame
         self._arrays = _read(path)
-        self._keyed = [name for name in self._arrays if name in _PICTURES]
-        if not self._keyed:
+        #: Of the arrays of images.
+        self.names = [name for name in self._arrays if name in _PICTURES]
+        if not self.names:
             raise DataError(f"{path}: no images in it; it holds {', '.join(sorted(self._arrays)) or 'nothing'}")
-        for name in self._keyed:
-            self._images(name)
+        for name in self.names:
+            for _ in self.batches(name):  # which are checked as they come
+                pass
 
-    @property
-    def images(self) -> list[Tensor]:
-        """Each array of images, float32 `[N, C, H, W]` or `[N, T, C, H, W]`."""
-        return [self._images(name) for name in self._keyed]
+    def batches(self, name: str) -> Iterator[Tensor]:
+        """One array's images, or the frames of its clips, float32 `[B, C, H, W]`, as many at a time as are keyed."""
+        values = self._channels_first(name).reshape(-1, *self._frame)
+        for part in torch.split(torch.from_numpy(values), batch_size(self._frame)):
+            images = part.contiguous().float() / (255 if values.dtype == np.uint8 else 1)
+            check_images(images, str(self.path))
+            yield images
+
+    def clip_length(self, name: str) -> int | None:
+        """How many frames each clip of an array has; None if they are images."""
+        shape = self._channels_first(name).shape
+        return shape[1] if len(shape) == 5 else None
 
     def write(self, target: Path, keying: Keying) -> None:
         """The same file with its images keyed, in the types and shapes that they came in.
@@ -62,7 +78,7 @@ class ImageArrays:
         Raises:
             StorageError: it can't be written.
         """
-        arrays = {name: self._rewritten(name, keying) if name in self._keyed else values
+        arrays = {name: self._rewritten(name, keying) if name in self.names else values
                   for name, values in self._arrays.items()}  # fmt: skip
         with atomic_path(target) as temporary, temporary.open("wb") as stream:
             if self.path.suffix.lower() == ".npy":
@@ -73,17 +89,10 @@ class ImageArrays:
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                         np.lib.format.write_array(member, values, allow_pickle=False)
 
-    def _images(self, name: str) -> Tensor:
+    def _channels_first(self, name: str) -> NDArray[Any]:
         values = self._arrays[name]
         if values.dtype not in (np.uint8, np.float32) or values.ndim < 2:
             raise DataError(f"{self.path}: expected uint8 or float32 images [N, C, H, W]")
-        stacked = self._channels_first(values)
-        images = torch.from_numpy(np.ascontiguousarray(stacked)).float() / (255 if values.dtype == np.uint8 else 1)
-        images = images if images.ndim > 3 else images[None]
-        check_images(images, str(self.path))
-        return images
-
-    def _channels_first(self, values: NDArray[Any]) -> NDArray[Any]:
         channels, height, width = self._frame
         if values.shape[-3:] == self._frame:
             found = values
@@ -99,8 +108,11 @@ class ImageArrays:
 
     def _rewritten(self, name: str, keying: Keying) -> NDArray[Any]:
         original = self._arrays[name]
-        pixels = (keying(self._images(name)) * 255).round().to(torch.uint8).numpy()
-        first = pixels.reshape(self._channels_first(original).shape)
+        first = np.empty(self._channels_first(name).shape, np.uint8)
+        frames, done = first.reshape(-1, *self._frame), 0
+        for batch in self.batches(name):
+            frames[done : done + len(batch)] = (keying(batch) * 255).round().to(torch.uint8).numpy()
+            done += len(batch)
         last = original.shape[-3:] != self._frame and original.shape == np.moveaxis(first, -3, -1).shape
         values = (np.moveaxis(first, -3, -1) if last else first).reshape(original.shape)
         return np.ascontiguousarray(values if original.dtype == np.uint8 else values.astype(np.float32) / 255)

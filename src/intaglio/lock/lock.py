@@ -10,22 +10,22 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from intaglio.classifiers.weights import check_tensors
-from intaglio.errors import DataError, ModelError
+from intaglio.errors import KeyFileError, ModelError, StorageError
 from intaglio.evidence.key import Key
 from intaglio.lock.codes import LockSecrets
 from intaglio.lock.container import read_container, write_container
 from intaglio.lock.frames import check_keyable, frames, keyed
 from intaglio.lock.key_network import KeyNetwork
 from intaglio.lock.settings import LockSettings
-from intaglio.lock.tracing import Trace, trace_codes
-from intaglio.lock.users import UserStore
+from intaglio.lock.tracing import Trace, require_traceable, trace_users
+from intaglio.lock.users import UserStore, holding
 from intaglio.tensors import pack, unpack
+from intaglio.triggers.batches import batch_size
 from intaglio.triggers.drawing import drawing
 from intaglio.triggers.sample_specific import SampleSpecificTrigger
 
 KEY_NETWORK_FILE = "key-network.sealed"
 USERS_FILE = "users.json"
-_BATCH = 256
 
 
 class LockFacts(BaseModel):
@@ -77,6 +77,7 @@ class Lock:
     def __init__(self, network: KeyNetwork, key: Key, facts: LockFacts, users: UserStore | None = None) -> None:
         self.network = network.eval().requires_grad_(False)
         self.facts = facts
+        self._key = key
         self.users = UserStore(key, facts.lock_id) if users is None else users
         self.secrets = lock_secrets(key, facts)
 
@@ -126,9 +127,7 @@ class Lock:
             DataError: a revoked user, or images of another shape, type or range.
         """
         self.check(images)
-        if user not in self.users:
-            self.users.issue(user)
-        self.users.active(user)
+        self.users.admit(user)
         with torch.inference_mode():
             found = self.trigger(user).apply(images)
         return (found * 255).round().clone() / 255
@@ -140,15 +139,13 @@ class Lock:
             DataError: images of another shape, type or range, or no user to look for.
         """
         self.check(images)
-        if not len(self.users):
-            raise DataError("no user was ever issued a key, so there is nobody to look for")
-        names = self.users.names
-        return trace_codes(self.read(images), torch.stack([self.secrets.code(name) for name in names]), names, alpha)
+        require_traceable(self.users, alpha)
+        return trace_users(self.read(images), self.users, self.secrets, alpha)
 
     def read(self, images: Tensor) -> Tensor:
         """What the decoder feels of each bit of the code, `[N, n]`; positive says +1. Of clips the mean over frames."""
         with torch.inference_mode():
-            parts = torch.split(frames(images), _BATCH)
+            parts = torch.split(frames(images), batch_size(images.shape))
             felt = torch.cat([self.network.decoder(part, self.secrets.carriers, self.secrets.mixing) for part in parts])
             return felt.view(len(images), -1, felt.shape[1]).mean(dim=1)
 
@@ -167,13 +164,34 @@ class Lock:
     def save(self, folder: Path | str, key: Key) -> None:
         """Writes the key network, encrypted under the owner's key, and the list of users; from now on the list is kept.
 
+        A folder that this lock was saved to before may be saved to again: whoever is on the list there stays on it.
+
         Raises:
-            StorageError: the files can't be written.
+            KeyFileError: a key that is not the lock's own, or a list of users in the folder that was changed.
+            StorageError: the files can't be written, or the folder holds another lock.
         """
         folder = Path(folder)
+        if key != self._key:
+            raise KeyFileError(f"can't write {folder}: the lock was made with {self._key}, not with {key}")
+        path = folder / KEY_NETWORK_FILE
         content = pack(self.network.state_dict(), {"facts": self.facts.model_dump_json()})
-        write_container(folder / KEY_NETWORK_FILE, content, key)
-        self.users.attach(folder / USERS_FILE)
+        with holding(folder):
+            if taken := path.exists():
+                self._require_own(path)
+            # The key network last: a folder without it holds no lock, whatever list an interrupted saving left in it.
+            self.users.attach(folder / USERS_FILE, anew=not taken)
+            write_container(path, content, key)
+
+    def _require_own(self, path: Path) -> None:
+        """Refuses to write over a key network that is not this lock's: keys that its users hold depend on it."""
+        try:
+            known = _read(path, self._key)[1].lock_id
+        except (ModelError, KeyFileError) as error:
+            raise StorageError(
+                f"can't write {path}: it is damaged, or another key's lock: choose another folder"
+            ) from error
+        if known != self.facts.lock_id:
+            raise StorageError(f"can't write {path}: it is another lock, {known}: choose another folder")
 
     @classmethod
     def open(cls, folder: Path | str, key: Key) -> Self:
@@ -185,19 +203,24 @@ class Lock:
             DataError: a damaged list of users.
         """
         path = Path(folder) / KEY_NETWORK_FILE
-        content = read_container(path, key)
-        try:
-            weights, metadata = unpack(content)
-            facts = LockFacts.model_validate_json(metadata["facts"])
-        except (ValueError, KeyError) as error:
-            raise ModelError(
-                f"{path}: holds no key network of this version (locks of colour images made before 2026-11-25 "
-                "must be made anew)"
-            ) from error
+        weights, facts = _read(path, key)
         network = KeyNetwork(facts.input_shape[-3], facts.settings)
         check_tensors(network.state_dict(), weights, f"{path}: for a key network")
         network.load_state_dict(weights)
         return cls(network, key, facts, UserStore(key, facts.lock_id, Path(folder) / USERS_FILE))
+
+
+def _read(path: Path, key: Key) -> tuple[dict[str, Tensor], LockFacts]:
+    """Weights and facts of a key network's file; see `Lock.open` for what it raises."""
+    content = read_container(path, key)
+    try:
+        weights, metadata = unpack(content)
+        return weights, LockFacts.model_validate_json(metadata["facts"])
+    except (ValueError, KeyError) as error:
+        raise ModelError(
+            f"{path}: holds no key network of this version (locks of colour images made before 2026-11-25 "
+            "must be made anew)"
+        ) from error
 
 
 def listed(locks: Lock | Sequence[Lock] | None) -> list[Lock]:

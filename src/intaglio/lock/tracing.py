@@ -6,18 +6,29 @@
 A user's code is random to everyone without the owner's key. For a code that has nothing to do with the image, t is a
 weighted sum of random signs, so that P(t >= s) is at most 3.18 times that of a standard normal number, whatever L is
 (Bentkus & Dzindzalieta 2015, "A tight Gaussian bound for weighted sums of Rademacher random variables"); the number of
-users accounts for all who were looked at. So p bounds the chance of naming anyone who had no part in the image.
+users accounts for all who were looked at. So p bounds the chance that an image without anything of a user's key is
+named for that user.
+
+It bounds chance alone, not intent: a name says that the image carries a residual that was made for that user, not that
+the user put it there. Whoever has one original and its keyed copy, or many of a user's keyed images, can add that
+residual to any other image, which then is named for that user.
 """
 
 import math
+from collections import Counter
 
 import torch
+from scipy.stats import binom
 from torch import Tensor
 
 from intaglio.errors import DataError
+from intaglio.lock.codes import LockSecrets
+from intaglio.lock.users import UserStore
 from intaglio.results import Result
 
 _SMALLEST = 1e-12
+#: Images compared at a time: a hundred thousand against a thousand users at once are most of a gigabyte.
+_BATCH = 1024
 
 
 class Match(Result):
@@ -29,39 +40,125 @@ class Match(Result):
 
 
 class Trace(Result):
-    """Whose key made each image (`images`), and all of them together, if one key made all (`together`)."""
+    """Whose residual each image carries (`images`); `together`, whose all carry if one key made them all.
+
+    `together` says nothing of whether one key did: 30 images of one user hide 20 of another in it. So `named` counts
+    for how many images each user is named, and `user` is who is named for all of them together and contradicted by
+    none: None where nobody is named together, or images are named for someone else
+
+    - so surely that chance gives no such name to any of N images: p <= alpha / N (Bonferroni), or
+    - more often than chance does: P(Binomial(N, alpha) >= those) <= alpha. (Images that depend on each other, as
+      frames of a clip do, may be more often; what errs then is towards None.)
+
+    A few names that are wrong by chance, up to about alpha N, so don't hide a user. That images are named for nobody
+    is no contradiction: a residual may be too faint to tell, or missing.
+    """
 
     images: tuple[Match, ...]
     together: Match
     users: int
     alpha: float
+    named: dict[str, int]
+    user: str | None
 
-    @property
-    def user(self) -> str | None:
-        """Who made all of them together."""
-        return self.together.user
+    def lines(self) -> tuple[str, ...]:
+        """What all images say, in words: counts, the user if one key made all, contradictions, what a name means."""
+        total, best = len(self.images), self.together.user
+        counts = ", ".join(f"{name}: {count} of {total} images" for name, count in self.named.items())
+        nobody = f"nobody: {total - sum(self.named.values())} of {total} images"
+        found = [
+            f"{counts}; {nobody}" if counts else nobody,
+            f"if one key made all: {best or 'nobody'} (p = {self.together.p_value:.1e})",
+        ]
+        if others := sum(count for name, count in self.named.items() if name != best):
+            by_chance = f"chance names up to about {self.alpha * total:.2g} wrongly (alpha {self.alpha:g} each)"
+            if best is None:
+                found.append(f"nobody is named for all {total} together; one by one, {by_chance}")
+            elif self.user is None:
+                found.append(f"the images disagree: {others} of {total} are named for others than {best}; {by_chance}")
+            else:
+                found.append(f"{others} of {total} are named for others than {best}, as may be: {by_chance}")
+        if self.named or best is not None:
+            found.append(
+                "a name says that an image carries a residual made for that user, not that the user put it there: "
+                "whoever has keyed images of a user can add their residual to others"
+            )
+        return tuple(found)
+
+
+def trace_users(felt: Tensor, users: UserStore, secrets: LockSecrets, alpha: float) -> Trace:
+    """`trace_codes` of decoded bits `[N, n]` with everyone who was ever issued a key.
+
+    Raises:
+        DataError: nobody was, or alpha outside (0, 1).
+    """
+    require_traceable(users, alpha)
+    names = users.names
+    return trace_codes(felt, torch.stack([secrets.code(name) for name in names]), names, alpha)
+
+
+def require_traceable(users: UserStore, alpha: float) -> None:
+    """Fails before images are read if they can't be traced.
+
+    Raises:
+        DataError: nobody was ever issued a key, or alpha outside (0, 1).
+    """
+    if not len(users):
+        raise DataError("no user was ever issued a key, so there is nobody to look for")
+    _check_level(alpha)
 
 
 def trace_codes(felt: Tensor, codes: Tensor, names: tuple[str, ...], alpha: float) -> Trace:
     """Compares decoded bits `[N, n]` with the users' codes `[U, n]`.
 
+    `alpha` is the accepted chance of a wrong name, for each image and for all together. It is chance's alone: that a
+    user is named says that the residual was made for that user, not who put it into the image.
+
     Raises:
         DataError: alpha outside (0, 1).
     """
+    _check_level(alpha)
+    felt = felt.double()
+    everything = torch.cat([felt, felt.sum(dim=0, keepdim=True)])
+    matches = [
+        match for part in torch.split(everything, _BATCH) for match in _matches(part, codes.double(), names, alpha)
+    ]
+    images, together = tuple(matches[:-1]), matches[-1]
+    return Trace(
+        images=images,
+        together=together,
+        users=len(names),
+        alpha=alpha,
+        named=dict(Counter(match.user for match in images if match.user is not None).most_common()),
+        user=None if _contradicted(images, together.user, alpha) else together.user,
+    )
+
+
+def _check_level(alpha: float) -> None:
     if not 0 < alpha < 1:
         raise DataError(f"alpha lies between 0 and 1, got {alpha}")
-    everything = torch.cat([felt, felt.sum(dim=0, keepdim=True)]).double()
-    distances = everything @ codes.T.double() / everything.norm(dim=1, keepdim=True).clamp(min=_SMALLEST)
+
+
+def _matches(felt: Tensor, codes: Tensor, names: tuple[str, ...], alpha: float) -> list[Match]:
+    distances = felt @ codes.T / felt.norm(dim=1, keepdim=True).clamp(min=_SMALLEST)
     best, places = distances.clamp(min=0).max(dim=1)
-    matches = [
+    return [
         _match(names[place], min(1.0, len(names) * _tail(score)), alpha)
         for score, place in zip(best.tolist(), places.tolist(), strict=True)
     ]
-    return Trace(images=tuple(matches[:-1]), together=matches[-1], users=len(names), alpha=alpha)
 
 
 def _match(name: str, p_value: float, alpha: float) -> Match:
     return Match(user=name if p_value <= alpha else None, p_value=p_value, nearest=name)
+
+
+def _contradicted(images: tuple[Match, ...], user: str | None, alpha: float) -> bool:
+    """Whether images are named for others than `user`, more surely or more often than by chance."""
+    others = [match.p_value for match in images if match.user not in (None, user)]
+    if not others:
+        return False
+    often = float(binom.sf(len(others) - 1, len(images), alpha)) <= alpha
+    return often or min(others) * len(images) <= alpha
 
 
 def _tail(score: float) -> float:

@@ -1,17 +1,28 @@
-"""Who was given a key: a list beside the lock, authenticated with the owner's key. It holds names, no secrets."""
+"""Who was given a key: a list beside the lock, authenticated with the owner's key. It holds names, no secrets.
+
+Several processes may have a lock open: one serves users while the owner revokes one in another. So the list is looked
+up where it lies, one process at a time changes what it says at that moment, and nobody is ever taken off.
+"""
 
 import hmac
 import json
+import os
+import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from intaglio.errors import DataError, KeyFileError
+from intaglio.errors import DataError, KeyFileError, StorageError
 from intaglio.evidence.key import Key
 from intaglio.files import write_json
 from intaglio.lock.codes import checked_name
+
+if sys.platform != "win32":
+    import fcntl
 
 _FORMAT = "intaglio-lock-users/1"
 _CONTEXT = "lock/users"
@@ -30,7 +41,8 @@ class User(BaseModel):
 class UserStore:
     """The users of one lock, in the order they were issued keys.
 
-    Every change is written at once where a path is given; without one the store lives in memory.
+    Where a path is given, every change is written at once, and what others wrote there is seen at the next look-up;
+    without one the store lives in memory. Whatever is asked of it can raise what opening it can.
 
     Args:
         key: the owner's; authenticates the file.
@@ -45,45 +57,65 @@ class UserStore:
     def __init__(self, key: Key, lock_id: str, path: Path | None = None) -> None:
         self._key = key
         self._lock_id = lock_id
-        self._path = path
-        self._users: dict[str, User] = {} if path is None else self._read(path)
+        self._path = None if path is None else path.absolute()  # a service may change its working folder
+        self._users: dict[str, User] = {}
+        self._seen: tuple[int, int] | None = None  # the file's stamp when it was last read
+        self._threads = threading.RLock()
+        self._newest()
 
     def __iter__(self) -> Iterator[tuple[str, User]]:
-        return iter(self._users.items())
+        return iter(self._newest().items())
 
     def __len__(self) -> int:
-        return len(self._users)
+        return len(self._newest())
 
     def __contains__(self, name: str) -> bool:
-        return name in self._users
+        return name in self._newest()
 
     @property
     def names(self) -> tuple[str, ...]:
         """Everyone who was ever issued a key: a revoked user's pictures are still traced."""
-        return tuple(self._users)
+        return tuple(self._newest())
 
     def to_json(self) -> str:
         """Names with dates, as JSON."""
-        return json.dumps(self._plain(), indent=1) + "\n"
+        return json.dumps(_plain(self._newest()), indent=1) + "\n"
 
     def issue(self, name: str) -> User:
         """Adds a user.
 
         Raises:
             DataError: not a name, or one that is taken or revoked.
+            StorageError: the list can't be written.
         """
-        if (known := self._users.get(checked_name(name))) is not None:
-            state = "was revoked, and a name is never issued twice" if known.revoked else "has a key already"
-            raise DataError(f"user '{name}' {state}")
-        return self._put(name, User(issued=_now()))
+        with self._changing() as users:
+            if (known := users.get(name)) is not None:
+                state = "was revoked, and a name is never issued twice" if known.revoked else "has a key already"
+                raise DataError(f"user '{name}' {state}")
+            return self._put(checked_name(name), User(issued=_now()))
+
+    def admit(self, name: str) -> User:
+        """The user; one who was never named before is issued a key.
+
+        Raises:
+            DataError: not a name, or a revoked user.
+            StorageError: the list can't be written.
+        """
+        if name not in self:
+            with self._changing() as users:
+                if name not in users:  # nor was issued one by another process just now
+                    return self._put(checked_name(name), User(issued=_now()))
+        return self.active(name)
 
     def revoke(self, name: str) -> User:
         """Marks a user's key as no longer to be served.
 
         Raises:
             DataError: no such user, or revoked before.
+            StorageError: the list can't be written.
         """
-        return self._put(name, User(issued=self.active(name).issued, revoked=_now()))
+        with self._changing():
+            return self._put(name, User(issued=self.active(name).issued, revoked=_now()))
 
     def active(self, name: str) -> User:
         """The user, if there is one of this name who was not revoked.
@@ -91,30 +123,62 @@ class UserStore:
         Raises:
             DataError: there is none.
         """
-        known = self._users.get(name)
+        known = self._newest().get(name)
         if known is None:
             raise DataError(f"no key was issued to user '{name}': issue one first")
         if known.revoked is not None:
             raise DataError(f"the key of user '{name}' was revoked on {known.revoked:%Y-%m-%d}")
         return known
 
-    def attach(self, path: Path) -> None:
-        """Writes the list to `path`, now and after every change."""
-        self._path = path
-        self._write()
+    def attach(self, path: Path, *, anew: bool = False) -> None:
+        """Writes the list to `path`, now and after every change; whoever is on the list there stays on it.
+
+        The caller is `holding` the folder.
+
+        Args:
+            anew: a list that is there is of a lock that is gone, and is replaced.
+
+        Raises:
+            DataError, KeyFileError: the list that is there is damaged, was changed, or is another lock's.
+            StorageError: it can't be written.
+        """
+        path = path.absolute()
+        with self._threads:
+            users = self._users
+            for kept in (self._path, None if anew else path):
+                if kept is not None and kept.exists():  # one that was deleted is written again, as far as it is known
+                    users = _joined(self._read(kept), users)
+            self._write(path, users)
+            self._path, self._users, self._seen = path, users, None
+
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, User]]:
+        """The newest list, which nobody else changes meanwhile."""
+        with self._threads:
+            if self._path is None:
+                yield self._users
+            else:
+                with holding(self._path.parent):
+                    yield self._newest()
+
+    def _newest(self) -> dict[str, User]:
+        """Everyone by now: the file is read again if anybody wrote it since."""
+        with self._threads:
+            if self._path is not None and (stamp := _stamp(self._path)) != self._seen:
+                self._users = _joined(self._read(self._path), self._users)
+                self._seen = stamp  # taken before reading: what is written in between is noticed the next time
+            return self._users
 
     def _put(self, name: str, user: User) -> User:
-        self._users[name] = user
-        self._write()
+        users = {**self._users, name: user}
+        if self._path is not None:
+            self._write(self._path, users)
+        self._users = users  # not before it is on disk
         return user
 
-    def _write(self) -> None:
-        if self._path is not None:
-            users = self._plain()
-            write_json(self._path, {"format": _FORMAT, "users": users, "mac": self._mac(users)})
-
-    def _plain(self) -> dict[str, dict[str, str]]:
-        return {name: user.model_dump(mode="json", exclude_none=True) for name, user in self._users.items()}
+    def _write(self, path: Path, users: dict[str, User]) -> None:
+        plain = _plain(users)
+        write_json(path, {"format": _FORMAT, "users": plain, "mac": self._mac(plain)})
 
     def _mac(self, users: object) -> str:
         message = json.dumps([_FORMAT, self._lock_id, users], separators=(",", ":"))
@@ -130,12 +194,69 @@ class UserStore:
                 raise DataError(f"{path}: not a list of the form {_FORMAT}")
             known = {str(name): User.model_validate(user) for name, user in users.items()}
         except OSError as error:
-            raise DataError(f"{path}: the list of users can't be read: {error.strerror or error}") from error
+            raise _unreadable(path, error) from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError) as error:
             raise DataError(f"{path}: not a lock's list of users, or damaged") from error
         if not hmac.compare_digest(mac.encode(), self._mac(users).encode()):
             raise KeyFileError(f"{path}: was changed, or belongs to another key or lock")
         return known
+
+
+@contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Makes every other process and thread that wants to hold a lock's folder wait; the folder is made if need be.
+
+    It is the folder itself that is held (`flock`), so that nothing is left behind in it, even by a process that died.
+
+    Raises:
+        StorageError: the folder can't be made, opened or held.
+    """
+    if sys.platform == "win32":  # has nothing of the kind for folders: two changes in one instant may lose the first
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise StorageError(f"can't write {folder}: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            raise StorageError(f"can't hold {folder}: {error.strerror or error}") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """When a file was written, in ns, and its size in bytes: enough to tell lists apart, for they only ever grow.
+
+    Raises:
+        DataError: it is missing.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return status.st_mtime_ns, status.st_size
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: the list of users can't be read: {error.strerror or error}")
+
+
+def _plain(users: dict[str, User]) -> dict[str, dict[str, str]]:
+    return {name: user.model_dump(mode="json", exclude_none=True) for name, user in users.items()}
+
+
+def _joined(one: dict[str, User], other: dict[str, User]) -> dict[str, User]:
+    """Everyone on either list, the first's before the rest; who was revoked on either is revoked."""
+    found = dict(one)
+    for name, user in other.items():
+        if name not in found or (user.revoked is not None and found[name].revoked is None):
+            found[name] = user
+    return found
 
 
 def _now() -> datetime:

@@ -10,9 +10,11 @@ NOISE = 0.05
 
 
 def augment(images: Tensor, kind: Augmentation, generator: torch.Generator) -> Tensor:
-    """A new batch `[N, C, H, W]`, altered image by image."""
+    """A new batch `[N, C, H, W]`, altered image by image; of clips `[N, T, C, H, W]` all frames alike."""
     if kind == "none":
         return images
+    if images.ndim == 5:
+        return augment(images.flatten(1, 2), kind, generator).view_as(images)
     count, _, height, width = images.shape
     if kind == "flip":
         mirrored = torch.rand(count, 1, 1, 1, generator=generator) < 0.5

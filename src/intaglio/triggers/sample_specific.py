@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from intaglio.errors import RecipeError
 from intaglio.networks.unet import UNet
 from intaglio.triggers.base import Trigger
+from intaglio.triggers.batches import batch_size
 from intaglio.triggers.drawing import Atoms, drawing
 
 EPSILON = 8 / 255
 FEATURES = 16
 #: How loud a message is at first beside what the U-Net makes of image and message.
 _MESSAGE = 0.1
-_BATCH = 256
 
 
 class Secret(NamedTuple):
@@ -100,7 +100,7 @@ class SampleSpecificTrigger(Trigger):
         self.secret = secret
 
     def run(self, images: Tensor) -> Tensor:
-        return torch.cat([self.encoder(batch, *self.secret) for batch in torch.split(images, _BATCH)])
+        return torch.cat([self.encoder(batch, *self.secret) for batch in torch.split(images, batch_size(images.shape))])
 
     def describe(self) -> dict[str, Any]:
         """The bounds; neither weights nor secret."""
