@@ -238,7 +238,10 @@ def test_a_claim_is_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     path = claim(tmp_path / "claim.json")
     assert main(["evidence", "verify", str(path)]) == ExitCode.CLEAN
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("Verified: 24 of 24 triggers answered as committed; by chance p = 1e-24")
+    assert lines[0].startswith(
+        "The suspect was not asked; on the claimant's word for its answers, verified: 24 of 24 triggers answered as "
+        "committed; by chance p = 1e-24"
+    )
     assert [line.split(":")[0] for line in lines[1:]] == ["  checked"] * 4 + ["  NOT verified"] * 4
     assert main(["evidence", "verify", str(path), "--json", str(tmp_path / "proof.json"), "-q"]) == ExitCode.CLEAN
     assert capsys.readouterr() == ("", "")
@@ -246,13 +249,49 @@ def test_a_claim_is_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["evidence", "verify", str(path), "--json", "-"]) == ExitCode.CLEAN
     printed = capsys.readouterr()
     assert Proof.from_json(printed.out).verified
-    assert printed.err.startswith("Verified: ")
+    assert printed.err.startswith("The suspect was not asked; ")
 
 
 def test_a_claim_below_its_threshold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = claim(tmp_path / "claim.json", hits=12)
     assert main(["evidence", "verify", str(path)]) == ExitCode.FOUND
     assert capsys.readouterr().out.startswith("Not verified: 12 of 24")
+
+
+def test_a_claimants_weak_rule_convicts_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nine hits of 24 in an innocent model: a rule of 0.01 would claim it, and a few hundred keys find such."""
+    weak = signed(threshold=0.01)
+    path, model = claim(tmp_path / "claim.json", commitment=weak, hits=9), tmp_path / "innocent.onnx"
+    save_suspect(model, learned(weak, hits=9))
+    command = ["evidence", "verify", str(path), "--suspect", str(model)]
+    assert main(command) == ExitCode.FOUND
+    printed = capsys.readouterr().out
+    assert printed.startswith("Not verified: 9 of 24 triggers")
+    assert "  checked: decided at p <= 5.4e-20: the claimant's own threshold, 0.01, is laxer\n" in printed
+    assert main([*command, "--threshold", "0.02"]) == ExitCode.CLEAN
+    assert "NOT verified: you and the claimant chose a weak threshold, 0.01" in capsys.readouterr().out
+    assert main([*command, "--threshold", "1e-4"]) == ExitCode.FOUND
+    for nonsense in ("0", "1", "nan"):
+        assert main([*command, "--threshold", nonsense]) == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("command", ["show", "verify"])
+def test_a_json_file_that_cannot_be_written_is_refused_before_the_work(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def opened(*_: Any, **__: Any) -> Classifier:
+        raise AssertionError("the suspect was opened")
+
+    monkeypatch.setattr("intaglio.classifiers.open_classifier", opened)
+    path = claim(tmp_path / "claim.json")
+    before = path.read_bytes()
+    more = ["--suspect", "http://127.0.0.1:9/m"] if command == "verify" else ["--extract", str(tmp_path / "parts")]
+    assert main(["evidence", command, str(path), *more, "--json", str(tmp_path)]) == ExitCode.ERROR
+    assert "it is a folder" in only_line(capsys)
+    assert main(["evidence", command, str(path), *more, "--json", str(path)]) == ExitCode.USAGE
+    assert "would be written over" in capsys.readouterr().err
+    assert [path] == list(tmp_path.iterdir())
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(("hits", "code"), [(BATCH, ExitCode.CLEAN), (2, ExitCode.FOUND)])

@@ -191,9 +191,17 @@ def test_embed_stamps_the_commitment(given: Path, tmp_path: Path, capsys: pytest
     authority = Authority(tmp_path / "tsa")
     with serving_time(authority) as server:
         assert embed(given, tmp_path / "out", *HASTY, "-q", "--stamp", server.url) == ExitCode.CLEAN
-        assert embed(given, tmp_path / "bad", *HASTY, "-q", "--stamp", f"{server.url}/broken") == ExitCode.ERROR
-    assert only_line(capsys).endswith("/broken: answers 500 Internal Server Error\n")
-    assert contents(tmp_path / "bad") == []
+        late, book = tmp_path / "late", ["--registry", str(tmp_path / "book.sqlite")]
+        assert embed(given, late, *HASTY, "-q", *book, "--stamp", f"{server.url}/broken") == ExitCode.ERROR
+        line = only_line(capsys)
+        assert line.endswith("/broken: answers 500 Internal Server Error\n")
+        assert f"marked, but the commitment has no time stamp, which `intaglio evidence stamp {late}" in line
+        assert {path.name for path in late.iterdir()} == WRITTEN
+        assert read_commitment(late / "commitment.json").time_stamp is None
+        assert verify(given, late, late / "model.safetensors", "-q") in (ExitCode.CLEAN, ExitCode.FOUND)
+        stamp = ["evidence", "stamp", str(late / "commitment.json"), "--authority", server.url, *book, "-q"]
+        assert main(stamp) == ExitCode.CLEAN
+    assert read_commitment(late / "commitment.json").verify(authority.root.read_bytes()) is not None
     roots = ["--roots", str(authority.root)]
     assert main(["evidence", "verify", str(tmp_path / "out" / "commitment.json"), *roots]) == ExitCode.CLEAN
     assert "(time stamp)" in capsys.readouterr().out
@@ -280,12 +288,19 @@ def test_what_was_tried_is_remembered(given: Path, marked: Path, registry: Path,
     assert embed(given, tmp_path / "second", *HASTY, "-q") == ExitCode.CLEAN
     assert tried(other, tmp_path / "second") == (1, 2)
     assert tried(copied, marked, "--suspects", "50", "--keys", "7") == (50, 7)
+    elsewhere = tmp_path / "elsewhere.safetensors"
+    for suffix in ("safetensors", "intaglio.json"):
+        shutil.copy(other.with_suffix(f".{suffix}"), elsewhere.with_suffix(f".{suffix}"))
+    assert tried(elsewhere) == (2, 2)  # another path, but the same file
+    save_classifier(host(2), elsewhere, Sidecar(architecture=ARCHITECTURE))
+    assert tried(elsewhere) == (3, 1)  # the same path, but another model
     with Registry.open(registry, create=False) as book:
         entries = book.verifications()
         assert [Path(entry.suspect).name for entry in entries] == [
             "other.safetensors", "model.safetensors", "other.safetensors", "other.safetensors", "model.safetensors",
+            "elsewhere.safetensors", "elsewhere.safetensors",
         ]  # fmt: skip
-        assert [entry.verified for entry in entries] == [False, True, False, False, True]
+        assert [entry.verified for entry in entries] == [False, True, False, False, True, False, False]
         assert book.spent_batches() == ()
 
 
@@ -331,9 +346,57 @@ def test_a_batch_is_not_spent_on_a_bundle_that_cannot_be_made(
         assert [entry.suspect for entry in book.verifications()] == [str(suspect)]
 
 
-def test_a_bundle_of_a_stranger_proves_nothing(given: Path, marked: Path, tmp_path: Path) -> None:
+def test_no_batch_is_spent_on_a_stranger(
+    given: Path, marked: Path, registry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bundle = tmp_path / "claim.json"
-    assert verify(given, marked, given / "other.safetensors", "-q", "--bundle", str(bundle)) == ExitCode.FOUND
+    assert verify(given, marked, given / "other.safetensors", "--bundle", str(bundle)) == ExitCode.FOUND
+    claimed, kept = capsys.readouterr().out.splitlines()
+    assert "other.safetensors: Not verified: " in claimed
+    assert kept == f"{bundle}: not written; batch 0 is kept, as only a verified claim is worth laying it open"
+    assert not bundle.exists()
+    with Registry.open(registry, create=False) as book:
+        assert book.spent_batches() == ()
+        assert [entry.verified for entry in book.verifications()] == [False]
+
+
+@pytest.mark.parametrize("option", ["--bundle", "--json"])
+def test_verifying_never_writes_over_what_cannot_be_made_again(
+    option: str, given: Path, marked: Path, registry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither an older claim, whose batch is spent, nor the key."""
+    shutil.copy(given / "owner.key", tmp_path / "owner.key")
+    (tmp_path / "claim.json").write_text("the first")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    key, claim_file = str(tmp_path / "owner.key"), str(tmp_path / "claim.json")
+    suspect = marked / "model.safetensors"
+    if option == "--bundle":
+        for name in (key, claim_file):
+            assert verify(given, marked, suspect, "--bundle", name, "--key", key) == ExitCode.ERROR
+            assert f"{name} exists already, and a claim that is overwritten is lost" in only_line(capsys)
+    else:
+        new = str(tmp_path / "new.json")
+        for name in (key, new):
+            more = ["--key", key, "--bundle", new, "--json", name]
+            assert verify(given, marked, suspect, *more) == ExitCode.USAGE
+            assert "would be written over" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert not registry.exists()  # nobody was asked
+
+
+def test_a_rule_that_convinces_its_owner_alone_is_told_so(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = [*LEARN, "--batch-size", "5", "--batches", "1", "--threshold", "0.5"]  # one hit of five is enough
+    assert embed(given, tmp_path / "out", "-q", *few) == ExitCode.CLEAN
+    bundle = tmp_path / "claim.json"
+    more = ["--bundle", str(bundle)]
+    found = verify(given, tmp_path / "out", tmp_path / "out" / "model.safetensors", *more)
+    told = capsys.readouterr().out.splitlines()
+    assert found == ExitCode.CLEAN
+    assert (
+        told[1] == f"{bundle}: verified by your own rule; others decide by 2^-64, which it misses, unless they choose"
+    )
     assert main(["evidence", "verify", str(bundle), "-q"]) == ExitCode.FOUND
 
 
@@ -408,7 +471,6 @@ def a_file(folder: Path) -> list[str]:
         (lambda _: ["--option", "radius"], ExitCode.USAGE, "'radius' is not of the form KEY=VALUE"),
         (lambda _: ["--data", "nothing"], ExitCode.ERROR, "nothing"),
         (lambda _: ["--key", "absent.key"], ExitCode.ERROR, "absent.key: can't be read: No such file"),
-        (lambda _: ["--stamp", "http://127.0.0.1:9/"], ExitCode.ERROR, "127.0.0.1:9"),
         (lambda _: ["--arch", "lenet"], ExitCode.ERROR, "for lenet, tensor '"),
         (other_shape, ExitCode.ERROR, "images are (1, 9, 9), but the model takes (1, 12, 12)"),
         (eleven, ExitCode.ERROR, "labels span 1..10, but the model has 10 classes"),

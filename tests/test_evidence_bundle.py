@@ -66,8 +66,8 @@ def test_a_claim_is_derived_again_from_its_file(trigger: str, tmp_path: Path) ->
     assert (proof.model_sha256, proof.suspect_source) == (MODEL_SHA, "https://rival.example/v2/models/m")
     assert (proof.stamped, proof.asked_again) == (None, None)
     assert proof.statement == (
-        "Verified: 24 of 24 triggers answered as committed; by chance p = 1e-24 "
-        "(threshold 5.4e-20, 1 suspect and 1 key tried)."
+        "The suspect was not asked; on the claimant's word for its answers, verified: 24 of 24 triggers answered as "
+        "committed; by chance p = 1e-24 (threshold 5.4e-20, 1 suspect and 1 key tried)."
     )
     assert proof.unverified == (
         f"the commitment has no time stamp: {proof.created} is by its owner's clock",
@@ -101,12 +101,37 @@ def test_suspects_and_keys_tried_are_corrected_for(suspects: int, keys: int, ver
     assert tried in proof.statement
 
 
-def test_a_weak_threshold_is_pointed_out(tmp_path: Path) -> None:
-    proof = verify_bundle(claim(tmp_path / "claim.json", commitment=signed(threshold=1e-6), hits=15))
-    assert proof.verified
-    assert "the owner chose a weak threshold, 1e-06: trying about 1e+06 keys in secret reaches it by chance" in (
-        proof.unverified
+def test_the_claimants_weak_threshold_does_not_count(tmp_path: Path) -> None:
+    path = claim(tmp_path / "claim.json", commitment=signed(threshold=1e-6), hits=15)
+    proof = verify_bundle(path)
+    assert (proof.verified, proof.threshold, proof.needed_hits) == (False, TINY, NEEDED)
+    assert proof.statement.startswith("Not verified: 15 of 24")
+    laxer = "decided at p <= 5.4e-20: the claimant's own threshold, 1e-06, is laxer"
+    assert laxer in proof.checked
+    asked = verify_bundle(path, suspect=suspect_of(learned(signed(threshold=1e-6), hits=15)))
+    assert asked.asked_again is not None
+    assert (asked.verified, asked.asked_again.hits) == (False, 15)
+    enough = verify_bundle(claim(tmp_path / "good.json", commitment=signed(threshold=1e-6)))
+    assert enough.verified
+    assert laxer in enough.checked
+    assert not any("weak" in line for line in proof.unverified + enough.unverified)
+
+
+def test_who_verifies_may_be_content_with_less_or_want_more(tmp_path: Path) -> None:
+    path = claim(tmp_path / "claim.json", commitment=signed(threshold=1e-6), hits=15)
+    content = verify_bundle(path, threshold=1e-3)
+    assert (content.verified, content.threshold) == (True, 1e-6)
+    assert not any("laxer" in line for line in content.checked)
+    assert (
+        "you and the claimant chose a weak threshold, 1e-06: trying about 1e+06 keys in secret reaches it by chance"
+        in (content.unverified)
     )
+    strict = verify_bundle(path, threshold=1e-12)
+    assert (strict.verified, strict.threshold) == (False, 1e-12)
+    assert not verify_bundle(claim(tmp_path / "strict.json", hits=15), threshold=1e-3).verified
+    for nonsense in (0.0, 1.0, 2.0, float("nan")):
+        with pytest.raises(DataError, match="a threshold lies between 0 and 1, got"):
+            verify_bundle(path, threshold=nonsense)
 
 
 def test_a_claim_beyond_the_smallest_number(tmp_path: Path) -> None:
@@ -129,6 +154,7 @@ def test_the_suspect_is_asked_again(whole: Path) -> None:
     suspect = suspect_of(learned(signed()), source="rival")
     proof = verify_bundle(whole, suspect=suspect)
     assert proof.verified
+    assert proof.statement.startswith("Verified: 24 of 24 triggers answered as committed; ")
     asked = proof.asked_again
     assert asked is not None
     assert (asked.hits, asked.differing, asked.queries, asked.source) == (BATCH, 0, BATCH, "rival")
@@ -486,6 +512,8 @@ def test_a_commitment_is_verified_alone(tmp_path: Path) -> None:
     assert len(check.unverified) == 1
     with pytest.raises(EvidenceError, match="a commitment, which claims nothing about a suspect"):
         verify_evidence(tmp_path / "c.json", suspect=suspect_of(torch.zeros(36, CLASSES)))
+    with pytest.raises(EvidenceError, match="a commitment, which claims nothing about a suspect"):
+        verify_evidence(tmp_path / "c.json", threshold=0.01)
 
 
 @needs_openssl

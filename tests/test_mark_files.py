@@ -72,6 +72,7 @@ def marked(hosted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert read_commitment(out / COMMITMENT) == written.commitment
     assert (written.fidelity.images, written.fidelity.triggers) == (len(TEST), 100)
     assert written.fidelity.prototype_shift == 0
+    assert written.undone == ()
     return out
 
 
@@ -80,6 +81,44 @@ def test_a_commitment_is_never_overwritten(hosted: Path, marked: Path) -> None:
     with pytest.raises(StorageError, match="a commitment that is overwritten is lost"):
         mark_file(open_classifier(hosted), DATA, OWNER, marked, test=TEST, batches=1, **QUICK)
     assert (marked / COMMITMENT).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", [MODEL, "model.intaglio.json", ONNX])
+def test_a_model_is_never_overwritten(name: str, hosted: Path, tmp_path: Path) -> None:
+    """Whoever marks into the host's own folder keeps the host."""
+    (tmp_path / name).write_text("the only one")
+    worked: list[int] = []
+    with pytest.raises(StorageError, match=f"{name} exists already, and a model that is overwritten is lost"):
+        mark_file(
+            open_classifier(hosted),
+            DATA,
+            OWNER,
+            tmp_path,
+            onnx=True,
+            progress=lambda done, _: worked.append(done),
+            **HASTY,
+        )
+    assert worked == []
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "the only one")]
+
+
+def test_what_fails_after_the_training_takes_nothing_away(
+    hosted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise ModelError("no such operator")
+
+    monkeypatch.setattr(mark_file_module, "export_onnx", failing)
+    out = tmp_path / "out"
+    written = mark_file(open_classifier(hosted), DATA, OWNER, out, onnx=True, stamp_url="http://127.0.0.1:9/", **HASTY)
+    assert {path.name for path in out.iterdir()} == {MODEL, COMMITMENT, FIDELITY, "model.intaglio.json"}
+    assert written.commitment.time_stamp is None
+    assert read_commitment(out / COMMITMENT) == written.commitment
+    assert verify_mark(open_classifier(out / MODEL), out / COMMITMENT, OWNER).trials == 10
+    exported, stamped = written.undone
+    assert exported == "no ONNX copy was written: no such operator"
+    assert f"which `intaglio evidence stamp {out / COMMITMENT} --authority URL` can still add: " in stamped
+    assert "127.0.0.1:9" in stamped
 
 
 def test_a_marked_file_opens_as_the_original_did(hosted: Path, marked: Path) -> None:
@@ -137,7 +176,6 @@ def channels_last(_: Path) -> TorchClassifier:
         (open_classifier, {"test": ImageData(torch.rand(9, 1, 9, 9), torch.arange(9))}, DataError, r"\(1, 9, 9\), but"),
         (open_classifier, {"mode": "x"}, RecipeError, "unknown mode 'x'"),
         (open_classifier, {"learning_rate": 1e30, "mode": "ftal"}, ClassifierError, "training diverged"),
-        (open_classifier, {"stamp_url": "http://127.0.0.1:9/"}, IntaglioError, "127.0.0.1:9"),
     ],
 )
 def test_when_marking_fails_nothing_is_written(
@@ -180,6 +218,7 @@ def test_a_commitment_is_stamped_when_it_is_made(hosted: Path, tmp_path: Path) -
     with serving(authority) as server:
         written = mark_file(open_classifier(hosted), DATA, OWNER, tmp_path / "out", stamp_url=server.url, **HASTY)
     assert written.commitment.verify(authority.root.read_bytes()) is not None
+    assert read_commitment(tmp_path / "out" / COMMITMENT) == written.commitment
     found = verify_mark(open_classifier(tmp_path / "out" / MODEL), tmp_path / "out" / COMMITMENT, OWNER)
     assert found.trials == 10
 

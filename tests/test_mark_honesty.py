@@ -157,7 +157,7 @@ def test_verification_gives_just_those_p_values() -> None:
     assert found.p_value == chance_p_value(found.hits, 100, CLASSES)
 
 
-def test_searching_two_hundred_keys_claims_nothing() -> None:
+def test_searching_two_hundred_keys_claims_nothing(tmp_path: Path) -> None:
     """The best of 200 keys looks good alone, and not once the search is counted."""
     suspect = classifier_of(host(1))
     best, best_hits = OWNER, -1
@@ -170,11 +170,15 @@ def test_searching_two_hundred_keys_claims_nothing() -> None:
     lucky = committed(best, rule=DecisionRule(threshold=0.05))
     alone = verify_mark(suspect, lucky, best)
     honest = verify_mark(suspect, lucky, best, keys=200)
+    prove(tmp_path / "claim.json", alone, lucky, best, Suspect.of(suspect))
     assert alone.hits == honest.hits == best_hits > 15
     assert alone.verified  # a search that is kept quiet passes a weak rule: hence 2^-64
     assert not honest.verified
     assert honest.p_value == pytest.approx(min(1, 200 * alone.p_value))
     assert not verify_mark(suspect, committed(best), best).verified
+    judged = verify_bundle(tmp_path / "claim.json", suspect=suspect)
+    assert (judged.verified, judged.threshold, judged.hits) == (False, 2.0**-64, best_hits)  # whatever rule was chosen
+    assert "decided at p <= 5.4e-20: the claimant's own threshold, 0.05, is laxer" in judged.checked
 
 
 # --- made up after the fact ------------------------------------------------------------------------------------------
@@ -294,6 +298,9 @@ def test_answers_cannot_be_made_up_where_the_suspect_is_asked_again(tmp_path: Pa
     )
     believed = verify_bundle(tmp_path / "c.json")
     assert believed.verified
+    assert believed.statement.startswith(
+        "The suspect was not asked; on the claimant's word for its answers, verified: "
+    )
     assert "the answers are as the claimant reports them: the suspect was not asked again (--suspect)" in (
         believed.unverified
     )

@@ -171,6 +171,27 @@ def test_verifications_count_suspects_and_keys(registry: Registry) -> None:
     assert registry.verifications(limit=1) == (last,)
 
 
+def test_a_suspect_is_known_by_its_digest_and_not_by_its_path(registry: Registry) -> None:
+    """Two paths of one file are one suspect, two files at one path are two; a server is known by its address."""
+    for suspect, digest in (
+        ("m.onnx", DIGEST),
+        ("/home/ada/m.onnx", DIGEST),
+        ("m.onnx", OTHER),
+        ("http://a", None),
+        ("http://a", None),
+        ("http://b", None),
+    ):
+        registry.record_verification("mark-1", suspect, CLAIM | {"suspect_sha256": digest})
+    assert registry.suspects_tried("mark-1") == registry.suspects_tried("mark-1", including=DIGEST) == 4
+    assert registry.suspects_tried("mark-1", including="http://b") == 4
+    assert registry.suspects_tried("mark-1", including="m.onnx") == 5  # no such file: a server of that name
+    registry.record_verification("mark-2", "elsewhere.onnx", CLAIM | {"suspect_sha256": DIGEST})
+    registry.record_verification("mark-3", "m.onnx", CLAIM | {"suspect_sha256": OTHER})
+    assert [registry.keys_tried(known) for known in (DIGEST, OTHER, "http://a", "m.onnx")] == [2, 2, 1, 0]
+    registry.record_verification("mark-4", "m.onnx", CLAIM)  # of a result that does not tell
+    assert registry.keys_tried("m.onnx", including="mark-1") == 2
+
+
 def test_verdicts_and_seal_checks_keep_all_of_a_result(registry: Registry) -> None:
     verdict = registry.record_verdict(DIGEST, {"flagged": True, "p_value": 0.25, "evidence": [{"index": 3}]})
     assert registry.verdicts(model_sha256=DIGEST) == (verdict,)

@@ -111,7 +111,7 @@ def test_a_marked_video_network_is_claimed_with_a_public_proof(tmp_path: Path) -
     with pytest.raises(EvidenceError):
         verify_mark(classifier_of(marked), signed, STRANGER)
     prove(tmp_path / "claim.json", claim, signed, OWNER, Suspect.of(classifier_of(marked)))
-    assert verify_bundle(tmp_path / "claim.json", suspect=classifier_of(marked)).verified
+    assert verify_bundle(tmp_path / "claim.json", suspect=classifier_of(marked), threshold=RULE.threshold).verified
     triggers = draw_triggers(OWNER, plan)
     report = fidelity_report(host(), marked, test, triggers, scheme=plan.scheme, mode=plan.mode)
     assert (report.images, report.triggers, report.prototype_shift) == (30, 60, 0.0)
@@ -175,7 +175,8 @@ def test_clips_are_marked_and_verified_from_the_command_line(tmp_path: Path, mon
         bundle = ["--bundle", str(given / "claim.json")]
         marked = str(given / "marked" / "model.safetensors")
         assert main(["mark", "verify", marked, *commitment, *bundle, *secret]) == ExitCode.CLEAN
-        assert main(["evidence", "verify", str(given / "claim.json"), "--suspect", marked, "-q"]) == ExitCode.CLEAN
+        asked = ["evidence", "verify", str(given / "claim.json"), "--suspect", marked, "-q"]
+        assert main([*asked, *rule]) == ExitCode.CLEAN
         host_file = str(given / "host.safetensors")
         (tmp_path / "registry.sqlite").unlink()
         assert main(["mark", "verify", host_file, *commitment, *secret]) == ExitCode.FOUND

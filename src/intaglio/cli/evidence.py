@@ -32,9 +32,11 @@ def show(
     debug: Debug = False,
 ) -> int:
     """Show what FILE states, after checking that its signatures fit. Triggers and pictures are left out."""
-    from intaglio.cli.console import deliver_json, say
+    from intaglio.cli.console import deliver_json, require_deliverable, say
     from intaglio.evidence.documents import read_evidence
 
+    require_apart(json, file)
+    require_deliverable(json)
     evidence, commitment = read_evidence(file)
     if extract is not None:
         commitment.extract(extract)
@@ -61,6 +63,7 @@ def stamp(
     from intaglio.evidence.registry import Registry
     from intaglio.files import require_writable
 
+    require_apart(json, file)
     require_deliverable(json)
     require_writable(file)
     signed = read_commitment(file)
@@ -88,6 +91,10 @@ def verify(
     suspect: Annotated[
         str | None, typer.Option(metavar="MODEL", help="The model in question, to be asked again.")
     ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="The p-value that convinces you, by default 2^-64; the claimant's rule counts if stricter."),
+    ] = None,
     roots: Annotated[
         Path | None, typer.Option(metavar="PEM", help="Certificates of the time-stamp authorities that you trust.")
     ] = None,
@@ -103,8 +110,10 @@ def verify(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Verify FILE with no secret. Exit code 0: verified, 1: whole, but not proved, 2: damaged or changed."""
-    from intaglio.cli.console import deliver_json, say
+    """Verify FILE with no secret. Exit code 0: verified, 1: whole, but not proved, 2: damaged or changed.
+
+    Without --suspect a claim rests on its maker's word for what the suspect answered."""
+    from intaglio.cli.console import deliver_json, require_deliverable, say
     from intaglio.evidence.documents import read_evidence, verify_evidence
     from intaglio.evidence.timestamp import read_roots
 
@@ -112,12 +121,16 @@ def verify(
         raise typer.BadParameter(
             "say which model is to be asked: --suspect MODEL", param_hint="--mapping, --arch, --preprocess"
         )
+    if threshold is not None and not 0 < threshold < 1:
+        raise typer.BadParameter("lies between 0 and 1", param_hint="--threshold")
+    require_apart(json, file)
+    require_deliverable(json)
     trusted = None if roots is None else read_roots(roots)
     classifier = None
     if suspect is not None:  # takes what the commitment says the marked model takes
         plan = read_evidence(file)[1].commitment
         classifier = open_model(suspect, arch, plan.input_shape, plan.num_classes, preprocess, device, mapping=mapping)
-    proof = verify_evidence(file, suspect=classifier, roots=trusted, before=before)
+    proof = verify_evidence(file, suspect=classifier, threshold=threshold, roots=trusted, before=before)
     deliver_json(proof.to_json(), json)
     say(
         proof.statement,
@@ -127,3 +140,10 @@ def verify(
         json_to_stdout=json == "-",
     )
     return 0 if proof.verified else 1
+
+
+def require_apart(json: str | None, *kept: Path | None) -> None:
+    """Refuses, as wrong usage, to let --json write over a file that is read, or that can't be made again."""
+    for path in kept:
+        if path is not None and json not in (None, "-") and Path(json).resolve() == path.resolve():
+            raise typer.BadParameter(f"{json} would be written over", param_hint="--json")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from intaglio.cli.evidence import require_apart
 from intaglio.cli.model import Arch, Classes, InputShape, Mapping, Preprocess, open_model
 from intaglio.cli.options import Debug, Device, JsonFile, Quiet, RegistryPlace, Seed, TestData, option_pairs
 from intaglio.cli.passphrase import PassphraseFile, read_key
@@ -54,7 +55,12 @@ def embed(
         list[str] | None,
         typer.Option(help="An option of the scheme, such as temperature=1; may be repeated.", metavar="KEY=VALUE"),
     ] = None,
-    threshold: Annotated[float, typer.Option(help="A suspect is claimed at this p-value or below.")] = 2.0**-64,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            help="A suspect is claimed at this p-value or below; others decide by 2^-64 at most, unless they choose."
+        ),
+    ] = 2.0**-64,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write the marked model as ONNX too.")] = False,
     stamp: Annotated[
         str | None, typer.Option("--stamp", metavar="URL", help="RFC 3161 authority that time-stamps the commitment.")
@@ -76,7 +82,7 @@ def embed(
     from intaglio.cli.console import deliver_json, progress_bar, require_deliverable, say
     from intaglio.cli.splits import train_and_test
     from intaglio.data.opening import open_data_for
-    from intaglio.errors import RecipeError
+    from intaglio.errors import EvidenceError, RecipeError
     from intaglio.evidence.commitment import DecisionRule
     from intaglio.evidence.registry import Registry
     from intaglio.files import require_writable
@@ -101,7 +107,7 @@ def embed(
     shape = classifier.input_shape
     trained, measured = train_and_test(partial(open_data_for, shape), data, test)
     with progress_bar(f"marking {classifier.source}", quiet=quiet) as progress:
-        commitment, fidelity = mark_file(
+        commitment, fidelity, undone = mark_file(
             classifier,
             trained,
             owner,
@@ -141,6 +147,8 @@ def embed(
         quiet=quiet,
         json_to_stdout=json == "-",
     )
+    if undone:  # what there is was written, told and registered
+        raise EvidenceError(f"{out}: marked, but {'; '.join(undone)}")
     return 0
 
 
@@ -154,7 +162,8 @@ def verify(
     suspects: Annotated[int | None, typer.Option(help="Suspects tried in all, for the correction.", min=1)] = None,
     keys: Annotated[int | None, typer.Option(help="Keys tried on this suspect in all.", min=1)] = None,
     bundle: Annotated[
-        Path | None, typer.Option(help="Write the public proof, which lays the batch open; others verify it.")
+        Path | None,
+        typer.Option(help="If verified, write the public proof, which lays the batch open; others verify it."),
     ] = None,
     registry: RegistryPlace = None,
     mapping: Mapping = None,
@@ -172,17 +181,21 @@ def verify(
     """Ask SUSPECT for the labels of secret triggers. Exit code 0: it is a copy (verified), 1: not shown."""
     from intaglio.cli.console import deliver_json, require_deliverable, say
     from intaglio.errors import EvidenceError
-    from intaglio.evidence.commitment import read_commitment
+    from intaglio.evidence.commitment import THRESHOLD, read_commitment
     from intaglio.evidence.registry import Registry
+    from intaglio.files import require_new
     from intaglio.mark.verification import verify_mark
 
+    require_apart(json, bundle, commitment, key)
     require_deliverable(bundle, json)
+    if bundle is not None:  # a claim can't be made again: its batch is spent
+        require_new(bundle, "a claim")
     signed = read_commitment(commitment)
     owner = read_key(key, passphrase_file)
     plan = signed.commitment
     shape, count = input_shape or plan.input_shape, classes or plan.num_classes
     classifier = open_model(suspect, arch, shape, count, preprocess, device, mapping=mapping)
-    images = _public(public, plan.input_shape)
+    images, known = _public(public, plan.input_shape), classifier.sha256 or classifier.source
     with Registry.open(registry) as book:
         spent = {entry.batch for entry in book.spent_batches(plan.mark_id)}
         if batch is None:
@@ -195,17 +208,22 @@ def verify(
             owner,
             batch=batch,
             public=images,
-            suspects=suspects or book.suspects_tried(plan.mark_id, including=classifier.source),
-            keys=keys or book.keys_tried(classifier.source, including=plan.mark_id),
+            suspects=suspects or book.suspects_tried(plan.mark_id, including=known),
+            keys=keys or book.keys_tried(known, including=plan.mark_id),
         )
         book.record_verification(plan.mark_id, classifier.source, claim)  # whoever was asked counts, come what may
-        if bundle is not None:
+        if bundle is not None and claim.verified:
             from intaglio.mark.proof import prove
 
             spend = partial(book.spend_batch, plan.mark_id, batch, classifier.source)
             prove(bundle, claim, signed, owner, _suspect(classifier, owner), public=images, spend=spend)
     deliver_json(claim.to_json(), json)
-    say(f"{suspect}: {claim.statement}", quiet=quiet, json_to_stdout=json == "-")
+    told = [f"{suspect}: {claim.statement}"]
+    if bundle is not None and not claim.verified:
+        told.append(f"{bundle}: not written; batch {batch} is kept, as only a verified claim is worth laying it open")
+    if bundle is not None and claim.verified and claim.p_value > THRESHOLD:
+        told.append(f"{bundle}: verified by your own rule; others decide by 2^-64, which it misses, unless they choose")
+    say(*told, quiet=quiet, json_to_stdout=json == "-")
     return 0 if claim.verified else 1
 
 

@@ -36,7 +36,7 @@ def needed_hits(trials: int, num_classes: int, threshold: float) -> int | None:
         DataError: no trials, fewer than 2 classes, or a threshold outside (0, 1).
     """
     _check(trials, num_classes)
-    _check_threshold(threshold)
+    check_threshold(threshold)
     hits = np.arange(trials + 1)
     enough = np.asarray(binom.sf(hits - 1, trials, 1 / num_classes)) <= threshold
     return int(hits[enough][0]) if enough.any() else None
@@ -52,7 +52,7 @@ def needed_trials(num_classes: int, threshold: float, *, hit_rate: float = 1.0) 
             triggers needed.
     """
     _check(1, num_classes)
-    _check_threshold(threshold)
+    check_threshold(threshold)
     if not 1 / num_classes < hit_rate <= 1:
         raise DataError(f"a hit rate of {hit_rate} is not above chance (1 in {num_classes}) and at most 1")
     first = max(1, math.floor(-math.log(threshold) / math.log(num_classes)) - 1)
@@ -71,6 +71,11 @@ def _check(trials: int, num_classes: int) -> None:
         raise DataError(f"a p-value needs at least 1 trial and 2 classes, got {trials} and {num_classes}")
 
 
-def _check_threshold(threshold: float) -> None:
+def check_threshold(threshold: float) -> None:
+    """Does nothing for a p-value that can decide something.
+
+    Raises:
+        DataError: it is outside (0, 1).
+    """
     if not 0 < threshold < 1:  # also true for NaN
         raise DataError(f"a threshold lies between 0 and 1, got {threshold}")

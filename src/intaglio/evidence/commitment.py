@@ -33,6 +33,8 @@ from intaglio.evidence.timestamp import request_time_stamp, require_stamp_of, ve
 from intaglio.files import write_bytes, write_json
 from intaglio.results import Result
 
+#: No search among keys comes that far; who verifies decides by it too, whatever an owner committed to.
+THRESHOLD = 2.0**-64
 COMMITMENT_TYPE = "https://intaglio.dev/commitment/v1"
 _SIZE_LIMIT = 1 << 20
 _SUBJECT = "model"
@@ -42,7 +44,7 @@ class DecisionRule(Result):
     """When a suspect is claimed: its corrected p-value, of what `statistic` counts as hits, is `threshold` or less."""
 
     statistic: Statistic = "centred-binomial"
-    threshold: float = Field(default=2.0**-64, gt=0, lt=1)
+    threshold: float = Field(default=THRESHOLD, gt=0, lt=1)
 
 
 class Commitment(TriggerPlan):

@@ -8,7 +8,7 @@ from intaglio.classifiers import Classifier
 from intaglio.errors import EvidenceError
 from intaglio.evidence.bundle import SIZE_LIMIT, Bundle, Claim, signed_bundle
 from intaglio.evidence.canonical import parse_json, read_limited, validated
-from intaglio.evidence.commitment import Commitment, SignedCommitment, read_commitment
+from intaglio.evidence.commitment import THRESHOLD, Commitment, SignedCommitment, read_commitment
 from intaglio.evidence.envelope import Envelope, fingerprint
 from intaglio.evidence.proof import Proof, unverified_time, verify_bundle
 from intaglio.results import Result
@@ -84,18 +84,25 @@ def verify_evidence(
     path: Path | str,
     *,
     suspect: Classifier | None = None,
+    threshold: float | None = None,
     roots: bytes | None = None,
     before: datetime | None = None,
 ) -> Proof | CommitmentCheck:
     """Verifies a claim (`verify_bundle`), or a commitment alone (signature, and its time stamp against `roots`).
 
+    Args:
+        threshold: by default that of `verify_bundle`.
+
     Raises:
-        EvidenceError: see `verify_bundle`; or a suspect or a date is given for a commitment, which claims nothing.
+        EvidenceError: see `verify_bundle`; or a suspect, a threshold or a date is given for a commitment, which claims
+            nothing.
         ClassifierError: the suspect can't answer.
+        DataError: a threshold outside (0, 1).
     """
     if not _is_commitment(_read(path)):
-        return verify_bundle(path, suspect=suspect, roots=roots, before=before)
-    if suspect is not None or before is not None:
+        decided = THRESHOLD if threshold is None else threshold
+        return verify_bundle(path, suspect=suspect, threshold=decided, roots=roots, before=before)
+    if suspect is not None or threshold is not None or before is not None:
         raise EvidenceError(
             f"{path}: a commitment, which claims nothing about a suspect; verify the claim made from it"
         )

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from intaglio.classifiers import Classifier
 from intaglio.errors import EvidenceError
-from intaglio.evidence.binomial import chance_p_value, needed_hits
+from intaglio.evidence.binomial import chance_p_value, check_threshold, needed_hits
 from intaglio.evidence.bundle import CheckedBundle, read_bundle
 from intaglio.evidence.canonical import Hex16, Hex32
-from intaglio.evidence.commitment import DecisionRule, SignedCommitment
+from intaglio.evidence.commitment import THRESHOLD, SignedCommitment
 from intaglio.evidence.reading import read_suspect
 from intaglio.evidence.suspect import Suspect
 from intaglio.results import Result
@@ -41,7 +41,7 @@ class Proof(Result):
     trials: int
     num_classes: int
     p_value: float  #: corrected for the suspects and keys that the claimant says were tried
-    threshold: float
+    threshold: float  #: what decided: the verifier's or the claimant's own, whichever is smaller
     needed_hits: int | None  #: for the threshold, corrected; None where no number of hits is enough
     suspects: int
     keys: int
@@ -63,13 +63,17 @@ def verify_bundle(
     path: Path | str,
     *,
     suspect: Classifier | None = None,
+    threshold: float = THRESHOLD,
     roots: bytes | None = None,
     before: datetime | None = None,
 ) -> Proof:
     """Derives a claim again: signatures, Merkle proof, triggers from their seed, hits, exact p-value, decision.
 
     Args:
-        suspect: the model in question, to be asked again (one query a trigger).
+        suspect: the model in question, to be asked again (one query a trigger). Without it the answers are the
+            claimant's word, and so is all that follows from them.
+        threshold: the p-value that convinces the verifier. The rule that the claimant committed to may be stricter,
+            and then decides; a laxer one does not count, or trying a few keys would convict anybody.
         roots: PEM certificates of time-stamp authorities that the verifier trusts.
         before: when the dispute began, or the suspect appeared: a commitment not stamped before that proves nothing.
 
@@ -77,14 +81,16 @@ def verify_bundle(
         EvidenceError: the file is missing, damaged or changed, a part of it is not what was committed to, the stamp
             is not good, or `suspect` is not the model that the claim is about.
         ClassifierError: the suspect can't answer.
+        DataError: a threshold outside (0, 1).
     """
+    check_threshold(threshold)
     checked = read_bundle(path)
     try:
         stamped = checked.bundle.commitment.verify(roots)
     except EvidenceError as error:
         raise EvidenceError(f"{path}: {error}") from error
     asked = None if suspect is None else _ask(suspect, checked)
-    return _proof(checked, asked, stamped, before)
+    return _proof(checked, asked, min(threshold, checked.commitment.rule.threshold), stamped, before)
 
 
 def _ask(suspect: Classifier, checked: CheckedBundle) -> AskedAgain:
@@ -115,16 +121,20 @@ def _ask(suspect: Classifier, checked: CheckedBundle) -> AskedAgain:
 
 
 def _proof(
-    checked: CheckedBundle, asked: AskedAgain | None, stamped: datetime | None, before: datetime | None
+    checked: CheckedBundle,
+    asked: AskedAgain | None,
+    threshold: float,
+    stamped: datetime | None,
+    before: datetime | None,
 ) -> Proof:
     bundle, commitment, _ = checked
-    claim, threshold = bundle.claim, commitment.rule.threshold
+    claim = bundle.claim
     p_value = _p_value(checked, claim.hits)
     too_late = before is not None and (stamped is None or stamped >= _utc(before))
     verified = max(p_value, asked.p_value if asked else 0.0) <= threshold and not too_late
     return Proof(
         verified=verified,
-        statement=_statement(checked, asked, verified, before if too_late else None),
+        statement=_statement(checked, asked, threshold, verified, before if too_late else None),
         hits=claim.hits,
         trials=claim.trials,
         num_classes=commitment.num_classes,
@@ -143,8 +153,8 @@ def _proof(
         created=commitment.created,
         stamped=None if stamped is None else stamped.isoformat(timespec="seconds"),
         asked_again=asked,
-        checked=_checked(checked, asked, stamped),
-        unverified=_unverified(checked, asked, stamped),
+        checked=_checked(checked, asked, threshold, stamped),
+        unverified=_unverified(checked, asked, threshold, stamped),
     )
 
 
@@ -153,8 +163,10 @@ def _p_value(checked: CheckedBundle, hits: int) -> float:
     return chance_p_value(hits, claim.trials, checked.commitment.num_classes, suspects=claim.suspects, keys=claim.keys)
 
 
-def _statement(checked: CheckedBundle, asked: AskedAgain | None, verified: bool, before: datetime | None) -> str:
-    claim, threshold = checked.bundle.claim, checked.commitment.rule.threshold
+def _statement(
+    checked: CheckedBundle, asked: AskedAgain | None, threshold: float, verified: bool, before: datetime | None
+) -> str:
+    claim = checked.bundle.claim
     hits = asked.hits if asked else claim.hits
     p_value = _p_value(checked, hits)
     shown = f"p = {p_value:.2g}" if p_value > 1e-300 else "p < 1e-300"
@@ -162,6 +174,8 @@ def _statement(checked: CheckedBundle, asked: AskedAgain | None, verified: bool,
         f"{hits} of {claim.trials} triggers answered as committed; by chance {shown} "
         f"(threshold {threshold:.2g}, {claim.tried} tried)"
     )
+    if verified and asked is None:
+        return f"The suspect was not asked; on the claimant's word for its answers, verified: {counted}."
     if verified:
         return f"Verified: {counted}."
     if before is not None:
@@ -171,7 +185,9 @@ def _statement(checked: CheckedBundle, asked: AskedAgain | None, verified: bool,
     return f"Not verified: {counted}. That does not show that the suspect is no copy."
 
 
-def _checked(checked: CheckedBundle, asked: AskedAgain | None, stamped: datetime | None) -> tuple[str, ...]:
+def _checked(
+    checked: CheckedBundle, asked: AskedAgain | None, threshold: float, stamped: datetime | None
+) -> tuple[str, ...]:
     index, batches = checked.bundle.disclosure.index, checked.commitment.batches
     suspect, owner = checked.bundle.suspect, bytes.fromhex(checked.commitment.owner_public_key)
     lines = [
@@ -180,6 +196,8 @@ def _checked(checked: CheckedBundle, asked: AskedAgain | None, stamped: datetime
         "its images and labels are those that the disclosed seed gives for this owner; none is the claimant's own",
         "hits and p-value were counted again",
     ]
+    if (claimants := checked.commitment.rule.threshold) > threshold:
+        lines.append(f"decided at p <= {threshold:.2g}: the claimant's own threshold, {claimants:.2g}, is laxer")
     if checked.bundle.log_probs is not None:
         lines.append("the answers are what the claimed scores are read as, by the rule that was committed to")
     if suspect.transcript_lines is not None and suspect.signed_by(owner):
@@ -192,7 +210,9 @@ def _checked(checked: CheckedBundle, asked: AskedAgain | None, stamped: datetime
     return tuple(lines)
 
 
-def _unverified(checked: CheckedBundle, asked: AskedAgain | None, stamped: datetime | None) -> tuple[str, ...]:
+def _unverified(
+    checked: CheckedBundle, asked: AskedAgain | None, threshold: float, stamped: datetime | None
+) -> tuple[str, ...]:
     bundle, commitment, _ = checked
     lines = unverified_time(bundle.commitment, stamped)
     if asked is None:
@@ -207,10 +227,9 @@ def _unverified(checked: CheckedBundle, asked: AskedAgain | None, stamped: datet
             f"best of all, p = {at_worst:.2g}"
         )
     lines += _transcript(bundle.suspect, commitment.owner_public_key)
-    if commitment.rule.threshold > DecisionRule().threshold:
-        tries = 1 / commitment.rule.threshold
+    if threshold > THRESHOLD:
         lines.append(
-            f"the owner chose a weak threshold, {commitment.rule.threshold:.2g}: trying about {tries:.2g} keys in "
+            f"you and the claimant chose a weak threshold, {threshold:.2g}: trying about {1 / threshold:.2g} keys in "
             "secret reaches it by chance"
         )
     return tuple(lines)

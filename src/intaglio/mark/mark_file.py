@@ -7,9 +7,10 @@ from torch import Tensor
 
 from intaglio.classifiers import Classifier, export_onnx, save_classifier
 from intaglio.classifiers.derived import architecture_of, sidecar_of, with_weights
+from intaglio.classifiers.sidecar import sidecar_path
 from intaglio.classifiers.weights import check_fits
 from intaglio.data import ImageData
-from intaglio.errors import DataError
+from intaglio.errors import DataError, IntaglioError
 from intaglio.evidence.commitment import SignedCommitment
 from intaglio.evidence.key import Key
 from intaglio.files import require_new, require_writable, write_json
@@ -25,6 +26,7 @@ class MarkedFiles(NamedTuple):
 
     commitment: SignedCommitment
     fidelity: FidelityReport
+    undone: tuple[str, ...] = ()  #: what was asked for beside and failed, each with its reason: stamp, ONNX
 
 
 def mark_file(
@@ -43,20 +45,23 @@ def mark_file(
 ) -> MarkedFiles:
     """Marks an opened model and writes the folder `out`: weights and side-car, commitment, fidelity report, ONNX.
 
+    A stamp or an ONNX copy that fails after the training takes nothing of it away: the result says that it is undone.
+
     Args:
         test: labelled images for the fidelity report; by default `data`, which the mark was embedded with.
         architecture: of the model, where it has no side-car that says it.
-        stamp_url: an RFC 3161 time-stamp authority.
+        stamp_url: an RFC 3161 time-stamp authority, asked last.
         options: of `mark`.
 
     Raises:
         ModelError, DataError, ClassifierError, RecipeError: see `mark`.
-        RemoteError: the authority does not answer; nothing is written then.
-        StorageError: the files can't be written, or `out` holds a commitment already.
+        StorageError: the files can't be written, or `out` holds a commitment or a model already.
     """
     out = Path(out)
     require_writable(out / MODEL)
     require_new(out / COMMITMENT, "a commitment")
+    for path in (out / MODEL, sidecar_path(out / MODEL), *([out / ONNX] if onnx else [])):
+        require_new(path, "a model")  # perhaps the host's own folder, and its only unmarked copy
     classifier = with_weights(classifier)
     built = architecture_of(classifier, architecture)
     for part in (data, test or data):
@@ -66,8 +71,9 @@ def mark_file(
     if onnx:
         _check_exportable(classifier)
     marked, commitment = mark(classifier, data, key, public=public, trigger=trigger, **options)
-    if stamp_url is not None:
-        commitment = commitment.stamped(stamp_url)
+    sidecar, undone = sidecar_of(classifier, built), []
+    save_classifier(marked, out / MODEL, sidecar)
+    commitment.write(out / COMMITMENT)  # a folder with a commitment holds the marked model
     plan = commitment.commitment
     report = fidelity_report(
         classifier.module,
@@ -78,13 +84,28 @@ def mark_file(
         mode=plan.mode,
         preprocessing=classifier.preprocessing,
     )
+    write_json(out / FIDELITY, report.to_dict())
     if onnx:
         shape = tuple(classifier.preprocessing.apply(data.images[:1]).shape[1:])
-        export_onnx(marked, out / ONNX, input_shape=shape, sidecar=sidecar_of(classifier, None))
-    save_classifier(marked, out / MODEL, sidecar_of(classifier, built))
-    write_json(out / FIDELITY, report.to_dict())
-    commitment.write(out / COMMITMENT)  # last: a folder with a commitment is whole
-    return MarkedFiles(commitment, report)
+        try:
+            export_onnx(marked, out / ONNX, input_shape=shape, sidecar=sidecar)
+        except IntaglioError as error:
+            undone.append(f"no ONNX copy was written: {error}")
+    if stamp_url is not None:
+        try:
+            commitment = _stamped(commitment, stamp_url, out / COMMITMENT)
+        except IntaglioError as error:
+            undone.append(
+                f"the commitment has no time stamp, which `intaglio evidence stamp {out / COMMITMENT} --authority URL` "
+                f"can still add: {error}"
+            )
+    return MarkedFiles(commitment, report, tuple(undone))
+
+
+def _stamped(commitment: SignedCommitment, authority: str, path: Path) -> SignedCommitment:
+    stamped = commitment.stamped(authority)
+    stamped.write(path)
+    return stamped
 
 
 def _check_exportable(classifier: Classifier) -> None:

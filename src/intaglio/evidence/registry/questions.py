@@ -36,6 +36,9 @@ from intaglio.evidence.registry.records import (
 
 _Record = TypeVar("_Record", bound=Recorded)
 
+#: What a verification's suspect is known by; claims have always told the digest, so registries of any age have it.
+_known_by = func.coalesce(VerificationRow.result["suspect_sha256"].as_string(), VerificationRow.suspect)
+
 
 class Questions:
     """The reading half of `Registry`: each answer is one transaction, and never an object of the database's own."""
@@ -71,12 +74,19 @@ class Questions:
         raise EvidenceError(f"all {batches} batches of mark {mark_id} are spent; mark again with a new commitment")
 
     def suspects_tried(self, mark_id: str, *, including: str | None = None) -> int:
-        """How many suspects this mark was looked for in: the Bonferroni factor. `including` counts in any case."""
-        return self._distinct(VerificationRow.suspect, VerificationRow.mark_id == mark_id, including)
+        """How many suspects this mark was looked for in: the Bonferroni factor. `including` counts in any case.
+
+        A suspect is known by its file's SHA-256 or, where there is none, by its source (a URL): a path may be written
+        in two ways, and hold another model tomorrow.
+        """
+        return self._distinct(_known_by, VerificationRow.mark_id == mark_id, including)
 
     def keys_tried(self, suspect: str, *, including: str | None = None) -> int:
-        """How many marks were looked for in this suspect: the Bonferroni factor. `including` counts in any case."""
-        return self._distinct(VerificationRow.mark_id, VerificationRow.suspect == suspect, including)
+        """How many marks were looked for in this suspect, known as above: the Bonferroni factor.
+
+        `including` counts in any case.
+        """
+        return self._distinct(VerificationRow.mark_id, _known_by == suspect, including)
 
     def owners(self) -> tuple[OwnerRecord, ...]:
         """All owners."""
@@ -133,7 +143,9 @@ class Questions:
             newest_first = select(table).filter_by(**given).order_by(table.id.desc()).limit(limit)
             return tuple(read(record, row) for row in reversed(session.scalars(newest_first).all()))
 
-    def _distinct(self, column: InstrumentedAttribute[str], where: ColumnElement[bool], including: str | None) -> int:
+    def _distinct(
+        self, column: ColumnElement[str] | InstrumentedAttribute[str], where: ColumnElement[bool], including: str | None
+    ) -> int:
         with self._database.reading() as session:
             found = set(session.scalars(select(column).where(where).distinct()))
         return len(found if including is None else found | {including})
