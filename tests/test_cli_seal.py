@@ -4,18 +4,19 @@ import json
 import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from http_servers import FakeTime
 from intaglio.classifiers import Clock, Sidecar, save_classifier
 from intaglio.cli.main import ExitCode, main
-from intaglio.errors import RemoteError
+from intaglio.errors import EvidenceError, RemoteError
 from intaglio.evidence.key import Key
 from intaglio.evidence.registry import Registry
 from intaglio.seal import Seal, SealCheck, SealRecord, Watch
 from intaglio.tampering import Noise
-from seal_models import ARCHITECTURE, KEY, PAIRS, classifier, toy_seal
+from seal_models import ARCHITECTURE, KEY, PAIRS, SHAPE, classifier, linear, toy_seal
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,52 @@ def test_make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (record.pairs, record.seed, record.allowed) == (2, 4, ("fp16",))
     assert "2 pairs of triggers" in printed.err
     assert Path("model.safetensors").read_bytes() == before
+
+
+def test_make_overwrites_no_seal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "m.seal"
+    toy_seal().write(out)
+    before = out.read_bytes()
+    with patch("intaglio.seal.make_seal", side_effect=AssertionError("work began")):
+        assert main([*MAKE, "--out", str(out), "--seed", "4"]) == ExitCode.ERROR
+    assert f"{out} exists already, and a seal that is overwritten is lost" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
+def test_a_locked_registry_swallows_no_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def locked(*call: Any, **options: Any) -> None:
+        raise EvidenceError("the registry is locked")
+
+    arguments = ["tampered.safetensors", *CHECK, "--registry", str(tmp_path / "r.sqlite")]
+    with patch("intaglio.evidence.registry.Registry.record_seal_check", locked):
+        assert main(["seal", "check", *arguments]) == ExitCode.ERROR
+        printed = capsys.readouterr()
+        assert printed.out.startswith("tampered.safetensors: Tampered: ")
+        assert "the registry is locked" in printed.err
+        assert main(["seal", "watch", *arguments, "--every", "1"]) == ExitCode.FOUND
+    told, problem, verdict = capsys.readouterr().out.splitlines()
+    assert "Tampered: " in told
+    assert problem.endswith("the registry is locked")
+    assert verdict.startswith("tampered.safetensors: Broken in check 1. Tampered: ")
+
+
+@pytest.mark.parametrize("order", [(True, False), (True, False, False, True)])
+def test_a_watch_of_what_became_another_model_is_no_verdict(
+    order: tuple[bool, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = list(order)
+
+    def opened(*call: Any) -> Any:
+        return classifier() if left.pop(0) else linear(SHAPE, 4)
+
+    monkeypatch.setattr("intaglio.cli.seal._open", opened)
+    options = ["--every", "0.001", "--times", str(len(order)), "--queries", "4", "--json", "-"]
+    assert main(["seal", "watch", "model.safetensors", *CHECK, *options]) == ExitCode.NOTHING
+    printed = capsys.readouterr()
+    watch = Watch.from_json(printed.out)
+    assert (watch.intact, watch.undecided) == (None, order.count(False))
+    assert "Not decided: intact in " in printed.err
+    assert "has 4 classes, but the sealed model has 3" in printed.err
 
 
 def test_make_from_images_with_a_method(tmp_path: Path, toy_file: Path) -> None:
@@ -144,7 +191,7 @@ def test_a_signal_ends_a_watch_cleanly(monkeypatch: pytest.MonkeyPatch, capsys: 
         assert main(["seal", "watch", "model.safetensors", *CHECK, "--every", "3600"]) == ExitCode.CLEAN
     finally:
         signal.signal(signal.SIGINT, before)
-    assert capsys.readouterr().out.splitlines()[-1] == "model.safetensors: Intact in 1 checks."
+    assert capsys.readouterr().out.splitlines()[-1].startswith("model.safetensors: Intact in 1 checks.")
 
 
 @pytest.mark.parametrize(

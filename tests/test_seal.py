@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from intaglio.classifiers import (
     HttpClassifier,
     HttpMapping,
     OnnxClassifier,
+    Preprocessing,
     TorchClassifier,
     export_onnx,
 )
@@ -50,6 +52,7 @@ from intaglio.seal import (
 )
 from intaglio.seal.checking import ALPHA
 from intaglio.seal.digest import weights_digest
+from intaglio.seal.draws import seal_identity
 from intaglio.tampering import FineTune, Noise, Poison, Prune, Quantise, Tampering
 from seal_models import KEY, PAIRS, SHAPE, Linear, classifier, linear, toy_seal
 
@@ -181,6 +184,14 @@ def test_a_check_asks_no_more_than_it_may() -> None:
         check_seal(classifier(), toy_seal(), KEY, max_queries=1)
 
 
+def test_a_seal_that_was_asked_whole_by_others_is_called_spent() -> None:
+    served = labels_of(classifier())
+    spent = "Intact: all 16 answers are as sealed. The suspect has seen the whole seal now: make the next one with "
+    assert check_seal(served, toy_seal(), KEY).statement == f"{spent}another --seed."
+    assert check_seal(served, toy_seal(), KEY, max_queries=14).statement == "Intact: all 14 answers are as sealed."
+    assert check_seal(classifier(), toy_seal(), KEY).statement == "Intact: all 16 answers are as sealed."
+
+
 def test_the_order_is_fresh_unless_a_seed_fixes_it() -> None:
     def asked(**options: Any) -> bytes:
         seen: list[Tensor] = []
@@ -254,6 +265,46 @@ def test_the_same_seed_gives_the_same_triggers_and_another_fresh_ones() -> None:
     assert first.seal_id != other.seal_id
     stranger = make_seal(classifier(), OTHER, method=Boundary(ways=2), pairs=2, seed=1).record
     assert not set(first.triggers) & set(stranger.triggers)
+
+
+def test_a_seal_is_named_by_all_that_its_triggers_depend_on() -> None:
+    """Two seals of one name would share their secrets: places, orders and commitments."""
+    torch.set_num_threads(1)
+    noise = [torch.rand(12, *SHAPE, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    scaled = Preprocessing(scale=2.0)
+
+    def sealed(model: TorchClassifier | None = None, **options: Any) -> SealRecord:
+        return make_seal(model or classifier(), KEY, method="random", pairs=4, **options).record
+
+    with patch("torch.compile", lambda module: module):
+        records = [
+            sealed(),
+            sealed(data=noise[0]),
+            sealed(data=noise[1]),
+            sealed(data=noise[0].flip(0)),
+            sealed(compiled=True),
+            sealed(classifier(preprocessing=scaled)),
+            sealed(classifier(outputs="probabilities")),
+            sealed(allow=["fp16"]),
+            sealed(seed=1),
+        ]
+    assert len({record.seal_id for record in records}) == len(records)
+    again = sealed(data=noise[0].clone())
+    assert (again.seal_id, again.triggers, again.commitments) == (
+        records[1].seal_id,
+        records[1].triggers,
+        records[1].commitments,
+    )
+
+
+def test_seals_named_by_fewer_facts_are_still_checked() -> None:
+    """Files from before keep the identity they have: nothing is reckoned from the model again."""
+    facts = {"digest": weights_digest(classifier().module), "method": "random", "pairs": 4, "allow": [], "seed": 0}
+    older = seal_identity(KEY, facts)
+    with patch("intaglio.seal.making.seal_identity", lambda key, named: older):
+        seal = make_seal(classifier(), KEY, method="random", pairs=4)
+    assert seal.record.seal_id == older != make_seal(classifier(), KEY, method="random", pairs=4).record.seal_id
+    assert check_seal(classifier(), seal, KEY).intact
 
 
 def test_triggers_can_start_from_the_owners_images() -> None:
@@ -357,6 +408,7 @@ def test_a_seal_survives_its_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "m.seal"
     toy_seal().write(path)
     seal = Seal.read(path)
+    assert path.stat().st_mode & 0o077 == 0
     assert seal == toy_seal()
     assert check_seal(classifier(), seal, KEY).intact
     assert SealRecord.from_json(seal.record.to_json()) == seal.record
@@ -422,6 +474,26 @@ def test_files_that_are_no_seals(content: bytes, tmp_path: Path) -> None:
         Seal.read(tmp_path / "s")
     with pytest.raises(EvidenceError, match="can't be read"):
         Seal.read(tmp_path / "absent")
+
+
+def test_the_file_and_the_sealed_model_are_all_the_answers() -> None:
+    """Why the file is kept from whoever serves the model: what docs/seal.md says that they could do with it."""
+    record = toy_seal().record
+    images = record.images(list(range(2 * PAIRS)))
+    known = {
+        image.numpy().tobytes(): int(label) for image, label in zip(images, classifier().predict(images), strict=True)
+    }
+    tampered = classifier(Noise(sigma=1e-3).apply(classifier().module))
+
+    def answer(asked: Tensor) -> Tensor:
+        own = tampered.predict(asked).tolist()
+        return torch.tensor(
+            [known.get(image.numpy().tobytes(), label) for image, label in zip(asked, own, strict=True)]
+        )
+
+    liar = CallableClassifier(answer, input_shape=SHAPE, num_classes=3, access=Access.LABELS)
+    assert not check_seal(tampered, toy_seal(), KEY).intact
+    assert check_seal(liar, toy_seal(), KEY).intact
 
 
 def test_without_the_key_the_file_tells_no_answer() -> None:

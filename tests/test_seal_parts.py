@@ -17,7 +17,7 @@ from intaglio.classifiers import CallableClassifier, OnnxClassifier, TorchClassi
 from intaglio.errors import ClassifierError, DataError, EvidenceError, RecipeError
 from intaglio.evidence.key import Key
 from intaglio.seal import Boundary, FineGrained, Request, Sensitive, Variance
-from intaglio.seal.digest import weights_digest
+from intaglio.seal.digest import images_digest, weights_digest
 from intaglio.seal.draws import Draws, seal_identity
 from intaglio.seal.executions import VARIANTS, Execution, executions
 from intaglio.seal.noise import Measured, flip_bound, measure, noise_floor, sequence_p_value
@@ -237,9 +237,9 @@ def test_files_and_functions_are_computed_in_few_ways(tmp_path: Path) -> None:
 
 
 def test_unknown_variants_are_refused() -> None:
-    with pytest.raises(RecipeError, match="unknown variant 'int7' to allow; known are fp16, bf16, int16, int8"):
+    with pytest.raises(RecipeError, match="unknown variant 'int7' to allow; known are fp16, bf16, int16, int8, tf32"):
         executions(classifier(), allow=["int7"])
-    assert set(VARIANTS) == {"fp16", "bf16", "int16", "int8"}
+    assert set(VARIANTS) == {"fp16", "bf16", "int16", "int8", "tf32"}
 
 
 # --- shams, digests, starts ------------------------------------------------------------------------------------------
@@ -280,6 +280,15 @@ def test_digests_see_every_bit() -> None:
         first[0] = torch.nextafter(first[0], torch.tensor(9.0))
     assert weights_digest(other) != digest
     assert weights_digest(copy.deepcopy(module).double()) != digest
+
+
+def test_digests_of_images_see_values_order_and_shape() -> None:
+    images = torch.rand(3, 1, 4, 6, generator=torch.Generator().manual_seed(0))
+    brighter = images.clone()
+    brighter[2, 0, 3, 5] = torch.nextafter(brighter[2, 0, 3, 5], torch.tensor(2.0))
+    digests = {images_digest(other) for other in (images, brighter, images.flip(0), images.view(3, 1, 6, 4))}
+    assert len(digests) == 4
+    assert images_digest(images.to(memory_format=torch.channels_last)) == images_digest(images.clone())
 
 
 def request(images: Tensor | None = None, pairs: int = 3) -> Request:

@@ -35,7 +35,7 @@ def make(
         typer.Option(help="Images or videos that triggers start from (folder, .npz, task name); default: noise."),
     ] = None,
     allow: Annotated[
-        str, typer.Option(help="Variants that you ship and that are no tampering: fp16,bf16,int16,int8.")
+        str, typer.Option(help="Variants that you ship and that are no tampering: fp16,bf16,int16,int8,tf32.")
     ] = "",
     pairs: Annotated[int, typer.Option(help="Pairs of triggers.", min=1)] = 64,
     compiled: Annotated[
@@ -55,9 +55,11 @@ def make(
 ) -> int:
     """Seal MODEL without changing it."""
     from intaglio.cli.console import deliver_json, progress_bar, require_deliverable, say
+    from intaglio.files import require_new
     from intaglio.seal import make_seal
 
     require_deliverable(out, json)
+    require_new(out, "a seal")
     classifier = open_model(model, arch, input_shape, classes, preprocess, device, outputs=outputs)
     owner = read_key(key, passphrase_file)
     allowed = [name.strip() for name in allow.split(",") if name.strip()]
@@ -120,11 +122,11 @@ def check(
     sealed.verify(owner.public_key)
     classifier = _open(suspect, sealed, arch, input_shape, classes, preprocess, outputs, mapping, device)
     result = check_seal(classifier, sealed, owner, max_queries=max_queries, seed=seed)
-    if registry is not None:
-        with Registry.open(registry) as book:
-            book.record_seal_check(result.seal_id, result.suspect, result)
     deliver_json(result.to_json(), json)
     say(f"{suspect}: {result.statement}", quiet=quiet, json_to_stdout=json == "-")
+    if registry is not None:  # last: a locked registry must not swallow the verdict
+        with Registry.open(registry) as book:
+            book.record_seal_check(result.seal_id, result.suspect, result)
     return int(not result.intact)
 
 
@@ -151,7 +153,7 @@ def watch(
     debug: Debug = False,
 ) -> int:
     """Check SUSPECT again and again. Ends with exit code 1 at the first break, else 0 after --times or Ctrl-C,
-    or 3 if SUSPECT never answered, or gave answers that tie."""
+    or 3 if that is no verdict: no check in the last round or in most, or answers that can't be judged."""
     from intaglio.cli.console import deliver_json, require_deliverable, say
     from intaglio.evidence.registry import Registry
     from intaglio.seal import Seal, WatchEvent, watch_seal

@@ -7,12 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from intaglio.classifiers import Access, Classifier
+from intaglio.classifiers import Access, Classifier, OnnxClassifier, TorchClassifier
 from intaglio.errors import ClassifierError, EvidenceError, NothingToExamineError, RecipeError
 from intaglio.evidence.key import Key
 from intaglio.results import Result, package_versions
 from intaglio.seal.draws import Draws
 from intaglio.seal.noise import sequence_p_value
+from intaglio.seal.precision import full_precision
 from intaglio.seal.sealed import Seal, SealRecord
 
 #: A verdict of tampering is wrong at most this often, as far as the sealing machine's executions tell.
@@ -48,6 +49,7 @@ class SealCheck(Result):
     versions: dict[str, str]
 
 
+@full_precision()
 def check_seal(
     classifier: Classifier,
     seal: Seal,
@@ -59,6 +61,7 @@ def check_seal(
     """Asks `classifier` for labels, pair by pair in a secret order, until the answer is clear.
 
     Any access will do. A failure to answer is passed on as it is (RemoteError and its like), never taken for tampering.
+    A suspect that this process computes is computed without TF32, which PyTorch's defaults allow on a GPU.
 
     Args:
         max_queries: questions at most (default: all triggers of the seal); rounded down to whole pairs.
@@ -73,7 +76,7 @@ def check_seal(
         NothingToExamineError: the suspect's scores are rounded so much that its answers tie.
     """
     record = seal.verify(key.public_key)
-    planned = _planned(record, max_queries)
+    planned = planned_questions(record, max_queries)
     _require_fitting(classifier, record)
     nonce = os.urandom(16).hex() if seed is None else f"seed {seed}"
     started = time.perf_counter()
@@ -100,7 +103,8 @@ def check_seal(
         )
     intact = p_value > ALPHA
     return SealCheck(
-        statement=_statement(intact, mismatches, queries, undecided, p_value, record),
+        statement=_statement(intact, mismatches, queries, undecided, p_value, record)
+        + _spent(classifier, queries, record),
         intact=intact,
         mismatches=mismatches,
         queries=queries,
@@ -141,7 +145,12 @@ def pair_places(draws: Draws, record: SealRecord) -> list[list[int]]:
     return [[place[2 * pair], place[2 * pair + 1]] for pair in range(record.pairs)]
 
 
-def _planned(record: SealRecord, max_queries: int | None) -> int:
+def planned_questions(record: SealRecord, max_queries: int | None) -> int:
+    """How many questions a check asks if nothing differs: whole pairs of at most `max_queries` (default: all).
+
+    Raises:
+        RecipeError: fewer than 2.
+    """
     if max_queries is not None and max_queries < 2:
         raise RecipeError(f"a check asks at least 2 questions (one pair), got {max_queries}")
     return 2 * min(record.pairs, record.pairs if max_queries is None else max_queries // 2)
@@ -197,3 +206,10 @@ def _statement(intact: bool, mismatches: int, queries: int, undecided: int, p_va
         )
     scope = f"; {', '.join(record.allowed)} allowed" if record.allowed else ""
     return f"Intact: all {queries} answers are as sealed{skipped}{scope}."
+
+
+def _spent(classifier: Classifier, queries: int, record: SealRecord) -> str:
+    """A warning once a suspect was asked everything, unless it was computed here, where nobody records its answers."""
+    if queries < 2 * record.pairs or isinstance(classifier, TorchClassifier | OnnxClassifier):
+        return ""
+    return " The suspect has seen the whole seal now: make the next one with another --seed."

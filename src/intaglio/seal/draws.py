@@ -57,7 +57,7 @@ class Draws:
 
 
 def seal_identity(key: Key, facts: dict[str, object]) -> str:
-    """32 hex digits for a seal of these facts (model, method, settings, seed): the same facts give the same seal."""
+    """32 hex digits for a seal of these facts (model, data, settings, seed): the same facts give the same seal."""
     return key.mac("seal/identity", canonical_json(facts))[:16].hex()
 
 

@@ -5,7 +5,6 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,14 +16,16 @@ from torch import Tensor, nn
 from intaglio.classifiers import Classifier, OnnxClassifier, TorchClassifier, export_onnx
 from intaglio.errors import IntaglioError, RecipeError
 from intaglio.seal.surface import LEVELS, differences
+from intaglio.seal.tf32 import Tf32
 from intaglio.tampering import Quantise
 
-#: Variants of the weights that an owner may ship; each is rounded in the ways that are usual for it.
-VARIANTS: dict[str, tuple[Quantise, ...]] = {
+#: Variants of a model that an owner may ship; each is rounded in the ways that are usual for it.
+VARIANTS: dict[str, tuple[Quantise | Tf32, ...]] = {
     "fp16": (Quantise(number="fp16"), Quantise(number="fp16", activations=True)),
     "bf16": (Quantise(number="bf16"), Quantise(number="bf16", activations=True)),
     "int16": (Quantise(bits=16), Quantise(bits=16, scale="channel")),
     "int8": (Quantise(bits=8), Quantise(bits=8, scale="channel")),
+    "tf32": (Tf32(), Tf32(rounding="down"), Tf32(matrices=True), Tf32(matrices=True, rounding="down")),
 }
 
 #: Batches of other kernels are of this size: some implementations change algorithm with it.
@@ -44,8 +45,9 @@ def executions(classifier: Classifier, *, allow: Sequence[str] = (), compiled: b
 
     For a module: batch sizes, memory orders, 1 and 2 threads, torch's other kernels (oneDNN off: other summation orders
     and Winograd convolutions, as other processors use), images decoded by another division, float64, ONNX Runtime if it
-    is installed, CUDA without TF32 if it is there, `compiled` if asked for, and every variant allowed. For an ONNX
-    file: batch sizes, decoding, threads. For anything else: batch sizes and decoding.
+    is installed, CUDA if it is there, `compiled` if asked for, and every variant allowed. For an ONNX file: batch
+    sizes, decoding, threads. For anything else: batch sizes and decoding. Whoever asks them turns TF32 off meanwhile
+    (`full_precision`): where it is meant, it is the variant "tf32".
 
     Raises:
         RecipeError: an unknown variant, or variants of a model whose weights are out of reach.
@@ -85,7 +87,7 @@ def _of_module(classifier: TorchClassifier, compiled: bool) -> Iterator[Executio
         yield Execution("ONNX Runtime", lambda levels: _ask(exported, levels / LEVELS))
         yield Execution("ONNX Runtime, one by one", lambda levels: _ask(exported, levels / LEVELS, 1))
     if torch.cuda.is_available() and classifier.device.type == "cpu":
-        yield Execution("CUDA", _without_tf32(run(copy.deepcopy(module).to("cuda"))))
+        yield Execution("CUDA", run(copy.deepcopy(module).to("cuda")))
     if compiled:
         yield Execution("compiled", run(cast(nn.Module, torch.compile(module))))
 
@@ -165,24 +167,6 @@ def _without_onednn(scores: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Te
                 return scores(levels)
 
     return plain
-
-
-def _without_tf32(scores: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    def exact(levels: Tensor) -> Tensor:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), _matmul_precision("highest"):
-            return scores(levels)
-
-    return exact
-
-
-@contextmanager
-def _matmul_precision(name: str) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(name)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _double(module: nn.Module) -> nn.Module | None:

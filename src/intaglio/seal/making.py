@@ -14,13 +14,14 @@ from intaglio.evidence.canonical import now
 from intaglio.evidence.key import Key
 from intaglio.results import package_versions
 from intaglio.seal.boundary import Boundary
-from intaglio.seal.digest import weights_digest
+from intaglio.seal.digest import images_digest, weights_digest
 from intaglio.seal.draws import Draws, seal_identity
 from intaglio.seal.executions import Execution, executions
 from intaglio.seal.ftg import FineGrained
 from intaglio.seal.method import Progress, Request, SealMethod, Triggers
 from intaglio.seal.noise import NoiseFloor, measure_enough, noise_floor
 from intaglio.seal.pixels import encode_png
+from intaglio.seal.precision import full_precision
 from intaglio.seal.random_images import RandomImages
 from intaglio.seal.sealed import Seal, SealRecord
 from intaglio.seal.sensitive import Sensitive
@@ -36,6 +37,7 @@ DEFAULT_PAIRS = 64
 _LEAST_MARGIN = 2.5
 
 
+@full_precision()
 def make_seal(
     classifier: Classifier,
     key: Key,
@@ -54,10 +56,11 @@ def make_seal(
         method: its name, or a `SealMethod`.
         data: the owner's images to start from, so that triggers look like them (default: keyed noise).
         pairs: how many pairs of triggers; a check asks as few of them as it needs.
-        allow: variants that the owner ships ("fp16", "bf16", "int16", "int8"): the seal stays silent on them, at the
-            price of missing changes that are smaller.
+        allow: variants that the owner ships ("fp16", "bf16", "int16", "int8", "tf32"): the seal stays silent on them,
+            at the price of missing changes that are smaller.
         compiled: whether torch.compile is among the ways of computing that the seal must be silent under (a minute).
-        seed: another one gives fresh triggers; the same key, model, settings and seed give the same.
+        seed: another one gives fresh triggers; the same key, model, data, settings and seed give the same, so a seal
+            whose answers may be known by now is replaced by one of another seed.
         progress: called with (steps done, steps in all).
 
     Raises:
@@ -72,7 +75,17 @@ def make_seal(
     images = images_alone(data, "data")
     started = time.perf_counter()
     digest = _digest(classifier)
-    facts = {"digest": digest, **chosen.describe(), "pairs": pairs, "allow": list(allow), "seed": seed}
+    facts = {
+        "digest": digest,
+        "preprocessing": classifier.preprocessing.model_dump(mode="json"),
+        "outputs": classifier.outputs,
+        "data": None if images is None else images_digest(images),
+        **chosen.describe(),
+        "pairs": pairs,
+        "allow": list(allow),
+        "compiled": compiled,
+        "seed": seed,
+    }
     draws = Draws(key, seal_identity(key, facts))
     ways = executions(classifier, allow=allow, compiled=compiled)
     with torch.random.fork_rng(devices=[]):

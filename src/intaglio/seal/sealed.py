@@ -1,4 +1,4 @@
-"""`Seal`: the file that says how exactly one model answers, signed by its owner, and telling no answer in clear."""
+"""`Seal`: the file that says how exactly one model answers, signed by its owner; a secret from whoever serves it."""
 
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from intaglio.errors import EvidenceError
 from intaglio.evidence.canonical import Hex16, Hex32, Instant, Name, parse_json, read_limited, validated
 from intaglio.evidence.envelope import Envelope, Statement, fingerprint, sign_statement
 from intaglio.evidence.key import Key
-from intaglio.files import write_bytes
+from intaglio.files import write_private
 from intaglio.results import Result
 from intaglio.seal.noise import NoiseFloor
 from intaglio.seal.pixels import decode_png
@@ -69,7 +69,10 @@ class SealRecord(Result):
 
 
 class Seal(Result):
-    """A seal as it is handed out: a DSSE envelope around an in-toto statement about the sealed model."""
+    """A seal as it is kept: a DSSE envelope around an in-toto statement about the sealed model.
+
+    It tells no answer in clear, but which images will be asked: whoever has it and the sealed model has the answers.
+    """
 
     envelope: Envelope
 
@@ -104,12 +107,12 @@ class Seal(Result):
         return self.record
 
     def write(self, path: Path | str) -> None:
-        """Writes the seal's file, atomically.
+        """Writes the seal's file, atomically; none but its owner may read it.
 
         Raises:
             StorageError: it can't be written.
         """
-        write_bytes(path, self.envelope.to_bytes())
+        write_private(path, self.envelope.to_bytes())
 
     @classmethod
     def read(cls, path: Path | str) -> Self:

@@ -52,7 +52,7 @@ class Variance(SealMethod):
         module = require_module(classifier, self.name)
         count = 2 * request.pairs
         latent = torch.randn(count, self.latent, generator=request.draws.generator("latent"))
-        wanted = torch.tensor(request.draws.targets(count, classifier.num_classes))
+        wanted = torch.tensor(request.draws.targets(count, classifier.num_classes)).to(module.device)
         generator = Generator(classifier.input_shape, latent=self.latent, channels=self.channels)
         optimizer = torch.optim.Adam(generator.parameters(), lr=1e-4, betas=(0.5, 0.999))
         with torch.enable_grad():
