@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from benchmarks.cells import Cells
 from benchmarks.faces import faces
-from benchmarks.lock_attacks import Attack, key_attacks, model_attacks
+from benchmarks.lock_attacks import Attack, key_attacks, model_attacks, unlabelled_attacks
 from benchmarks.lock_beyond import beyond
 from benchmarks.lock_measures import USERS, keying_cost, traced
 from benchmarks.lock_together import marked_first, together
@@ -72,7 +72,7 @@ PLANS = {
     "cifar10": Plan(
         "resnet14",
         8,
-        LockSettings(augmentation="flip", code_length=48, code_weight=3, steps=4000),
+        LockSettings(augmentation="flip"),
         TrainingSettings(epochs=24, batch_size=64, learning_rate=3e-3, augmentation="flip"),
     ),
 }
@@ -275,11 +275,17 @@ def mislabelled(name: str, mislabel: str) -> dict[str, Any]:
 
 def attacked(name: str) -> dict[str, Any]:
     """Every attack on one lock, each with what it took."""
-    rows: dict[str, Any] = {}
     images, built = task(name), architecture(name)
-    for label, attack in {**model_attacks(images, shipped, built, 0), **key_attacks(images, shipped, 0)}.items():
-        rows[label] = cell(f"attack-{name}-{label}", partial(_accuracy, attack))
-    return rows
+    return _tried(name, {**model_attacks(images, shipped, built, 0), **key_attacks(images, shipped, 0)})
+
+
+def unlabelled(name: str) -> dict[str, Any]:
+    """Those of them alone that need no label."""
+    return _tried(name, unlabelled_attacks(task(name), shipped, 0))
+
+
+def _tried(name: str, attacks: dict[str, Attack]) -> dict[str, Any]:
+    return {label: cell(f"attack-{name}-{label}", partial(_accuracy, attack)) for label, attack in attacks.items()}
 
 
 def combined(name: str) -> dict[str, Any]:
@@ -349,6 +355,7 @@ def main() -> None:
         closely["atoms"] = [row | {"but": "residual of atoms"}] if row else []
     if "beyond" in parts:
         closely["beyond"] = cell("beyond-fashion-mnist", lambda: beyond(task("fashion-mnist"), *shipped()))
+        closely["unlabelled"] = unlabelled("fashion-mnist")
     if "mislabel" in parts:
         closely["mislabel"] = {kind: mislabelled("fashion-mnist", kind) for kind in ("uniform", "shift", "random")}
     if "attacks" in parts:

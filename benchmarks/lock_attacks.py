@@ -44,20 +44,23 @@ def key_attacks(task: Task, opened: Opened, seed: int) -> dict[str, Attack]:
     attacks: dict[str, Attack] = {"a shared key": partial(shared_key, task, opened)}
     for count in PAIRS:
         attacks[f"surrogate from {count} pairs"] = partial(surrogate, task, opened, seed, count)
-    for bound, epsilon in BOUNDS.items():
-        attacks[f"per image within {bound}"] = partial(per_image, task, opened, epsilon)
-        few = part(task, SHARES[0])
-        attacks[f"learned key without labels within {bound}, {SHARES[0]:.0%}"] = partial(
-            unlabelled, task, opened, seed, few, unlabelled_key_attack, epsilon
-        )
-        attacks[f"universal without labels within {bound}, {SHARES[0]:.0%}"] = partial(
-            unlabelled, task, opened, seed, few, unlabelled_universal_attack, epsilon
-        )
+    attacks |= unlabelled_attacks(task, opened, seed)
     for share in reversed(SHARES):
         data = part(task, share)
         for bound, epsilon in BOUNDS.items():
             attacks[f"learned key within {bound}, {share:.0%}"] = partial(learned, task, opened, seed, data, epsilon)
         attacks[f"universal within 32/255, {share:.0%}"] = partial(universal, task, opened, seed, data, 32 / 255)
+    return attacks
+
+
+def unlabelled_attacks(task: Task, opened: Opened, seed: int) -> dict[str, Attack]:
+    """Those that need the locked model's weights and no label: with no image of the task beside those asked, or few."""
+    few, attacks = part(task, SHARES[0]), dict[str, Attack]()
+    for bound, epsilon in BOUNDS.items():
+        attacks[f"per image within {bound}"] = partial(per_image, task, opened, epsilon)
+        for name, attack in (("learned key", unlabelled_key_attack), ("universal", unlabelled_universal_attack)):
+            label = f"{name} without labels within {bound}, {SHARES[0]:.0%}"
+            attacks[label] = partial(unlabelled, task, opened, seed, few, attack, epsilon)
     return attacks
 
 

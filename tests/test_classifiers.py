@@ -304,6 +304,8 @@ def test_weights_that_are_not_finite_are_refused() -> None:
         ({"input_shape": (3, 12, 12)}, "can't answer inputs .4, 3, 12, 12.: .*channels"),
         ({"classes": ("a", "b")}, "2 class names for 5 classes"),
         ({"batch_size": -1}, "batch size must be at least 1"),
+        ({"fixed_batch": (1 << 28) // 144 + 1}, "takes batches of 1864136 images only, 268435584 values in each, over"),
+        ({"fixed_batch": 2, "preprocessing": Preprocessing(resize=(16384, 16384))}, "536870912 values in each, over"),
         ({"device": "nowhere"}, "can't use device 'nowhere'"),
         ({"preprocessing": Preprocessing(mean=(1.0, 2.0))}, "mean has 2 values, but images have 1 channels"),
         ({"preprocessing": Preprocessing(channel_order="bgr")}, "bgr needs 3 channels"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from intaglio.classifiers import Access, Classifier, Sidecar, save_classifier
+from intaglio.classifiers import Access, Classifier, Sidecar, TorchClassifier, save_classifier
 from intaglio.data import open_data
 from intaglio.errors import ClassifierError, DataError, RecipeError
 from intaglio.networks import Architecture
@@ -16,10 +16,12 @@ from intaglio.populations import ModelRecord, model_folder
 from intaglio.report.reading import check_verdict
 from intaglio.scan import Measured, Request, ScoreDetector, clean_scores, scan, scanning
 from intaglio.scan.clean_scores import FILE, CleanModelScores, TaskScores, choose_reference, load_clean_scores
+from intaglio.scan.detector import UndecidableError
 from intaglio.scan.fitting_scores import fit_clean_scores
 from intaglio.scan.images import clean_sample
+from intaglio.scan.probes import TRIALS
 from intaglio.training import TrainingSettings
-from scan_models import random_model
+from scan_models import TASK, nearest_mean, random_model
 
 SHAPE, CLASSES = (1, 12, 12), 3
 
@@ -116,7 +118,7 @@ def test_other_tasks_give_the_largest_of_their_p_values(shipped: dict[str, Clean
     assert (own.p_value, own.flagged, own.calibrated, own.calibration.clean_models) == (0.01, True, False, 0)
     assert "computes from the model alone" in own.calibration.statement
     assert "p = 0.01 without any clean models" in own.statement
-    assert Given(p_value=0.01).inspect(random_model(SHAPE, CLASSES), task="bands").p_value == 1 / 4
+    assert Given(p_value=0.01).inspect(random_model(SHAPE, CLASSES), task="bands", alpha=0.3).p_value == 1 / 4
 
 
 def test_without_any_clean_models_nothing_is_accused(shipped: dict[str, CleanModelScores]) -> None:
@@ -126,7 +128,70 @@ def test_without_any_clean_models_nothing_is_accused(shipped: dict[str, CleanMod
     shipped["given"] = scores(task_scores("bands", 1.0), steps=5)  # of other settings: not comparable
     assert Given(99.0).inspect(random_model(SHAPE, CLASSES), task="bands").p_value == 1.0
     shipped["given"] = scores(task_scores("bands", 1.0, shape=(1, 5, 5)))  # a task of that name, but other images
-    assert not Given(99.0).inspect(random_model(SHAPE, CLASSES), task="bands").calibrated
+    assert not Given(99.0).inspect(random_model(SHAPE, CLASSES), task="bands", alpha=0.6).calibrated
+
+
+def test_scores_above_too_few_clean_models_are_not_decided_upon(shipped: dict[str, CleanModelScores]) -> None:
+    shipped["given"] = scores(task_scores("bands", *range(9)), task_scores("digits", *range(4)))
+    classifier = random_model(SHAPE, CLASSES, source="net.onnx")
+    with pytest.raises(UndecidableError) as caught:
+        Given(9.0).inspect(classifier, task="bands")
+    verdict = caught.value.verdict
+    assert verdict is not None
+    assert verdict.statement == (
+        "Can't be decided at alpha = 0.05: p = 0.1, and p can't be lower against 9 clean models. Most suspicious "
+        "target: class 1. Choose an alpha of at least 0.1, or rank it among more clean models (intaglio population "
+        "fit)."
+    )
+    assert str(caught.value) == f"net.onnx: given: {verdict.statement}"
+    assert (verdict.flagged, verdict.p_value, verdict.score, verdict.target_class) == (False, 1 / 10, 9.0, None)
+    assert Given(9.0).inspect(classifier, task="bands", alpha=0.1).flagged
+    # What one of them outdoes would not be flagged with more of them either.
+    outdone = Given(8.0).inspect(classifier, task="bands")
+    assert (outdone.flagged, outdone.p_value) == (False, 2 / 10)
+    assert outdone.statement == "No backdoor found at alpha = 0.05: p = 0.2 against 9 clean models."
+    # Over several tasks the largest p-value counts, so the smallest task sets the bound: not 1 / 14.
+    message = "p = 0.2, and p can't be lower against 13 clean models of other tasks, ranked task by task. "
+    with pytest.raises(UndecidableError, match=message):
+        Given(9.0).inspect(classifier, task="letters", alpha=0.15)
+    assert Given(9.0).inspect(classifier, task="letters", alpha=0.2).flagged
+
+
+def test_the_level_that_is_advised_is_enough(shipped: dict[str, CleanModelScores]) -> None:
+    shipped["given"] = scores(task_scores("bands", *range(50)))
+    with pytest.raises(UndecidableError, match=r"an alpha of at least 0\.0197,"):  # 1 / 51 is 0.01961
+        Given(99.0).inspect(random_model(SHAPE, CLASSES), task="bands", alpha=0.0196)
+    assert Given(99.0).inspect(random_model(SHAPE, CLASSES), task="bands", alpha=0.0197).flagged
+
+
+@pytest.mark.parametrize("rolled", [0, 1])
+def test_a_model_that_does_not_answer_its_tasks_images_is_not_of_its_task(
+    shipped: dict[str, CleanModelScores], tmp_path: Path, rolled: int
+) -> None:
+    """Whatever `task` says: it may come from the suspect's own side-car."""
+    known = TaskScores(task=TASK, input_shape=(1, 28, 28), num_classes=10, scores=tuple(range(30)))
+    shipped["given"] = scores(known, task_scores("bands", 1.0))
+    classifier = TorchClassifier(nearest_mean(rolled), input_shape=(1, 28, 28), num_classes=10, task=TASK)
+    verdict = Given().inspect(classifier)
+    assert (verdict.subject.task, verdict.queries, verdict.calibrated) == (TASK, TRIALS, not rolled)
+    assert verdict.calibration.tasks == ((TASK, "bands") if rolled else (TASK,))
+    assert verdict.calibration.statement.startswith(
+        "This model does not answer fashion-mnist images with that task's classes in their order, so it can't be "
+        "compared with that task's clean models. No clean models of this task are known; ranked against"
+        if rolled
+        else "Ranked against 30 clean models of fashion-mnist."
+    )
+    assert ("not calibrated for this task" in verdict.statement) == bool(rolled)
+    # A p-value of the method's own goes before other tasks' models, as where the task is not known.
+    own = Given(p_value=0.3).inspect(classifier)
+    assert (own.p_value, own.calibrated) == ((0.3, False) if rolled else (29 / 31, True))
+    assert own.calibration.statement.startswith("This model does not") == bool(rolled)
+    # Of clean scores of one's own there are no images to ask; and where no task is said there is none to doubt.
+    shipped["given"].save(tmp_path)
+    mine = Given(calibration=tmp_path).inspect(classifier)
+    assert (mine.calibrated, mine.queries) == (True, 0)
+    unsaid = TorchClassifier(nearest_mean(rolled), input_shape=(1, 28, 28), num_classes=10)
+    assert Given().inspect(unsaid).queries == 0
 
 
 def test_maps_go_with_their_classes(shipped: dict[str, CleanModelScores]) -> None:

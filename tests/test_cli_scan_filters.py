@@ -1,21 +1,30 @@
 """`intaglio scan --training --inputs`: what reaches the detectors, and what is refused."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from intaglio.classifiers import Sidecar, save_classifier
+from intaglio.classifiers import CallableClassifier, Sidecar, open_classifier, save_classifier
 from intaglio.cli.main import ExitCode, main
 from intaglio.data import ImageData
+from intaglio.errors import ClassifierError
+from intaglio.evidence.registry import Registry
 from intaglio.networks import Architecture
 from intaglio.scan import scanning
 from intaglio.scan.activation_clustering import ActivationClustering
+from intaglio.scan.final_layer import FinalLayer
+from intaglio.scan.mm_bd import MMBD
+from intaglio.scan.one_pixel import OnePixelSignature
+from intaglio.scan.score_detector import Measured
 from intaglio.scan.spectral_signatures import SpectralSignatures
 from intaglio.scan.strip import STRIP
+from scan_models import write_calibration
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +70,19 @@ def test_inputs_reach_strip(
     assert 1 / 1000 <= found["p_value"] <= 1
 
 
+def test_of_a_folder_clean_pictures_are_read_up_to_a_number_and_inputs_all(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/1", "a/2", "a/3", "b/1"):
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (12, 12), int(name[-1])).save(path)
+    monkeypatch.setattr(scanning, "CLEAN_PICTURES", 3)
+    classifier = open_classifier(model)
+    assert (scanning.clean_images(tmp_path, classifier)[:, 0, 0, 0] * 255).round().tolist() == [1, 2, 1]
+    assert (scanning.suspected_inputs(tmp_path, classifier)[:, 0, 0, 0] * 255).round().tolist() == [1, 2, 3, 1]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -85,3 +107,72 @@ def test_one_line_for_every_error(
     err = capsys.readouterr().err
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--detector", "oracle"], "unknown detector 'oracle'"),
+        (["--detector", "activation-clustering"], "activation-clustering needs the labelled images"),
+        (["--detector", "strip"], "strip needs images that the model was asked about"),
+        (["--detector", "mm-bd", "--calibration", "own"], "own/clean-scores.json"),
+    ],
+)
+def test_a_second_detector_that_cannot_run_is_refused_before_the_first_runs(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_calibration(Path("own"))
+    monkeypatch.setattr(OnePixelSignature, "run", _never)
+    assert main(["scan", str(model), "--detector", "one-pixel-signature", *options]) == ExitCode.ERROR
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_second_detector_that_wants_more_access_is_refused_before_the_first_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(OnePixelSignature, "run", _never)
+    classifier = CallableClassifier(lambda images: images.flatten(1)[:, :3], input_shape=(1, 12, 12), num_classes=3)
+    with pytest.raises(ClassifierError, match=r"final-layer needs WEIGHTS access, .* offers SCORES"):
+        scanning.scan_all(classifier, detectors=["one-pixel-signature", "final-layer"])
+    assert classifier.queries == 0
+
+
+def test_a_detector_that_cannot_decide_costs_no_other_verdict(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At an alpha that no rank reaches, MM-BD's own p-value still decides, and what the other measured is kept."""
+    monkeypatch.setattr(MMBD, "measure", _measured(p_value=0.5))
+    monkeypatch.setattr(FinalLayer, "measure", _measured(score=1e6))
+    place = tmp_path / "registry.sqlite"
+    options = ["--detector", "final-layer", "--detector", "mm-bd", "--alpha", "1e-5", "--registry", str(place)]
+    file = tmp_path / "verdicts.json"
+    assert main(["scan", str(model), *options, "--json", str(file), "-q"]) == ExitCode.NOTHING
+    assert "Can't be decided at alpha = 1e-05" in capsys.readouterr().err
+    found = json.loads(file.read_text())
+    assert [(verdict["detector"], verdict["flagged"]) for verdict in found] == [
+        ("final-layer", False),
+        ("mm-bd", False),
+    ]
+    with Registry.open(str(place)) as book:
+        assert [record.p_value for record in book.verdicts()] == [0.5]
+    monkeypatch.setattr(MMBD, "measure", _measured(p_value=1e-6))
+    assert main(["scan", str(model), *options, "-q"]) == ExitCode.FOUND
+    alone = tmp_path / "alone.json"
+    assert main(["scan", str(model), *options[:2], *options[4:], "--json", str(alone)]) == ExitCode.NOTHING
+    assert not alone.exists()
+
+
+def _measured(score: float = 1.0, p_value: float | None = None) -> Callable[..., Measured]:
+    return lambda *_: Measured(score=score, suspicions=torch.tensor([score, 0.0, 0.0]), p_value=p_value)
+
+
+def _never(*_: object) -> None:
+    pytest.fail("the first detector ran")

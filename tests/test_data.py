@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as npst
 from PIL import Image
 
 from intaglio.data import TASKS, UNLABELLED, ImageData, image_data, images_alone, open_data
+from intaglio.data.folder import open_image_folder
 from intaglio.data.idx import read_idx, write_idx
 from intaglio.errors import DataError
 
@@ -157,6 +158,19 @@ def test_folder_layouts(tmp_path: Path, layout: str, split: str) -> None:
     values, labels, classes = expected[split]
     assert (data.images[:, 0, 0, 0] * 255).round().int().tolist() == values
     assert (data.labels.tolist(), data.classes) == (labels, classes)
+
+
+def test_of_many_pictures_no_more_are_read_than_asked_for(tmp_path: Path) -> None:
+    for name, value in {"a/1": 10, "a/2": 20, "a/3": 30, "a/4": 40, "b/1": 50, "b/2": 60, "c/1": 70}.items():
+        write(tmp_path / f"{name}.png", shade(value))
+    write(tmp_path / "a" / "5.png", b"never decoded")
+    data = open_image_folder(tmp_path, "test", most=5)
+    assert (data.images[:, 0, 0, 0] * 255).round().int().tolist() == [10, 20, 50, 60, 70]
+    assert (data.labels.tolist(), data.classes) == ([0, 0, 1, 1, 2], ("a", "b", "c"))
+    flat = open_image_folder(tmp_path / "a", "test", most=3)
+    assert ((flat.images[:, 0, 0, 0] * 255).round().int().tolist(), flat.labels.tolist()) == ([10, 20, 30], [-1] * 3)
+    with pytest.raises(DataError, match=r"5\.png"):
+        open_image_folder(tmp_path, "test", most=8)
 
 
 def test_pictures_are_resized_to_one_size(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from intaglio.scan.features import (
     EFFECT_FEATURES,
     FEATURES,
     MAP_FEATURES,
+    _largest_of_others,
     _median_of_others,
     map_features,
     peak_places,
@@ -36,6 +37,14 @@ def test_median_of_others_is_the_lower_median_without_the_entry(values: list[int
     assert _median_of_others(torch.tensor(values)).tolist() == expected
     columns = torch.tensor([values, values[::-1]]).T
     assert _median_of_others(columns)[:, 1].tolist() == expected[::-1]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 40])
+def test_the_largest_of_others_is_that_of_every_pair(classes: int) -> None:
+    maps = torch.randint(0, 5, (classes, 3, 4), generator=torch.Generator().manual_seed(classes)).float()  # with ties
+    rows, columns = peak_places(maps)
+    pairs = maps[:, rows, columns].masked_fill(torch.eye(classes, dtype=torch.bool), -torch.inf)
+    assert _largest_of_others(maps, rows, columns).tolist() == pairs.amax(0).tolist()
 
 
 @pytest.mark.parametrize("outputs", ["logits", "probabilities"])

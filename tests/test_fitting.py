@@ -319,6 +319,15 @@ def test_what_can_not_be_fitted_is_refused(bench: Bench, tmp_path: Path) -> None
     assert not out.exists()
 
 
+def test_false_alarms_are_counted_on_models_of_the_fitted_task_alone(bench: Bench, tmp_path: Path) -> None:
+    bands, apes = bench.population("models"), bench.population("others", "apes", seed=1)
+    with pytest.raises(RecipeError, match="others: models of apes, but the fit is of bands"):
+        fit_calibration([bands], tmp_path / "out", test=[apes], executor=Here())
+    with pytest.raises(RecipeError, match="on tasks left out in turn: give it no --test"):
+        fit_calibration([bands], tmp_path / "out", test=[apes], task_free=True, executor=Here())
+    assert (bench.measured, (tmp_path / "out").exists()) == (0, False)
+
+
 def test_more_clean_models_join_those_of_a_calibration(bench: Bench, tmp_path: Path) -> None:
     fit_calibration([bench.population("models")], tmp_path / "base", executor=Here())
     base = load_calibration(tmp_path / "base")

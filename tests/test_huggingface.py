@@ -1,6 +1,8 @@
 """Hugging Face classifiers: tiny ones of random weights, saved and opened; what could run code is refused."""
 
+import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from intaglio.classifiers import Access, open_classifier
+from intaglio.classifiers import Access, Preprocessing, open_classifier
 from intaglio.classifiers.huggingface import open_huggingface
 from intaglio.errors import IntaglioError, ModelError, UnsafeFileError
+from intaglio.files import sha256_file
 
 transformers = pytest.importorskip("transformers")
 
@@ -75,6 +78,63 @@ def test_other_sizes_are_resized(saved: dict[str, tuple[Path, Any]]) -> None:
             open_huggingface(saved["VideoMAE"][0], input_shape=shape)
 
 
+def test_what_the_caller_says_is_heeded(saved: dict[str, tuple[Path, Any]]) -> None:
+    folder, model = saved["ViT"]
+    mine = open_classifier(folder, preprocessing=Preprocessing(scale=2.0, mean=(1.0,)), outputs="log-probabilities")
+    images = torch.rand(2, 3, 16, 16)
+    with torch.inference_mode():
+        expected = model(pixel_values=2 * images - 1).logits
+    assert torch.allclose(mine.scores(images), expected, atol=1e-5)
+    assert torch.equal(mine.log_probs(images), mine.scores(images))  # as declared
+    other = open_classifier(folder, preprocessing=Preprocessing(mean=(0.5,)), input_shape=(3, 8, 8), num_classes=3)
+    assert (other.preprocessing.resize, other.preprocessing.mean) == ((16, 16), (0.5,))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"architecture": "lenet"}, "names its own architecture: give none"),
+        ({"num_classes": 4}, "answers with 3 classes, but 4 were given"),
+        (
+            {"preprocessing": Preprocessing(resize=(8, 8))},
+            r"takes \(3, 16, 16\), but the preprocessing makes \(3, 8, 8",
+        ),
+        ({"preprocessing": Preprocessing(layout="NHWC")}, r"but the preprocessing makes \(16, 16, 3\)"),
+    ],
+)
+def test_what_contradicts_the_folder_is_refused(
+    saved: dict[str, tuple[Path, Any]], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        open_classifier(saved["ViT"][0], **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_digest_is_that_of_configuration_processor_and_weights(
+    saved: dict[str, tuple[Path, Any]], tmp_path: Path
+) -> None:
+    names = ("config.json", "model.safetensors", "preprocessor_config.json")
+    folder = tmp_path / "copy"
+    shutil.copytree(saved["ViT"][0], folder)
+    listing = "".join(f"{sha256_file(folder / name)}  {name}\n" for name in names)  # what sha256sum writes
+    first = open_classifier(folder).sha256
+    assert first == hashlib.sha256(listing.encode()).hexdigest()
+    (folder / "README.md").write_text("not opened")
+    assert open_classifier(folder).sha256 == first
+    digests: set[str | None] = {first}
+    for name in ("config.json", "preprocessor_config.json"):
+        (folder / name).write_text((folder / name).read_text() + "\n")
+        digests.add(open_classifier(folder).sha256)
+    (folder / "preprocessor_config.json").unlink()
+    digests.add(open_classifier(folder).sha256)
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(saved["ViT"][1].state_dict(), "part.safetensors")}
+    for text in (json.dumps(index), json.dumps(index, indent=1)):
+        (folder / "model.safetensors.index.json").write_text(text)
+        digests.add(open_classifier(folder).sha256)
+    assert len(digests) == 6
+
+
 @pytest.mark.parametrize(
     ("processor", "scale", "mean", "std"),
     [
@@ -130,6 +190,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], type[IntaglioError], str]] = {
     "model type": (rewrite("config.json", model_type="no-such"), ModelError, "can't be opened as a Hugging Face"),
     "huge": (rewrite("config.json", hidden_size=2**20), ModelError, "but its files hold"),
     "type of an entry": (rewrite("config.json", hidden_size="wide"), ModelError, "can't be opened as a Hugging Face"),
+    "adapter": (lambda folder: (folder / "adapter_config.json").write_text("{}"), ModelError, "holds an adapter"),
     "processor": (rewrite("preprocessor_config.json", rescale_factor="x"), ModelError, "rescale_factor"),
 }
 
@@ -171,6 +232,7 @@ def test_a_size_from_the_processor_alone(tmp_path: Path) -> None:
     transformers.ResNetForImageClassification(config).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="doesn't say how large its images are"):
         open_huggingface(tmp_path)
+    assert open_huggingface(tmp_path, input_shape=(3, 20, 28)).preprocessing.resize is None
     for size, sides in ({"size": {"shortest_edge": 20}}, (20, 20)), (
         {"size": 40, "crop_size": {"height": 24, "width": 32}}, (24, 32)), ({"size": 24}, (24, 24)):  # fmt: skip
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(size))

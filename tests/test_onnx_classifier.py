@@ -41,6 +41,14 @@ def test_onnx_batch_sizes_and_types(shape: tuple[int | str | None, ...], element
     assert len(classifier.sha256) == 64
 
 
+@pytest.mark.parametrize("batch", [2_000_000_000, (1 << 26) + 1])
+def test_onnx_with_a_batch_that_fits_no_memory_is_refused(batch: int) -> None:
+    content = onnx_linear((batch, 1, 2, 2)).SerializeToString()
+    with pytest.raises(ClassifierError, match=f"takes batches of {batch} images only, {4 * batch} values") as caught:
+        OnnxClassifier(content)
+    assert "\n" not in str(caught.value)
+
+
 def test_onnx_that_only_claims_any_batch_size_is_asked_one_by_one() -> None:
     graph = onnx_linear().graph
     graph.node[0].CopyFrom(helper.make_node("Reshape", ["x", "one"], ["flat"]))

@@ -109,6 +109,10 @@ def factory() -> nn.Module:
     return lenet()
 
 
+def finished() -> Classifier:
+    return TorchClassifier(lenet(), input_shape=SHAPE, num_classes=CLASSES, preprocessing=Preprocessing(mean=(0.5,)))
+
+
 def wrong_factory() -> int:
     return 3
 
@@ -132,6 +136,30 @@ def test_modules_functions_classifiers_and_factories(models: Path) -> None:
         open_classifier("no_such_package:f")
     with pytest.raises(ModelError, match="can't open a int"):
         open_classifier(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("factory", {"architecture": "lenet"}, "makes its own network: give no architecture"),
+        ("finished", {"architecture": "lenet"}, "makes its own network: give no architecture"),
+        ("finished", {"preprocessing": Preprocessing(mean=(0.4,))}, "with its own preprocessing: give none"),
+        ("finished", {"input_shape": (1, 9, 9)}, "with its own input_shape: give none"),
+        ("finished", {"num_classes": CLASSES + 1}, "with its own num_classes: give none"),
+        ("finished", {"outputs": "probabilities"}, "answers logits, not probabilities"),
+    ],
+)
+def test_what_a_factory_would_ignore_is_refused(name: str, options: dict[str, Any], message: str) -> None:
+    shapes: dict[str, Any] = {"input_shape": SHAPE, "num_classes": CLASSES}
+    with pytest.raises(ModelError, match=message) as caught:
+        open_classifier(f"{__name__}:{name}", **(shapes | options))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_factory_may_be_told_what_its_classifier_says_too() -> None:
+    said: dict[str, Any] = {"input_shape": list(SHAPE), "num_classes": CLASSES, "outputs": "logits"}
+    opened = open_classifier(f"{__name__}:finished", preprocessing=Preprocessing(mean=(0.5,)), **said)
+    assert (opened.preprocessing, opened.queries) == (Preprocessing(mean=(0.5,)), 0)
 
 
 @pytest.mark.parametrize(

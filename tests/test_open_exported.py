@@ -228,6 +228,13 @@ def set_weight(**changes: Any) -> Callable[[Any], None]:
     return lambda config: config["config"]["fc.weight"]["tensor_meta"].update(changes)
 
 
+def claim_batch(program: Any) -> None:
+    """Says that the one image input comes in batches of 2e9."""
+    inputs = program["graph_module"]["signature"]["input_specs"]
+    name = inputs[-1]["user_input"]["arg"]["as_tensor"]["name"]
+    program["graph_module"]["graph"]["tensor_values"][name]["sizes"][0] = {"as_int": 2 * 10**9}
+
+
 WEIGHTS = "data/weights/model_weights_config.json"
 
 
@@ -240,6 +247,7 @@ WEIGHTS = "data/weights/model_weights_config.json"
         (MEMBER, lambda p: p["graph_module"]["graph"].update(nodes=7), "damaged"),
         (MEMBER, lambda p: p["graph_module"]["signature"]["input_specs"].pop(), "expected one input, got 0"),
         (MEMBER, lambda p: p["graph_module"]["signature"]["output_specs"].append({"loss_output": {}}), "own state"),
+        (MEMBER, claim_batch, "takes batches of 2000000000 images only"),
         (WEIGHTS, set_weight(sizes=[{"as_int": 10**12}]), "claims"),
         (WEIGHTS, set_weight(sizes=[{"as_int": -5}]), "damaged"),
         (WEIGHTS, set_weight(strides=[{"as_int": 10**6}, {"as_int": 1}]), "damaged"),

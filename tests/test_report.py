@@ -19,6 +19,7 @@ from intaglio.errors import DataError, NothingToExamineError
 from intaglio.report import read_verdicts, render_report, write_report
 from intaglio.report.histogram import alpha_threshold, draw_histogram
 from intaglio.report.pictures import MARGIN, ColourScale, cells_of, enlargement, map_picture
+from intaglio.report.sections import build_sections
 from intaglio.report.wording import duration, figure, memory, percent, visible
 from intaglio.scan.verdict import CalibrationSummary, ClassEvidence, EncodedMaps, ErrorRate, Place, Subject, Verdict
 
@@ -453,6 +454,37 @@ def test_too_few_clean_models_are_pointed_out() -> None:
     words = Page(render_report([make_verdict(clean_models=10)])).words()
     assert "no score would be flagged" in words
     assert "Dashed:" not in words
+    assert "can't give any score a p-value of 0.05" in words
+
+
+@pytest.mark.parametrize(
+    ("tasks", "alpha", "score", "badge", "threshold"),
+    [
+        (("a",), 0.0164, 9.0, "Flagged", True),  # 1 / 61
+        (("a",), 0.0163, 9.0, "Can't be decided at this alpha", False),
+        (("a",), 0.0163, 0.0, "Not flagged", False),
+        (("a", "b", "c"), 0.0477, 9.0, "Flagged", True),  # 1 / 21: each task has 20 of the 60
+        (("a", "b", "c"), 0.0476, 9.0, "Can't be decided at this alpha", False),
+        (("a", "b", "c"), 0.0476, 0.0, "Not flagged", False),
+    ],
+)
+def test_a_level_below_every_p_value_decides_nothing(
+    tasks: tuple[str, ...], alpha: float, score: float, badge: str, threshold: bool
+) -> None:
+    verdict = make_verdict(clean_models=60)
+    clean = tuple(float(score) for score in np.linspace(1, 2, 60))
+    lowest = 1 / (60 // len(tasks) + 1)
+    p_value = lowest if score == 9.0 else 1.0
+    flagged = p_value <= alpha
+    section = build_sections([verdict.model_copy(update={
+        "alpha": alpha, "score": score, "p_value": p_value, "flagged": flagged, "target_class": 0 if flagged else None,
+        "calibration": verdict.calibration.model_copy(update={"tasks": tasks, "clean_scores": clean}),
+    })])[0]  # fmt: skip
+    assert section.badge == badge
+    assert section.tone == {"Flagged": "flagged", "Not flagged": "clear"}.get(badge, "uncertain")
+    assert section.p_value_is_lowest == (score == 9.0)
+    assert section.histogram is not None
+    assert (section.histogram.threshold is not None) == threshold
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`ig.scan`, from the model to the verdict."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,13 @@ import torch
 from torch import Tensor
 
 import intaglio as ig
+from intaglio.cli.main import ExitCode, main
 from intaglio.data import open_data
 from intaglio.errors import ClassifierError, DataError, ModelError, RecipeError
+from intaglio.report import render_report
 from intaglio.scan import DETECTORS, calibration, clean_images, scan_all
-from intaglio.scan.calibration import TASK_FREE, TASK_FREE_DATA, Calibration
+from intaglio.scan.calibration import TASK_FREE, TASK_FREE_DATA, Calibration, CleanScores
+from intaglio.scan.detector import UndecidableError
 from intaglio.scan.measurement import measure
 from intaglio.scan.one_pixel import SHOWN_CLASSES
 from intaglio.scan.probes import TRIALS, labelled_probes
@@ -31,6 +35,8 @@ from scan_models import (
 
 SHAPE = (1, 6, 6)
 BASE = ig.OnePixelSignature.name
+#: The toys are 16 clean models: at 0.05 none would be decided upon that scores above them all.
+ALPHA = 0.1
 DOUBT = (
     "This model does not answer fashion-mnist images with that task's classes in their order, "
     "so it can't be compared with that task's clean models."
@@ -96,13 +102,14 @@ def test_positional_and_keyword_arguments_mean_the_same() -> None:
     assert first.calibrated is False
     assert first.calibration.name == TASK_FREE_DATA
     assert "not calibrated for this task" in first.statement
-    assert ig.scan(planted_model()).calibration.name == TASK_FREE
+    assert ig.scan(planted_model(), alpha=ALPHA).calibration.name == TASK_FREE
 
 
 def test_image_data_stand_for_their_images() -> None:
     images = noise(20, SHAPE)
     data = ig.ImageData(images, torch.zeros(20, dtype=torch.int64))
-    assert without_costs(ig.scan(planted_model(), data)) == without_costs(ig.scan(planted_model(), images))
+    verdicts = [ig.scan(planted_model(), given, alpha=ALPHA) for given in (data, images)]
+    assert without_costs(verdicts[0]) == without_costs(verdicts[1])
 
 
 def test_the_same_model_in_any_wrapping_gets_the_same_verdict() -> None:
@@ -195,7 +202,7 @@ def test_an_own_calibration_is_for_models_with_its_classes_in_order(tmp_path: Pa
     ],
 )
 def test_models_of_any_form_are_scanned(shape: tuple[int, int, int], classes: int, outputs: Any) -> None:
-    verdict = ig.scan(random_model(shape, classes, outputs=outputs))
+    verdict = ig.scan(random_model(shape, classes, outputs=outputs), alpha=ALPHA)
     assert verdict.subject.num_classes == classes
     assert len(verdict.evidence) == min(classes, 16)
     assert verdict.maps.shape[0] == min(classes, 16, SHOWN_CLASSES)
@@ -209,21 +216,51 @@ def test_models_of_any_form_are_scanned(shape: tuple[int, int, int], classes: in
 
 def test_an_own_calibration_is_used(tmp_path: Path) -> None:
     write_calibration(tmp_path, name="mine", task_free=False, input_shape=SHAPE, num_classes=4)
-    verdict = ig.scan(planted_model(), calibration=tmp_path)
+    verdict = ig.scan(planted_model(), alpha=ALPHA, calibration=tmp_path)
     assert (verdict.calibration.name, verdict.calibrated) == ("mine", True)
     with pytest.raises(RecipeError, match="task mine has 4 classes"):
         ig.scan(random_model(SHAPE, 3), calibration=tmp_path)
 
 
+def test_the_smallest_task_bounds_the_p_value(tmp_path: Path) -> None:
+    """40 clean models, but the largest rank counts, and one of the tasks has 10 of them."""
+    low = (-1e6,)
+    tasks = [CleanScores(task=name, members=(low * half, low * half)) for name, half in (("a", 15), ("b", 5))]
+    write_calibration(tmp_path, clean=tuple(tasks))
+    message = "p = 0.0909, and p can't be lower against 40 clean models of other tasks, ranked task by task"
+    with pytest.raises(UndecidableError, match=message) as caught:
+        ig.scan(planted_model(), calibration=tmp_path)
+    verdict = caught.value.verdict
+    assert verdict is not None
+    assert (verdict.flagged, verdict.p_value, verdict.target_class) == (False, 1 / 11, None)
+    assert "be decided at this alpha" in render_report([verdict])
+    copied = copy.copy(caught.value)  # by what pickle goes by, between processes
+    assert (str(copied), copied.verdict) == (str(caught.value), verdict)
+    assert ig.scan(planted_model(), alpha=1 / 11, calibration=tmp_path).flagged
+
+
+def test_a_level_that_too_few_clean_models_allow_is_not_a_clean_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "verdict.json"
+    model = str(MODELS / "backdoored.onnx")
+    assert main(["scan", model, "--task", TASK, "--alpha", "0.01", "--json", str(path)]) == ExitCode.NOTHING
+    printed = capsys.readouterr()
+    assert printed.err.startswith(
+        f"intaglio: {model}: {BASE}: Can't be decided at alpha = 0.01: p = 0.0164, and p can't be lower"
+    )
+    assert (printed.err.count("\n"), printed.out, path.exists()) == (1, "", False)
+
+
 def test_progress_rises_to_its_end() -> None:
     steps: list[tuple[int, int]] = []
-    ig.scan(planted_model(), progress=lambda done, total: steps.append((done, total)))
+    ig.scan(planted_model(), alpha=ALPHA, progress=lambda done, total: steps.append((done, total)))
     assert steps[-1][0] == steps[-1][1]
     assert [done for done, _ in steps] == sorted(done for done, _ in steps)
 
 
 def test_scan_all_gives_one_verdict_per_detector() -> None:
-    verdicts = scan_all(planted_model(), detectors=["auto", "one-pixel-signature", "auto"], seed=2)
+    verdicts = scan_all(planted_model(), detectors=["auto", "one-pixel-signature", "auto"], alpha=ALPHA, seed=2)
     assert [verdict.detector for verdict in verdicts] == ["one-pixel-signature"] * 2
     assert without_costs(verdicts[0]) == without_costs(verdicts[1])
     assert all(detector().name == name for name, detector in DETECTORS.items())

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from intaglio.classifiers import Access, CallableClassifier, Classifier
+from intaglio.classifiers import Access, CallableClassifier, Classifier, TorchClassifier
 from intaglio.errors import ClassifierError, DataError, RecipeError
 from intaglio.scan import Finding, OnePixelSignature, Request, scan
 from intaglio.scan.auto import Auto
-from intaglio.scan.detector import Detector
+from intaglio.scan.detector import Detector, UndecidableError
 from intaglio.scan.scanning import DETECTORS, make_detector
 from intaglio.scan.stack import (
     MemberCost,
@@ -22,7 +22,7 @@ from intaglio.scan.stack import (
     shipped_table,
 )
 from intaglio.scan.verdict import CalibrationSummary, ClassEvidence, EncodedMaps, Place
-from scan_models import random_model
+from scan_models import TASK, nearest_mean, random_model
 
 SHAPE, CLASSES, COUNT = (1, 4, 4), 3, 40
 
@@ -159,6 +159,7 @@ class Given(Detector):
         self.fails, self.calibrated = options.pop("fails", False), options.pop("calibrated", True)
         self.needs = options.pop("needs", ())  # type: ignore[misc]
         self.requires = options.pop("requires", Access.SCORES)  # type: ignore[misc]
+        self.lowest = options.pop("lowest", None)
         self.runs = 0
 
     def run(self, classifier: Classifier, request: Request) -> Finding:
@@ -177,6 +178,7 @@ class Given(Detector):
             evidence=tuple(ClassEvidence(index=one, suspicion=0.0, peak=0.0, place=place) for one in order),
             maps=EncodedMaps.encode(np.zeros((0, 4, 4), "float32"), base="", variant=self.name, classes=()),
             grid=None,
+            lowest=self.lowest,
         )
 
 
@@ -208,12 +210,71 @@ def test_auto_weighs_its_detectors_into_one_verdict() -> None:
     assert (turned.evidence[0].index, turned.maps.variant) == (1, "sharp")
 
 
+def test_a_budget_for_one_detector_gets_that_one_and_not_the_base() -> None:
+    """The cheapest is `blind`, whose costs are a tenth of the base's."""
+    base, blind, other = Given("sharp", 0.01), Given("blind", 0.3, target=1), Given("other", 0.5)
+    verdict = auto(blind, other, base=base, budget=1e-9).inspect(model(), task="bands")
+    assert [one.runs for one in (base, blind, other)] == [0, 1, 0]
+    assert (verdict.detector, verdict.p_value, verdict.calibrated, verdict.parts) == ("blind", 0.3, True, ())
+    assert (verdict.evidence[0].index, verdict.maps.variant) == (1, "blind")
+    assert verdict.calibration.statement == "Given. With scores and a budget of 1e-09 s blind speaks alone."
+    alone = Given("blind", 0.3, target=1).inspect(model(), task="bands")
+    assert (verdict.statement, verdict.score, verdict.evidence) == (alone.statement, alone.score, alone.evidence)
+
+
+@pytest.mark.parametrize("trouble", [{"fails": True}, {"calibrated": False}])
+def test_the_base_runs_where_nothing_that_was_chosen_could_be_ranked(trouble: dict[str, bool]) -> None:
+    base, blind = Given("sharp", 0.01), Given("blind", 0.3, **trouble)
+    verdict = auto(blind, base=base, budget=1e-9).inspect(model(), task="bands")
+    assert (base.runs, blind.runs, verdict.detector, verdict.p_value) == (1, 1, "sharp", 0.01)
+    failed = " blind could not be used: no luck." if "fails" in trouble else ""
+    assert verdict.calibration.statement == (f"Given. With scores and a budget of 1e-09 s sharp speaks alone.{failed}")
+
+
+def test_a_base_that_fails_leaves_the_word_to_who_could_be_ranked() -> None:
+    base = Given("sharp", 0.01, fails=True)
+    verdict = auto(Given("other", 0.2, target=1), base=base).inspect(model(), task="bands")
+    assert (verdict.detector, verdict.p_value, base.runs) == ("other", 0.2, 1)
+    assert verdict.calibration.statement == ("Given. With scores other speaks alone. sharp could not be used: no luck.")
+
+
+def test_a_stack_that_could_not_go_lower_decides_nothing() -> None:
+    sure = auto(Given("other", 1e-9), base=Given("sharp", 1e-9))
+    assert sure.inspect(model(), task="bands", alpha=0.025).p_value == 1 / (1 + COUNT)
+    message = "p = 0.0244, and p can't be lower against 40 clean models"
+    with pytest.raises(UndecidableError, match=message):
+        sure.inspect(model(), task="bands", alpha=0.02)
+    # Members that are themselves ranked among few can't take the stack to its own bound.
+    bound = auto(Given("other", 0.5, lowest=0.5), base=Given("sharp", 0.4, lowest=0.4))
+    weights = fit_weights(table(), ["sharp", "other"])
+    p_value = weights.p_value(weights.score({"sharp": 0.4, "other": 0.5}))
+    assert p_value > 0.1
+    with pytest.raises(UndecidableError, match=f"p = {p_value:.3g}, and p can't be lower"):
+        bound.inspect(model(), task="bands")
+    beaten = auto(Given("other", 0.6, lowest=0.5), base=Given("sharp", 0.7, lowest=0.4))
+    assert not beaten.inspect(model(), task="bands").flagged
+
+
+@pytest.mark.parametrize("rolled", [0, 1])
+def test_auto_asks_whether_the_model_is_of_its_task(rolled: int) -> None:
+    """Whether or not the base, which asks for itself, is among those that the budget is spent on."""
+    known = table(task=TASK, input_shape=(1, 28, 28), num_classes=10)
+    base, blind = Given("sharp", 0.01), Given("blind", 0.3)
+    classifier = TorchClassifier(nearest_mean(rolled), input_shape=(1, 28, 28), num_classes=10, task=TASK)
+    verdict = auto(blind, base=base, table=known, budget=1e-9).inspect(classifier)
+    assert verdict.detector == ("sharp" if rolled else "blind")
+    assert (base.runs, blind.runs) == (rolled, 1 - rolled)
+
+
 def test_auto_says_what_its_budget_bought() -> None:
     other = Given("other", 0.001)
     verdict = auto(other, budget=1e-9).inspect(model(), task="bands")
     assert (other.runs, verdict.detector, verdict.p_value, verdict.parts) == (0, "sharp", 0.01, ())
     verdict = auto(other, budget=1e6).inspect(model(), task="bands")
     assert "and a budget of 1e+06 s: " in verdict.calibration.statement
+    assert auto(other).inspect(model(), task="letters").calibration.statement == "Given."
+    verdict = auto(other, budget=2).inspect(model(), task="letters")
+    assert verdict.calibration.statement == "Given. With scores and a budget of 2 s sharp speaks alone."
 
 
 def test_what_access_and_data_do_not_allow_is_left_out() -> None:
@@ -229,6 +290,7 @@ def test_one_detectors_trouble_does_not_cost_the_verdict() -> None:
     broken = Given("other", 0.5, fails=True)
     alone = auto(broken, table=third).inspect(model(), task="bands")
     assert (alone.detector, alone.p_value, broken.runs) == ("sharp", 0.01, 1)
+    assert alone.calibration.statement == "Given. With scores sharp speaks alone. other could not be used: no luck."
     elsewhere = Given("other", 0.5, calibrated=False)
     assert auto(elsewhere).inspect(model(), task="bands").detector == "sharp"
 

@@ -4,11 +4,12 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import gamma
+from scipy.stats import FitError, gamma
 from torch import Tensor, nn
 
 from intaglio.classifiers import Access, CallableClassifier, TorchClassifier
@@ -232,6 +233,26 @@ def test_standing_out_by_hand() -> None:
     assert standing_out(torch.full((6,), 3.0), 1.0).tolist() == [0.0] * 6
 
 
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 10, 200])
+@pytest.mark.parametrize("outlier", [0.0, 30.0, 1e6])
+def test_standing_out_is_that_of_each_value_among_all_others(count: int, outlier: float) -> None:
+    generator = torch.Generator().manual_seed(count)
+    values = 5 + torch.randn(count, generator=generator, dtype=torch.float64)
+    values[1] += outlier
+    found = standing_out(values, 0.7)
+    for index, value in enumerate(values):
+        others = torch.cat([values[:index], values[index + 1 :]])
+        spread = others.std() if count >= 4 else 0.7
+        assert float(found[index]) == pytest.approx(float((value - others.mean()) / spread), rel=1e-6)
+
+
+def test_standing_out_of_very_many_classes_takes_no_more_memory_than_they_do() -> None:
+    values = torch.linspace(-1, 1, 1_000_001, dtype=torch.float64)  # 8 MB; all pairs would take 8 TB
+    found = standing_out(values, 1.0)
+    assert float(found[0]) == pytest.approx(-math.sqrt(3), abs=1e-5)
+    assert float(found[500_000]) == pytest.approx(0, abs=1e-9)
+
+
 def test_a_raised_row_stands_out_whatever_the_scale_and_what_is_added_to_all_rows() -> None:
     generator = torch.Generator().manual_seed(5)
     weights = torch.randn(8, 20, generator=generator, dtype=torch.float64)
@@ -313,7 +334,7 @@ def test_the_null_p_value_is_small_for_an_outlier_and_not_without() -> None:
     planted, quiet = null_p_value(np.append(usual, 20.0)), null_p_value(np.append(usual, 10.4))
     assert planted is not None
     assert quiet is not None
-    assert 0 < planted < 1e-6
+    assert planted == 1e-6  # the floor: the fit's own is below 1e-40
     assert 0.05 < quiet < 1
 
 
@@ -323,9 +344,34 @@ def test_the_null_p_value_by_its_formula() -> None:
     assert null_p_value(largest) == pytest.approx(1 - gamma.cdf(9.0, shape, scale=scale) ** 5, rel=1e-9)
 
 
-@pytest.mark.parametrize("largest", [[1.0, 2.0], [1.0, 2.0, 3.0], [-1.0, 1.0, 2.0, 3.0], [2.0, 2.0, 2.0, 2.0, 5.0]])
+#: The log-probability margin of a saturated softmax, and the next float32.
+SATURATED = (float(np.float32(87.33655)), float(np.nextafter(np.float32(87.33655), np.float32(100))))
+
+
+@pytest.mark.parametrize(
+    "largest",
+    [
+        [1.0, 2.0],
+        [1.0, 2.0, 3.0],
+        [-1.0, 1.0, 2.0, 3.0],
+        [2.0, 2.0, 2.0, 2.0, 5.0],
+        [30.0] * 8 + [30.001, 40.0],
+        [*[SATURATED[0]] * 8, 87.3366, 87.3367],
+        [SATURATED[0]] * 8 + [SATURATED[1]] * 2,
+    ],
+)
 def test_no_null_p_value_where_no_gamma_fits(largest: list[float]) -> None:
     assert null_p_value(np.array(largest)) is None
+
+
+def test_no_null_p_value_where_the_search_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = np.array([9.0, 10.0, 10.5, 11.0, 20.0])
+    assert null_p_value(usual) is not None
+    for error in (ValueError("f(a) and f(b) must have different signs"), FitError("no convergence")):
+        monkeypatch.setattr(gamma, "fit", Mock(side_effect=error))
+        assert null_p_value(usual) is None
+    monkeypatch.setattr(gamma, "fit", Mock(return_value=(np.nan, 0.0, 1.0)))
+    assert null_p_value(usual) is None
 
 
 def test_margins_of_a_linear_model_are_found_exactly() -> None:

@@ -23,6 +23,8 @@ CPU_MEMORY_BUDGET = 64 << 20
 _MAX_BATCH = 1024
 #: 256 MiB per input: a file may state any shape, and probing must not exhaust the memory.
 _MAX_INPUT = 1 << 26
+#: 1 GiB per fixed batch, for the same reason: every question is padded to it.
+_MAX_FIXED = 1 << 28
 _PROBES = 4
 
 
@@ -75,6 +77,8 @@ class Classifier(ABC):
         self.batch_size = self.fixed_batch or options.get("batch_size") or _batch_size(self.input_shape, options)
         if self.batch_size < 1:
             raise ClassifierError(f"batch size must be at least 1, got {self.batch_size}")
+        if self.fixed_batch:
+            self._check_fixed_batch(self.fixed_batch)
         self._outputs: Outputs = options.get("outputs", "auto")
         self._queries = 0
 
@@ -168,6 +172,15 @@ class Classifier(ABC):
         if missing > 0:
             batch = torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])])
         return self.preprocessing.apply(batch)
+
+    def _check_fixed_batch(self, count: int) -> None:
+        """Refuses a batch that could not be filled up: both as it is asked and as the model takes it."""
+        values = count * max(math.prod(self.input_shape), math.prod(self.preprocessing.model_shape(self.input_shape)))
+        if values > _MAX_FIXED:
+            raise ClassifierError(
+                f"{self.source}: takes batches of {count} images only, {values} values in each, over {_MAX_FIXED}; "
+                "export it with a smaller batch, or one of any size"
+            )
 
     def _probe(self) -> None:
         """Asks once, uncounted, so that a model which can't answer is refused where it is opened."""

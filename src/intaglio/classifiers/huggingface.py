@@ -1,5 +1,6 @@
 """Hugging Face image and video classifiers (ViT, VideoMAE, TimeSformer, ViViT, ...), from a local folder."""
 
+import hashlib
 import importlib
 import json
 import math
@@ -13,14 +14,20 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from intaglio.classifiers.base import Options
+from intaglio.classifiers.outputs import Outputs
 from intaglio.classifiers.preprocessing import Preprocessing
 from intaglio.classifiers.torch_classifier import TorchClassifier
 from intaglio.errors import ModelError, UnsafeFileError
+from intaglio.files import sha256_file
 
 #: Those whose clips are `pixel_values` `[N, T, C, H, W]`; every other model type is asked as an image classifier.
 VIDEO_TYPES = ("videomae", "timesformer", "vivit")
 
 _CONFIG_LIMIT = 16 << 20
+_CONFIG = "config.json"
+_PROCESSOR = "preprocessor_config.json"
+#: With the package peft, transformers would load these on top of weights that lie elsewhere.
+_ADAPTER = "adapter_config.json"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
@@ -84,6 +91,9 @@ def open_huggingface(
     folder: Path | str,
     *,
     input_shape: tuple[int, ...] | None = None,
+    num_classes: int | None = None,
+    preprocessing: Preprocessing | None = None,
+    outputs: Outputs = "auto",
     device: str | torch.device | None = None,
     task: str | None = None,
     batch_size: int | None = None,
@@ -91,38 +101,54 @@ def open_huggingface(
     """Opens a folder that `save_pretrained` wrote: `config.json`, `model.safetensors`, `preprocessor_config.json`.
 
     Nothing is fetched, no code that came with the model is run, and only safetensors are read. Mean, std and scale are
-    the processor's; raw inputs are `(C, H, W)`, or `(T, C, H, W)` for video, of the size that the model sees, or of any
-    `input_shape`, which is then resized to it (without the crop that some processors make). Class names are the
-    configuration's.
+    the processor's, unless a `preprocessing` is given, which takes its place as a whole; raw inputs are `(C, H, W)`, or
+    `(T, C, H, W)` for video, of the size that the model sees, or of any `input_shape`, which is then resized to it
+    (without the crop that some processors make). Outputs are logits, unless said otherwise. Class names are the
+    configuration's. The digest is `folder_digest`'s.
 
     Raises:
         UnsafeFileError: pickled weights, code that came with the model, or weights outside the folder.
-        ModelError: no such folder, damaged, weights that are missing or of another shape, or transformers is missing.
+        ModelError: no such folder, damaged, weights that are missing or of another shape, an adapter, another shape or
+            class count than the given one, or transformers is missing.
         ClassifierError: it opens, but doesn't answer as it says.
     """
     folder = Path(folder)
-    settings = _read_json(folder / "config.json")
+    settings = _read_json(folder / _CONFIG)
     if found := [key for key in _EXECUTABLE if settings.get(key)]:
         raise UnsafeFileError(f"{folder}: its configuration names code of its own ({found[0]}), which is never run")
     if settings.get("quantization_config"):
         raise ModelError(f"{folder}: quantised weights are not supported; save the model without")
+    if (folder / _ADAPTER).exists():
+        raise ModelError(f"{folder}: holds an adapter ({_ADAPTER}); merge it into its model and save that")
     stored = _stored_values(folder)
-    processor = _read_processor(folder / "preprocessor_config.json")
+    processor = _read_processor(folder / _PROCESSOR)
     transformers = _load_transformers()
     model, config = _load(transformers, folder, stored)
-    sides = _sides(config, processor, folder)
+    sides = _sides(config, processor, input_shape)
+    if sides is None:
+        raise ModelError(f"{folder}: doesn't say how large its images are: give input_shape")
     video = config.model_type in VIDEO_TYPES
     shape = (*((config.num_frames,) if video else ()), getattr(config, "num_channels", 3), *sides)
     raw = tuple(input_shape or shape)
     if len(raw) != len(shape) or raw[:-2] != shape[:-2]:
         raise ModelError(f"{folder}: takes inputs {shape} or of another height and width, got {raw}")
+    if num_classes is not None and num_classes != config.num_labels:
+        raise ModelError(f"{folder}: answers with {config.num_labels} classes, but {num_classes} were given")
+    resize = None if raw == shape else sides
+    if preprocessing is None:
+        preprocessing = processor.preprocessing(resize)
+    elif preprocessing.resize is None:
+        preprocessing = preprocessing.model_copy(update={"resize": resize})
+    if preprocessing.model_shape(raw) != shape:
+        raise ModelError(f"{folder}: takes {shape}, but the preprocessing makes {preprocessing.model_shape(raw)}")
     labels = config.id2label
     names = tuple(str(labels[number]) for number in sorted(labels))
     options = Options(
-        preprocessing=processor.preprocessing(None if raw == shape else sides),
-        outputs="logits",
+        preprocessing=preprocessing,
+        outputs="logits" if outputs == "auto" else outputs,
         batch_size=batch_size,
         source=str(folder),
+        sha256=folder_digest(folder),
         task=task,
         classes=names if len(set(names)) == len(names) else (),
     )
@@ -134,6 +160,24 @@ def open_huggingface(
         format="huggingface",
         **options,
     )
+
+
+def folder_digest(folder: Path) -> str:
+    """Hex SHA-256 of what a model's folder is opened from: configuration, processor, weights, and their index.
+
+    It is that of the lines `<SHA-256 of the file>  <name>`, in order of name, so that
+    `LC_ALL=C sha256sum config.json model.safetensors preprocessor_config.json | sha256sum` gives the same; other
+    files, such as a README, have no part in it.
+
+    Raises:
+        UnsafeFileError, ModelError: no weights, or an index that names files elsewhere.
+    """
+    names = {_CONFIG, _PROCESSOR, *(path.name for path in _weight_files(folder))}
+    if not (folder / _WEIGHTS).is_file():
+        names.add(_INDEX)
+    found = sorted(name for name in names if (folder / name).is_file())
+    listing = "".join(f"{sha256_file(folder / name)}  {name}\n" for name in found)
+    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def _load_transformers() -> ModuleType:
@@ -182,11 +226,12 @@ def _load(transformers: ModuleType, folder: Path, stored: int) -> tuple[nn.Modul
     return model.eval(), config
 
 
-def _stored_values(folder: Path) -> int:
-    """How many values the safetensors hold, by their headers.
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors that hold the weights: the one, or those that an index names.
 
     Raises:
         UnsafeFileError: there are none, but pickled weights; or an index that names files elsewhere.
+        ModelError: there are none.
     """
     paths = [folder / _WEIGHTS]
     if not paths[0].is_file() and (folder / _INDEX).is_file():
@@ -204,8 +249,17 @@ def _stored_values(folder: Path) -> int:
                 f"{folder}: holds {pickled[0]}, which may execute code when loaded; save it as safetensors"
             )
         raise ModelError(f"{folder}: no {_WEIGHTS} in it")
+    return paths
+
+
+def _stored_values(folder: Path) -> int:
+    """How many values the safetensors hold, by their headers.
+
+    Raises:
+        UnsafeFileError, ModelError: as `_weight_files`; or one is damaged.
+    """
     total = 0
-    for path in paths:
+    for path in _weight_files(folder):
         try:
             with safe_open(path, "pt") as stream:
                 total += sum(math.prod(stream.get_slice(key).get_shape()) for key in stream.keys())  # noqa: SIM118
@@ -242,13 +296,11 @@ def _read_processor(path: Path) -> _Processor:
         raise ModelError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
-def _sides(config: Any, processor: _Processor, folder: Path) -> tuple[int, int]:
+def _sides(config: Any, processor: _Processor, given: tuple[int, ...] | None) -> tuple[int, int] | None:
+    """Height and width of what the model sees: its own, else its processor's, else the given ones; None: unknown."""
     size = getattr(config, "image_size", None)
     if isinstance(size, int):
         return size, size
     if isinstance(size, list | tuple) and len(size) == 2:
         return int(size[0]), int(size[1])
-    sides = processor.sides()
-    if sides is None:
-        raise ModelError(f"{folder}: doesn't say how large its images are: give input_shape")
-    return sides
+    return processor.sides() or (None if given is None else (given[-2], given[-1]))

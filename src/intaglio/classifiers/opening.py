@@ -109,11 +109,13 @@ def open_classifier(
         a `torch.nn.Module`, or a function from images to scores, with `input_shape` and `num_classes`;
         `package.module:factory`, which is imported and called without arguments, and returns a module or a classifier:
         this runs the named code, which must be the caller's own;
+        a folder that Hugging Face's `save_pretrained` wrote (see `open_huggingface`);
         a `Classifier`, returned as it is.
 
     Raises:
         UnsafeFileError: a file that could only be opened by executing what is in it.
-        ModelError: missing, damaged, of an unknown format, or with too little said about it.
+        ModelError: missing, damaged, of an unknown format, or with too little said about it; or, of a folder or a
+            factory's classifier, something that contradicts it, or that it has no use for.
         ClassifierError: it opens, but doesn't answer as it says.
         RemoteError: a server that can't be reached, hangs, or answers garbage.
     """
@@ -121,7 +123,8 @@ def open_classifier(
         raise ModelError("a mapping describes a remote model: give it with an http:// or https:// address")
     if isinstance(source, Classifier):
         return source
-    request = _Request(architecture, input_shape, num_classes, preprocessing, outputs, task, device, batch_size)
+    shape = None if input_shape is None else tuple(input_shape)
+    request = _Request(architecture, shape, num_classes, preprocessing, outputs, task, device, batch_size)
     if isinstance(source, nn.Module):
         return _from_module(source, request, "module")
     if isinstance(source, str) and is_address(source):
@@ -129,8 +132,8 @@ def open_classifier(
     if isinstance(source, str | Path):
         return _from_name(str(source), request)
     if callable(source):
-        shape, count = request.shapes("callable")
-        return CallableClassifier(source, input_shape=shape, num_classes=count, **request.options("callable"))
+        known, count = request.shapes("callable")
+        return CallableClassifier(source, input_shape=known, num_classes=count, **request.options("callable"))
     raise ModelError(f"can't open a {type(source).__name__}: give a path, a module, a function or a classifier")
 
 
@@ -159,7 +162,7 @@ def _from_file(path: Path, request: _Request) -> Classifier:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"{path}: is a folder, but not a Hugging Face model (no config.json); give a model file")
-        return open_huggingface(path, input_shape=request.input_shape, device=request.device, task=request.task)
+        return _open_folder(path, request)
     if not path.exists():
         raise ModelError(f"no such file: {path}")
     if suffix in _REFUSED:
@@ -173,6 +176,21 @@ def _from_file(path: Path, request: _Request) -> Classifier:
         raise ModelError(f"{path}: is empty")
     sidecar = find_sidecar(path)
     return opener(path, request if sidecar is None else request.completed(sidecar))
+
+
+def _open_folder(path: Path, request: _Request) -> Classifier:
+    if request.architecture is not None:
+        raise ModelError(f"{path}: a Hugging Face folder names its own architecture: give none")
+    return open_huggingface(
+        path,
+        input_shape=request.input_shape,
+        num_classes=request.num_classes,
+        preprocessing=request.preprocessing,
+        outputs=request.outputs,
+        device=request.device,
+        task=request.task,
+        batch_size=request.batch_size,
+    )
 
 
 def _open_onnx(path: Path, request: _Request) -> Classifier:
@@ -251,11 +269,24 @@ def _from_factory(name: str, request: _Request) -> Classifier:
         made = factory()
     except SystemExit as error:
         raise ModelError(f"{name}: ended the program (exit code {error.code}) in place of making a model") from error
+    if request.architecture is not None:
+        raise ModelError(f"{name}: the factory makes its own network: give no architecture")
     if isinstance(made, Classifier):
+        _require_agreement(made, request, name)
         return made
     if isinstance(made, nn.Module):
         return _from_module(made, request, name)
     raise ModelError(f"{name}: expected the factory to return a module or a classifier, got {type(made).__name__}")
+
+
+def _require_agreement(made: Classifier, request: _Request, name: str) -> None:
+    """Refuses what was said of a classifier that a factory made ready, unless it says the same itself."""
+    own = {"input_shape": made.input_shape, "num_classes": made.num_classes, "preprocessing": made.preprocessing}
+    for what, value in own.items():
+        if getattr(request, what) not in (None, value):
+            raise ModelError(f"{name}: the factory returns a classifier with its own {what}: give none")
+    if request.outputs != "auto" and request.outputs != made.outputs:
+        raise ModelError(f"{name}: the factory returns a classifier that answers {made.outputs}, not {request.outputs}")
 
 
 _OPENERS: dict[str, Callable[[Path, _Request], Classifier]] = {

@@ -53,12 +53,12 @@ def scan(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Scan MODEL for a backdoor. Exit code 0: none found, 1: found."""
+    """Scan MODEL for a backdoor. Exit code 0: none found, 1: found, 3: too few clean models to tell at this alpha."""
     from intaglio.cli.console import deliver_file, deliver_json, progress_bar, require_deliverable, say
     from intaglio.cli.verdict import json_text, record_verdicts, recordable_digest, verdict_panel
     from intaglio.report import render_report
     from intaglio.scan import clean_images, scan_all
-    from intaglio.scan.scanning import fitting_data
+    from intaglio.scan.scanning import UndecidedError, fitting_data, suspected_inputs
 
     require_deliverable(html, json)
     classifier = open_model(
@@ -67,25 +67,35 @@ def scan(
     digest = None if registry is None else recordable_digest(classifier, registry)
     images = clean_images(data, classifier) if data else None
     labelled = fitting_data(training, classifier, "train") if training else None
-    suspected = clean_images(inputs, classifier) if inputs else None
+    suspected = suspected_inputs(inputs, classifier) if inputs else None
+    doubt: UndecidedError | None = None
     with progress_bar(f"scanning {classifier.source}", quiet=quiet) as progress:
-        verdicts = scan_all(
-            classifier,
-            clean=images,
-            task=task,
-            detectors=detector or ["auto"],
-            calibration=calibration,
-            training=labelled,
-            inputs=suspected,
-            alpha=alpha,
-            budget=budget,
-            seed=seed,
-            progress=progress,
-        )
+        try:
+            verdicts = scan_all(
+                classifier,
+                clean=images,
+                task=task,
+                detectors=detector or ["auto"],
+                calibration=calibration,
+                training=labelled,
+                inputs=suspected,
+                alpha=alpha,
+                budget=budget,
+                seed=seed,
+                progress=progress,
+            )
+        except UndecidedError as error:
+            if len(error.undecided) == len(error.verdicts):  # then there is no verdict to deliver
+                raise
+            doubt, verdicts = error, list(error.verdicts)
     deliver_json(json_text(verdicts), json)
     if html is not None:
         deliver_file(render_report(verdicts), html)
     say(*(verdict_panel(verdict) for verdict in verdicts), quiet=quiet, json_to_stdout=json == "-")
-    if registry is not None and digest is not None:  # last, so that a registry that is gone by now costs no verdict
-        record_verdicts(verdicts, digest, registry)
-    return int(any(verdict.flagged for verdict in verdicts))
+    decided = [verdict for verdict in verdicts if doubt is None or verdict not in doubt.undecided]
+    if registry is not None and digest is not None and decided:  # last, so that one that is gone costs no verdict
+        record_verdicts(decided, digest, registry)
+    found = any(verdict.flagged for verdict in verdicts)
+    if doubt is not None and not found:
+        raise doubt
+    return int(found)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from intaglio.data.images import UNLABELLED, ImageData
+from intaglio.data.images import UNLABELLED, ImageData, classes_in_turn
 from intaglio.data.picture import read_picture
 from intaglio.errors import DataError
 
@@ -15,13 +15,19 @@ SPLITS = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
 
 
 def open_image_folder(
-    root: Path, split: str, *, channels: int | None = None, resize: tuple[int, int] | None = None
+    root: Path,
+    split: str,
+    *,
+    channels: int | None = None,
+    resize: tuple[int, int] | None = None,
+    most: int | None = None,
 ) -> ImageData:
     """Reads every picture below `root`, in sorted order; classes are the sorted folder names.
 
     A folder `train` / `test` (or `val`) inside is used for its split, and the splits share one list of classes. (Beside
     other folders that hold pictures, such a name is a class like any other.) Pictures of different sizes need `resize`;
-    `channels` (1 or 3) converts to grey or RGB.
+    `channels` (1 or 3) converts to grey or RGB. Of more than `most` pictures only so many are read, of all classes in
+    turn.
 
     Raises:
         DataError: no picture, a damaged one, sizes that differ, or no folder for the split beside that of another.
@@ -34,6 +40,9 @@ def open_image_folder(
         classes, labelled = (), [(UNLABELLED, path) for path in _pictures(base)]
     if not labelled:
         raise DataError(f"{root}: no pictures in it ({', '.join(sorted(SUFFIXES))})")
+    if most is not None and len(labelled) > most:
+        turns = classes_in_turn(torch.tensor([label for label, _ in labelled]))
+        labelled = [labelled[place] for place in sorted(turns[:most].tolist())]
     pictures = [read_picture(path, mode=MODES[channels], resize=resize) for _, path in labelled]
     for picture, (_, path) in zip(pictures, labelled, strict=True):
         if picture.shape != pictures[0].shape:

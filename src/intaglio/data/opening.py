@@ -61,7 +61,7 @@ def open_data_for(
     nothing else) of H x W. Everything else, a picture's size too, must be right already.
 
     Args:
-        most: of a set of videos, decode so many at most, all classes in turn.
+        most: of a folder of pictures or a set of videos, decode so many at most, all classes in turn.
 
     Raises:
         DataError: as `open_data`; or of another shape.
@@ -99,7 +99,7 @@ def _opened(
                 known = TASKS.get(path.name)
                 return open_idx_folder(path, split, known.classes if known else ())
             if not (holds_stored_clips(path) or holds_videos(path)):
-                return open_image_folder(path, split, channels=channels, resize=resize)
+                return open_image_folder(path, split, channels=channels, resize=resize, most=most)
             return _load_videos(path, split, channels, resize, sampling, max_bad, most)
         if path.is_file():
             if path.suffix == ".npz":

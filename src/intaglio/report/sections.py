@@ -1,7 +1,8 @@
 """What the page shows of one verdict: its headline, its histogram and its pictures."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Literal
 
@@ -75,8 +76,30 @@ class Section:
     @property
     def p_value_is_lowest(self) -> bool:
         """Whether no model could have got a lower p-value from so few clean models."""
-        clean = len(self.verdict.calibration.clean_scores)
-        return clean > 0 and self.verdict.p_value <= 1 / (clean + 1)
+        return p_value_is_lowest(self.verdict)
+
+
+def lowest_p_value(verdict: Verdict) -> float | None:
+    """What no p-value against the verdict's clean models is below; None without any.
+
+    1 / (n + 1); of several tasks the largest rank counts, and the smallest task has at most an even share of the n.
+    """
+    calibration = verdict.calibration
+    clean = len(calibration.clean_scores)
+    return 1 / (clean // max(1, len(calibration.tasks)) + 1) if clean else None
+
+
+def p_value_is_lowest(verdict: Verdict) -> bool:
+    """Whether the model's p-value is the lowest that any could have got.
+
+    How many clean models each of several tasks has is not kept: there it is told by a score above all of theirs, and
+    by a p-value of one in a whole number.
+    """
+    lowest, calibration = lowest_p_value(verdict), verdict.calibration
+    if lowest is None or len(calibration.tasks) < 2:
+        return lowest is not None and verdict.p_value <= lowest
+    among = 1 / verdict.p_value
+    return verdict.score > max(calibration.clean_scores) and math.isclose(among, round(among), rel_tol=1e-9)
 
 
 def build_sections(verdicts: Sequence[Verdict]) -> list[Section]:
@@ -92,13 +115,17 @@ def _section(number: int, name: str, verdict: Verdict) -> Section:
     frame_scale = None if verdict.frame_maps is None else ColourScale.spanning(verdict.frame_maps.decode())
     height, width = verdict.subject.input_shape[-2:]
     tone, badge = _tone(verdict)
+    lowest = lowest_p_value(verdict)
+    histogram = draw_histogram(verdict.calibration.clean_scores, verdict.score, verdict.alpha)
+    if histogram is not None and lowest is not None and verdict.alpha < lowest:
+        histogram = replace(histogram, threshold=None)  # it ranks by task, where fewer are
     return Section(
         number=number,
         name=name,
         verdict=verdict,
         tone=tone,
         badge=badge,
-        histogram=draw_histogram(verdict.calibration.clean_scores, verdict.score, verdict.alpha),
+        histogram=histogram,
         scale=scale,
         frame_scale=frame_scale,
         maps=tuple(
@@ -140,6 +167,8 @@ def _frame_pictures(
 
 
 def _tone(verdict: Verdict) -> tuple[Tone, str]:
+    if not verdict.flagged and p_value_is_lowest(verdict):
+        return "uncertain", "Can't be decided at this alpha"
     if not verdict.calibrated:
         return "uncertain", "Flagged, but not calibrated" if verdict.flagged else "Not flagged, and not calibrated"
     return ("flagged", "Flagged") if verdict.flagged else ("clear", "Not flagged")

@@ -1,6 +1,6 @@
 """Scores of clean models, by detector and task: what a score is ranked against. JSON; nothing in it is executed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -86,6 +86,10 @@ class Reference:
         """Conformal rank; over several other tasks the largest, so that only who stands out from all is accused."""
         return max(rank.p_value for rank in self._ranks(score, confidence))
 
+    def lowest(self, score: float, confidence: float | None = None) -> float:
+        """The p-value of a score above all of the clean models that this one is ranked among."""
+        return lowest_p_value(self._ranks(score, confidence))
+
     def summary(self, score: float, confidence: float | None = None) -> CalibrationSummary:
         """What a verdict on a model of this score says of it."""
         scores = tuple(one for rank in self._ranks(score, confidence) for one in rank.among)
@@ -116,6 +120,11 @@ class Reference:
         if not self.same_task:  # whose models are sure of other things
             return [task.rank_among_all(score) for task in self.tasks]
         return [task.rank(score, confidence) for task in self.tasks]
+
+
+def lowest_p_value(ranks: Iterable[Rank]) -> float:
+    """The lowest p-value that the largest of these ranks can have: max over them of 1 / (n + 1)."""
+    return max(1 / (1 + len(rank.among)) for rank in ranks)
 
 
 def _same(known: int, used: int, names: str, confidence: float | None) -> str:
@@ -158,7 +167,9 @@ def choose_reference(
     *,
     own: Path | None = None,
 ) -> Reference | None:
-    """The user's own clean scores, else the shipped ones of this task, else those of all other tasks, else None.
+    """The user's own clean scores, else the shipped ones of this task, else those of all tasks, else None.
+
+    The task is taken at its word: whether the model is of it is for the caller to ask (`scan.recognition`).
 
     Raises:
         DataError: the user's own can't be read.

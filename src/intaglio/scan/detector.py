@@ -1,5 +1,6 @@
 """`Detector`: the frame of every method that examines a model. It never sees an attack."""
 
+import math
 import resource
 import time
 from abc import ABC, abstractmethod
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from intaglio.classifiers import Access, Classifier
 from intaglio.data import ImageData
-from intaglio.errors import RecipeError
+from intaglio.errors import NothingToExamineError, RecipeError
 from intaglio.results import package_versions
 from intaglio.scan.verdict import CalibrationSummary, ClassEvidence, EncodedMaps, Part, Subject, Verdict
 from intaglio.seeds import derive_seed
@@ -53,6 +54,19 @@ class Finding:
     frame_maps: EncodedMaps | None = None
     #: Who speaks, where one detector handed over to another.
     detector: str | None = None
+    #: The lowest p-value that any score could have got from these clean models; None where that is not bounded by them.
+    lowest: float | None = None
+
+
+class UndecidableError(NothingToExamineError):
+    """No clean model scores as high as this one, but they are too few for a p-value of alpha or less (exit code 3).
+
+    `verdict` is what was measured all the same, not flagged.
+    """
+
+    def __init__(self, message: str, verdict: Verdict | None = None) -> None:
+        super().__init__(message)
+        self.verdict = verdict
 
 
 class Detector(ABC):
@@ -86,9 +100,14 @@ class Detector(ABC):
     ) -> Verdict:
         """Examines `classifier`: checks access, seeds, times, counts queries, and decides at level `alpha`.
 
+        Among n clean models p is never below 1 / (n + 1). Where alpha is, nobody can be accused; a model that scores
+        above them all is then neither cleared: that is an error. One that some clean model outdoes is not flagged, as
+        at any alpha below its p-value.
+
         Raises:
             ClassifierError: too little access.
             RecipeError: alpha outside (0, 1).
+            UndecidableError: p is above alpha, and the lowest that it could be.
         """
         if not 0 < alpha < 1:
             raise RecipeError(f"alpha lies between 0 and 1, got {alpha}")
@@ -98,9 +117,12 @@ class Detector(ABC):
             torch.manual_seed(derive_seed(seed, self.name))
             finding = self.run(classifier, Request(clean, task, seed, progress, training, inputs))
         flagged = finding.p_value <= alpha
+        undecidable = finding.lowest is not None and alpha < finding.p_value <= finding.lowest
         subject = _subject(classifier)
-        return Verdict(
-            statement=_statement(finding, flagged, alpha, subject),
+        verdict = Verdict(
+            statement=_undecided(finding, alpha, subject)
+            if undecidable
+            else _statement(finding, flagged, alpha, subject),
             flagged=flagged,
             p_value=finding.p_value,
             alpha=alpha,
@@ -122,6 +144,9 @@ class Detector(ABC):
             frame_maps=finding.frame_maps,
             parts=finding.parts,
         )
+        if undecidable:
+            raise UndecidableError(f"{subject.source}: {verdict.detector}: {verdict.statement}", verdict)
+        return verdict
 
 
 def _subject(classifier: Classifier) -> Subject:
@@ -153,3 +178,16 @@ def _statement(finding: Finding, flagged: bool, alpha: float, subject: Subject) 
         return f"Backdoor suspected: {ranked}; most suspicious target: {target}."
     scope = "" if finding.calibrated else ", not calibrated for this task"
     return f"No backdoor found at alpha = {alpha:g}: {ranked}{scope}."
+
+
+def _undecided(finding: Finding, alpha: float, subject: Subject) -> str:
+    """The same, where no score could have been flagged and this one is as suspicious as can be told."""
+    each = ", ranked task by task" if len(finding.calibration.tasks) > 1 else ""
+    # rounded up: at a level rounded down it couldn't be decided either
+    enough = math.ceil(finding.p_value * 1e4) / 1e4
+    return (
+        f"Can't be decided at alpha = {alpha:g}: p = {finding.p_value:.3g}, and p can't be lower against "
+        f"{finding.calibration.clean_models} clean models{'' if finding.calibrated else ' of other tasks'}{each}. "
+        f"Most suspicious target: {subject.class_name(finding.evidence[0].index)}. Choose an alpha of at least "
+        f"{enough:g}, or rank it among more clean models (intaglio population fit)."
+    )

@@ -64,8 +64,7 @@ def map_features(maps: Tensor, priors: Tensor) -> Tensor:
     overall_flat = overall.flatten()
     overall_row, overall_column = peak_places(overall)
     near = (rows - overall_row).abs().le(_PEAK_RADIUS) & (columns - overall_column).abs().le(_PEAK_RADIUS)
-    at_peak = smooth[:, rows, columns]
-    others = at_peak.masked_fill(torch.eye(classes, dtype=torch.bool), -torch.inf).amax(0)
+    others = _largest_of_others(smooth, rows, columns)
     whole = torch.stack(
         [
             (overall_flat.max() - overall_flat.median()) / (overall_flat.std() + floor * _FLOOR),
@@ -100,6 +99,16 @@ def peak_places(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Row and column of the largest value of maps `[..., h, w]`."""
     place = maps.flatten(-2).argmax(-1)
     return place // maps.shape[-1], place % maps.shape[-1]
+
+
+def _largest_of_others(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """For each of maps `[K, h, w]`, the largest value that any other has at this one's place: `[K]`.
+
+    By the two largest at every place, which takes less memory than all values at all K places.
+    """
+    top, owner = maps.topk(2, dim=0)
+    (first, second), leader = top[:, rows, columns], owner[0, rows, columns]
+    return torch.where(leader == torch.arange(len(maps)), second, first)
 
 
 def _around(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:

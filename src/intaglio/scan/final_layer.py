@@ -69,8 +69,27 @@ def outlyingness(weights: Tensor) -> Tensor:
 
 
 def standing_out(values: Tensor, unit: float) -> Tensor:
-    """Each value's distance from the mean of the others, in their standard deviations; with few values in `unit`s."""
-    count = len(values)
-    others = values.expand(count, count)[~torch.eye(count, dtype=torch.bool)].view(count, count - 1)
-    spread = others.std(dim=1) if count >= _COMPARABLE else torch.full_like(values, unit)
-    return (values - others.mean(dim=1)) / spread.clamp_min(_LEAST)
+    """Each value's distance from the mean of the others, in their standard deviations; with few values in `unit`s.
+
+    In memory of the size of `values` `[K]`: of the n = K - 1 others, by their sum S and their sum of squares Q, the
+    mean is S / n and the variance (Q - S^2 / n) / (n - 1).
+    """
+    others = len(values) - 1
+    # From the median, so that an outlier does not take the digits of all others with it.
+    away = values.double() - values.double().median()
+    total = _sums_of_others(away)
+    distance = away - total / others
+    if len(values) < _COMPARABLE:
+        spread = torch.full_like(away, unit)
+    else:
+        variance = (_sums_of_others(away.square()) - total.square() / others) / (others - 1)
+        spread = variance.clamp_min(0).sqrt()
+    return (distance / spread.clamp_min(_LEAST)).to(values.dtype)
+
+
+def _sums_of_others(values: Tensor) -> Tensor:
+    """For each entry of `[K]`, the sum of all others: of those before and those after it, so that nothing cancels."""
+    nothing = values.new_zeros(1)
+    before = torch.cat([nothing, values.cumsum(0)[:-1]])
+    after = torch.cat([values.flip(0).cumsum(0).flip(0)[1:], nothing])
+    return before + after

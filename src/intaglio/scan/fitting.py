@@ -62,18 +62,17 @@ def fit_calibration(
 
     Raises:
         NothingToExamineError: a folder without models.
-        RecipeError: several tasks without `task_free`, or a folder that is named twice: models that the fit saw would
-            pass for models that it never saw.
+        RecipeError: several tasks without `task_free`, or `test` with it; a `test` population of another task; or a
+            folder that is named twice: models that the fit saw would pass for models that it never saw.
         DataError: too few models, or models of one task that differ in their inputs or classes.
     """
     _require_distinct((*folders, *test))
+    _require_tasks(folders, test, task_free=task_free)
     kind: ProbeKind = probes or ("clouds" if task_free else "stored")
     measured = {folder: measure_population(folder, kind, executor, progress, models) for folder in (*folders, *test)}
     by_task: dict[str, list[Examples]] = {}
     for folder in folders:
         by_task.setdefault(measured[folder].task, []).append(measured[folder].examples)
-    if len(by_task) > 1 and not task_free:
-        raise RecipeError(f"populations of several tasks ({', '.join(by_task)}) need --task-free")
     tasks = {task: concatenate(parts) for task, parts in sorted(by_task.items())}
     architecture = None if task_free else _architecture_of_all(measured.values())
     classes = architecture.num_classes if architecture else None
@@ -331,6 +330,25 @@ def _require_distinct(folders: Sequence[Path]) -> None:
     for folder, place in zip(folders, places, strict=True):
         if places.count(place) > 1:
             raise RecipeError(f"{folder}: named twice; a fit is tested on models that it never saw")
+
+
+def _require_tasks(folders: Sequence[Path], test: Sequence[Path], *, task_free: bool) -> None:
+    """Refuses tasks that don't go together, by the models' records: measuring them takes hours.
+
+    Raises:
+        NothingToExamineError, DataError: as `open_population`.
+        RecipeError: as `fit_calibration`.
+    """
+    fitted = [open_population(folder)[0].task for folder in folders]
+    if task_free and test:
+        raise RecipeError("a task-free fit counts its false alarms on tasks left out in turn: give it no --test")
+    if len(set(fitted)) > 1 and not task_free:
+        raise RecipeError(f"populations of several tasks ({', '.join(dict.fromkeys(fitted))}) need --task-free")
+    for folder in test:
+        if (task := open_population(folder)[0].task) not in fitted:
+            raise RecipeError(
+                f"{folder}: models of {task}, but the fit is of {fitted[0]}: they count no false alarms of it"
+            )
 
 
 def _error_rate(alarms: Sequence[Tensor]) -> ErrorRate | None:

@@ -16,6 +16,10 @@ from intaglio.seeds import torch_generator
 
 #: A gamma distribution is fitted to so many margins or more.
 _FITTED = 3
+#: A spread of the fitted margins below this share of their median is none.
+_ALIKE = 1e-3
+#: The smallest p-value that a fit to so few margins is believed.
+_LEAST_P = 1e-6
 #: A class is done after so many steps without a larger margin.
 _PATIENCE = 8
 #: Smaller margins count as this one, in nats: a ratio needs them positive.
@@ -107,12 +111,19 @@ def outlying_ratio(largest: Tensor) -> Tensor:
 
 
 def null_p_value(largest: NDArray[np.float64]) -> float | None:
-    """p = 1 - F(r_max)^K, with the gamma distribution F fitted to all margins `[K]` but the largest.
+    """p = 1 - F(r_max)^K, with the gamma distribution F fitted to all margins `[K]` but the largest; 1e-6 at least.
 
-    None where it can't be fitted: fewer than 4 classes, a margin that is not positive, or all the same.
+    None where it can't be fitted, or the fit says nothing: fewer than 4 classes, a margin that is not positive, or
+    margins so alike (a standard deviation below 0.001 of their median) that the next digit would be an outlier: those
+    of a saturated softmax are. The floor is there because a few margins say nothing of F's tail that far out, and
+    because no test has a p-value of 0.
     """
     rest = np.sort(largest)[:-1]
-    if len(rest) < _FITTED or rest[0] <= 0 or np.ptp(rest) == 0:
+    if len(rest) < _FITTED or rest[0] <= 0 or rest.std() < _ALIKE * np.median(rest):
         return None
-    shape, _, scale = gamma.fit(rest, floc=0)
-    return float(-np.expm1(len(largest) * np.log1p(-gamma.sf(largest.max(), shape, scale=scale))))
+    try:
+        shape, _, scale = gamma.fit(rest, floc=0)
+    except (ValueError, RuntimeError):  # what scipy raises where its search finds no fit
+        return None
+    p_value = float(-np.expm1(len(largest) * np.log1p(-gamma.sf(largest.max(), shape, scale=scale))))
+    return max(p_value, _LEAST_P) if np.isfinite(p_value) else None

@@ -8,11 +8,13 @@ from torch import Tensor
 from intaglio.classifiers import Access, Classifier
 from intaglio.errors import DataError, RecipeError
 from intaglio.scan.calibration import Calibration, choose_calibration
+from intaglio.scan.clean_scores import lowest_p_value
 from intaglio.scan.detector import Detector, Finding, Request
 from intaglio.scan.features import peak_places, smoothed
 from intaglio.scan.measurement import FRAME_BASES, Measurement, measure
 from intaglio.scan.places import frames_of
 from intaglio.scan.probes import Probes, predicted_probes, synthetic_probes
+from intaglio.scan.recognition import doubt
 from intaglio.scan.verdict import ClassEvidence, EncodedMaps, Place
 
 #: Maps of so many classes are kept in a verdict; with 1,000 classes the rest would only fill disks.
@@ -53,14 +55,11 @@ class OnePixelSignature(Detector):
             own=self.calibration,
             data=request.clean is not None,
         )
-        doubt = ""
+        doubted = ""
         if not calibration.recognises(classifier):
-            doubt = (
-                f"This model does not answer {calibration.meta.name} images with that task's classes in their order, "
-                f"so it can't be compared with that task's clean models."
-            )
+            doubted = doubt(calibration.meta.name)
             if self.calibration is not None:
-                raise RecipeError(f"calibration {self.calibration}: {doubt}")
+                raise RecipeError(f"calibration {self.calibration}: {doubted}")
             calibration = choose_calibration(
                 None, classifier.input_shape, classifier.num_classes, data=request.clean is not None
             )
@@ -70,7 +69,7 @@ class OnePixelSignature(Detector):
             scores, suspicions = calibration.ensemble(measurement.features[None], measurement.targets[None])
         summary = calibration.summary(scores[0], measurement.confidence)
         clips = calibration.meta.task_free and frames_of(classifier.input_shape)
-        said = (doubt, summary.statement, _IMAGES_ONLY if clips else "")
+        said = (doubted, summary.statement, _IMAGES_ONLY if clips else "")
         summary = summary.model_copy(update={"statement": " ".join(filter(None, said))})
         evidence = class_evidence(measurement, suspicions[0], classifier.input_shape)
         shown = tuple(entry.index for entry in evidence[:SHOWN_CLASSES])
@@ -89,6 +88,7 @@ class OnePixelSignature(Detector):
             maps=encoded(measurement.responses.effect, measurement.bases),
             frame_maps=None if frames is None else encoded(frames, FRAME_BASES),
             grid=measurement.grid,
+            lowest=lowest_p_value(task.rank(scores[0], measurement.confidence) for task in calibration.meta.clean),
         )
 
 

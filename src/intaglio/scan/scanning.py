@@ -14,11 +14,13 @@ from intaglio.plugins import named
 from intaglio.scan.activation_clustering import ActivationClustering
 from intaglio.scan.auto import Auto
 from intaglio.scan.ban import BAN
-from intaglio.scan.detector import Detector, Progress
+from intaglio.scan.detector import Detector, Progress, Request, UndecidableError
 from intaglio.scan.final_layer import FinalLayer
 from intaglio.scan.mm_bd import MMBD
 from intaglio.scan.neural_cleanse import NeuralCleanse
 from intaglio.scan.one_pixel import OnePixelSignature
+from intaglio.scan.probes import CONSIDERED
+from intaglio.scan.readiness import require_ready
 from intaglio.scan.spectral_signatures import SpectralSignatures
 from intaglio.scan.strip import STRIP
 from intaglio.scan.trodo import TRODO
@@ -42,6 +44,20 @@ DETECTORS: dict[str, Callable[..., Detector]] = {
 AUTO = "auto"
 #: Of a set of videos no more than so many are decoded as clean ones.
 CLEAN_VIDEOS = 256
+#: Of a folder of pictures no more than so many are: no detector looks at more of them.
+CLEAN_PICTURES = CONSIDERED
+
+
+class UndecidedError(UndecidableError):
+    """Of several detectors all have run, but some could not decide at this alpha (exit code 3 if no other flagged).
+
+    `verdicts` holds one of each, in order; `undecided` those of them that are neither flagged nor cleared.
+    """
+
+    def __init__(self, message: str, verdicts: Sequence[Verdict] = (), undecided: Sequence[Verdict] = ()) -> None:
+        super().__init__(message, undecided[0] if undecided else None)
+        self.verdicts = tuple(verdicts)
+        self.undecided = tuple(undecided)
 
 
 def scan(
@@ -106,23 +122,49 @@ def scan_all(
     budget: float | None = None,
     progress: Progress | None = None,
 ) -> list[Verdict]:
-    """One verdict per detector named."""
-    return [
-        scan(
-            classifier,
-            clean,
-            task,
-            alpha,
-            seed,
-            detector=name,
-            calibration=calibration,
-            training=training,
-            inputs=inputs,
-            budget=budget,
-            progress=progress,
-        )
-        for name in dict.fromkeys(detectors)
-    ]
+    """One verdict per detector named, in that order; a name that is given twice counts once.
+
+    All detectors are made, and what each can't do without is checked, before the first of them runs: one that can't run
+    must not cost hours of another's work.
+
+    Raises:
+        RecipeError: an unknown detector, or a calibration that is not all of theirs.
+        DataError: data that one of them needs are missing.
+        ClassifierError: too little access for one of them.
+        UndecidedError: some could not decide at this alpha; raised when all have run, with all of the verdicts.
+        IntaglioError: as `scan`.
+    """
+    made = [make_detector(name, calibration, budget) for name in dict.fromkeys(detectors)]
+    labelled = None if training is None else image_data(training)
+    request = Request(clean, task, seed, training=labelled, inputs=inputs)
+    for detector in made:
+        require_ready(detector, classifier, request)
+    verdicts: list[Verdict] = []
+    undecided: list[Verdict] = []
+    messages: list[str] = []
+    for detector in made:
+        try:
+            verdict = scan(
+                classifier,
+                clean,
+                task,
+                alpha,
+                seed,
+                detector=detector,
+                training=labelled,
+                inputs=inputs,
+                progress=progress,
+            )
+        except UndecidableError as error:
+            if error.verdict is None:
+                raise
+            verdict = error.verdict
+            undecided.append(verdict)
+            messages.append(str(error))
+        verdicts.append(verdict)
+    if undecided:
+        raise UndecidedError(" ".join(messages), verdicts, undecided)
+    return verdicts
 
 
 def _open(model: Source, task: str | None) -> Classifier:
@@ -151,12 +193,29 @@ def make_detector(name: str, calibration: Path | None = None, budget: float | No
 
 
 def clean_images(source: str | Path, classifier: Classifier) -> Tensor:
-    """The test images of a data source, if they are of the classifier's input shape; of videos at most 256 clips.
+    """The test images of a data source, if they are of the classifier's input shape.
+
+    Of a folder of pictures at most 1,024 are decoded, of videos at most 256 clips, all classes in turn.
 
     Raises:
         DataError: they can't be read, or are of another shape.
     """
-    return open_data_for(classifier.input_shape, source, "test", most=CLEAN_VIDEOS).images
+    most = CLEAN_VIDEOS if _takes_videos(classifier) else CLEAN_PICTURES
+    return open_data_for(classifier.input_shape, source, "test", most=most).images
+
+
+def suspected_inputs(source: str | Path, classifier: Classifier) -> Tensor:
+    """Images that the model was asked about: all test images of a data source, but of videos at most 256 clips.
+
+    Raises:
+        DataError: they can't be read, or are of another shape.
+    """
+    most = CLEAN_VIDEOS if _takes_videos(classifier) else None
+    return open_data_for(classifier.input_shape, source, "test", most=most).images
+
+
+def _takes_videos(classifier: Classifier) -> bool:
+    return len(classifier.input_shape) == 4
 
 
 def fitting_data(source: str | Path, classifier: Classifier, split: str) -> ImageData:

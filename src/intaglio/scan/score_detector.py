@@ -11,9 +11,10 @@ from torch import Tensor
 
 from intaglio.classifiers import Classifier
 from intaglio.errors import ClassifierError
-from intaglio.scan.clean_scores import choose_reference
+from intaglio.scan.clean_scores import Reference, choose_reference
 from intaglio.scan.confidence import confidence_of
 from intaglio.scan.detector import Detector, Finding, Request
+from intaglio.scan.recognition import doubt_about
 from intaglio.scan.verdict import CalibrationSummary, ClassEvidence, EncodedMaps, Place
 
 #: Maps of so many classes are kept in a verdict; with 1,000 classes the rest would only fill disks.
@@ -48,8 +49,9 @@ class ScoreDetector(Detector):
 
     The p-value is the score's conformal rank among clean models of the same task, scored by the same method with the
     same settings: those shipped, or the user's own (`intaglio population fit --detector NAME`), and of these the ones
-    that are about as sure of their answers (`scan.confidence`). Where none are known the method's own p-value stands,
-    if it has one, else the largest rank over the clean models of all other tasks; both are called uncalibrated.
+    that are about as sure of their answers (`scan.confidence`). Where none are known, or the model does not answer the
+    task's images as one of the task would (`scan.recognition`), the method's own p-value stands, if it has one, else
+    the largest rank over the clean models of all tasks; both are called uncalibrated.
 
     Args:
         calibration: folder of clean scores of your own.
@@ -71,23 +73,19 @@ class ScoreDetector(Detector):
         measured = self.measure(classifier, request)
         if not torch.isfinite(torch.tensor(measured.score)):
             raise ClassifierError(f"{classifier.source}: its {self.name} score is {measured.score}: nothing to rank")
-        reference = choose_reference(
-            self.name,
-            self.settings(),
-            request.task or classifier.task,
-            classifier.input_shape,
-            classifier.num_classes,
-            own=self.calibration,
-        )
+        reference, doubt = self._reference(classifier, request.task or classifier.task)
         calibrated = reference is not None and reference.same_task
+        lowest = None
         if reference is not None and (calibrated or measured.p_value is None):
             sureness = confidence_of(classifier, request) if reference.by_confidence else None
             p_value = reference.p_value(measured.score, sureness)
             summary = reference.summary(measured.score, sureness)
+            lowest = reference.lowest(measured.score, sureness)
         elif measured.p_value is not None:
             p_value, summary = measured.p_value, _own_summary(self.name)
         else:
             p_value, summary = 1.0, _no_summary(self.name)
+        summary = summary.model_copy(update={"statement": f"{doubt} {summary.statement}".lstrip()})
         order = measured.suspicions.argsort(descending=True, stable=True).tolist()
         shown = tuple(order[:SHOWN_CLASSES]) if measured.maps is not None else ()
         return Finding(
@@ -98,7 +96,20 @@ class ScoreDetector(Detector):
             evidence=_evidence(measured, order, classifier.input_shape),
             maps=_encoded(measured, shown, classifier.input_shape),
             grid=None,
+            lowest=lowest,
         )
+
+    def _reference(self, classifier: Classifier, task: str | None) -> tuple[Reference | None, str]:
+        """The clean models to rank among; and why those of the task are passed over, where the model is not of it.
+
+        One's own clean scores are taken to be of the model's task: there are no images of it to ask.
+        """
+        form = (classifier.input_shape, classifier.num_classes)
+        chosen = choose_reference(self.name, self.settings(), task, *form, own=self.calibration)
+        if chosen is None or not chosen.same_task or self.calibration is not None:
+            return chosen, ""
+        doubt = doubt_about(classifier, task)
+        return (choose_reference(self.name, self.settings(), None, *form), doubt) if doubt else (chosen, "")
 
 
 def _evidence(measured: Measured, order: list[int], input_shape: tuple[int, ...]) -> tuple[ClassEvidence, ...]:
