@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from intaglio.classifiers import Preprocessing
 from intaglio.data import TASKS
 from intaglio.errors import DataError, NothingToExamineError
 from intaglio.report import read_verdicts, render_report, write_report
@@ -288,6 +289,27 @@ def test_key_figures_costs_and_subject_are_there(html: str, verdicts: list[Verdi
         "Blocks instead of pixels",
     ):
         assert phrase in words, phrase
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "shown"),
+    [
+        (None, None),
+        (Preprocessing(), "none: raw pixels in [0, 1]"),
+        (
+            Preprocessing(scale=1e-6, channel_order="bgr"),
+            "<code>{&#34;scale&#34;:1e-6,&#34;channel_order&#34;:&#34;bgr&#34;}</code>",
+        ),
+    ],
+)
+def test_how_images_were_given_is_shown(preprocessing: Preprocessing | None, shown: str | None) -> None:
+    verdict = make_verdict()
+    outputs = None if preprocessing is None else "probabilities"
+    subject = verdict.subject.model_copy(update={"preprocessing": preprocessing, "outputs": outputs})
+    page = render_report([verdict.model_copy(update={"subject": subject})])
+    assert ("<dt>Preprocessing</dt>" in page) == (shown is not None)
+    assert ("<dt>Answers</dt><dd>probabilities</dd>" in page) == (shown is not None)
+    assert shown is None or f"<dt>Preprocessing</dt><dd>{shown}</dd>" in page
 
 
 def test_missing_parts_are_said_to_be_missing() -> None:

@@ -105,6 +105,19 @@ def test_positional_and_keyword_arguments_mean_the_same() -> None:
     assert ig.scan(planted_model(), alpha=ALPHA).calibration.name == TASK_FREE
 
 
+def test_a_verdict_says_how_images_were_given_and_answers_taken() -> None:
+    given = ig.Preprocessing(scale=1e-6, mean=(0.5,))
+    seen = ig.scan(planted_model(), alpha=ALPHA).subject
+    assert (seen.preprocessing, seen.outputs) == (ig.Preprocessing(), "logits")
+    planted = planted_model()
+    blinded = ig.CallableClassifier(
+        planted._function, input_shape=SHAPE, num_classes=planted.num_classes, preprocessing=given
+    )
+    seen = ig.scan(blinded, alpha=ALPHA).subject
+    assert (seen.preprocessing, seen.outputs) == (given, "logits")
+    assert type(seen).from_json(seen.to_json()) == seen
+
+
 def test_image_data_stand_for_their_images() -> None:
     images = noise(20, SHAPE)
     data = ig.ImageData(images, torch.zeros(20, dtype=torch.int64))

@@ -52,7 +52,10 @@ def record_verdicts(verdicts: Sequence[Verdict], digest: str, registry: str) -> 
 
 def verdict_panel(verdict: Verdict) -> Panel:
     """Statement, figures, most suspicious classes and costs."""
-    colour = "red" if verdict.flagged else "green" if verdict.calibrated else "yellow"
+    from intaglio.report.sections import p_value_is_lowest
+
+    clear = verdict.calibrated and not p_value_is_lowest(verdict)
+    colour = "red" if verdict.flagged else "green" if clear else "yellow"
     figures = Table.grid(padding=(0, 2))
     figures.add_row("score", f"{verdict.score:.3f} (higher is more suspicious)")
     figures.add_row("calibration", escape(verdict.calibration.statement))

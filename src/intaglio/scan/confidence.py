@@ -7,7 +7,8 @@ nothing was planted. So a score is ranked among the nearer half of the clean mod
     confidence = mean over clean images of log(p_top / (1 - p_top))
 
 A planted backdoor changes that little; whoever scales the logits to seem surer is ranked among surer clean models,
-which accuse him as well where he stands out from these. An API that rounds its answers seems surer than it is, too.
+which accuse him as well where he stands out from these. An API that rounds its answers seems surer than it is, too; one
+that rounds so coarsely that they are no longer told from logits seems less sure: `--outputs probabilities` says so.
 
 A p-value among all clean models holds exactly, for a model drawn as they were; among like ones it holds nearly (in
 simulations with a minority of surer, higher-scoring models 5 % become 6 to 7), but for each kind of model by itself.

@@ -150,6 +150,8 @@ class Detector(ABC):
 
 
 def _subject(classifier: Classifier) -> Subject:
+    with classifier.uncounted():
+        kind = classifier.outputs if classifier.access >= Access.SCORES else "labels"
     return Subject(
         source=classifier.source,
         sha256=classifier.sha256,
@@ -159,6 +161,8 @@ def _subject(classifier: Classifier) -> Subject:
         access=classifier.access.name,
         task=classifier.task,
         classes=classifier.classes,
+        preprocessing=classifier.preprocessing,
+        outputs=None if kind == "auto" else kind,
     )
 
 

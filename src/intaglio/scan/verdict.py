@@ -7,11 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from intaglio.classifiers.preprocessing import Preprocessing
 from intaglio.results import Result
 
 
 class Subject(Result):
-    """What was looked at. `sha256` is that of the file, where there is one."""
+    """What was looked at, and how: with which `preprocessing` of raw images, and its answers taken for what `outputs`.
+
+    `sha256` is that of the file, where there is one; the two others come from the side-car beside it, or the command
+    line, and are None in older verdicts.
+    """
 
     source: str
     sha256: str | None
@@ -21,6 +26,8 @@ class Subject(Result):
     access: str
     task: str | None
     classes: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+    outputs: Literal["logits", "probabilities", "log-probabilities", "labels"] | None = None
 
     def class_name(self, index: int) -> str:
         """The class's name, or "class 3" where names are not known."""
