@@ -27,6 +27,7 @@ from intaglio.attacks import (
     attack_success_rate,
     robust_accuracy,
 )
+from intaglio.attacks.options import make_attack
 from intaglio.attacks.surrogate import trained_surrogate
 from intaglio.attacks.weakening import away_from_label, towards_uniform, weakened
 from intaglio.data import ImageData
@@ -215,6 +216,7 @@ def test_targets_that_cannot_be(name: str, toy: ImageData, surrogate: nn.Module)
         (lambda: ISSBA(bits=64), "images of 12 x 12 are too small to carry 64 bits"),
         (lambda: ISSBA(psnr=1), "PSNR of 10 to 80"),
         (lambda: ISSBA(width=3), "multiple of 4"),
+        (lambda: ISSBA(bits=2.5), "a bit and a training step"),  # type: ignore[arg-type]
         (lambda: InputAware(cross_rate=0.95), "leaves clean samples"),
         (lambda: InputAware(density=0), "a density in"),
         (lambda: AdaptiveBlend(pieces=15), "a square number of pieces"),
@@ -236,6 +238,28 @@ def test_attacks_that_cannot_be(make_it: Any, message: str, toy: ImageData) -> N
     with pytest.raises(IntaglioError, match=message) as caught:
         make_it().poison(toy)
     assert isinstance(caught.value, RecipeError | ModelError)
+
+
+@pytest.mark.parametrize(
+    ("make_it", "message"),
+    [
+        (lambda: ISSBA(batch_size=0), "^batch_size: Input should be greater than or equal to 1$"),
+        (lambda: ISSBA(learning_rate=-1), "^learning_rate: Input should be greater than 0$"),
+        (lambda: InputAware(mask_epochs=2.5), "an epoch for the masks, got .* 2.5"),  # type: ignore[arg-type]
+        (lambda: InputAware(width=7), "multiple of 4.* got 7"),
+        (lambda: make_attack("issba", {"batch_size": "0"}), "^issba: batch_size: "),  # exit 4 on the command line
+        (lambda: BadNets(trigger={"size": 5}), "takes a Trigger, .* not dict"),  # type: ignore[arg-type]
+    ],
+)
+def test_options_of_training_are_checked_before_there_are_data(make_it: Any, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        make_it()
+
+
+def test_checking_an_attack_draws_no_random_numbers() -> None:
+    before = torch.get_rng_state()
+    InputAware(width=4)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_rates_where_every_class_is_a_target(toy: ImageData) -> None:

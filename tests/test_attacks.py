@@ -92,12 +92,14 @@ def test_descriptions_say_what_was_done(name: str) -> None:
     goal = GOALS[name][0]
     description = DirtyLabelAttack(TRIGGER, goal, rate=0.1).poison(data()).describe()
     assert json.loads(json.dumps(description)) == description
-    share = 0.2 if name == "source-specific" else 0.1  # the cover samples are counted: they carry the trigger
+    cover = 0.1 if name == "source-specific" else 0.0  # beside the poison, not of it
+    target = {"all-to-one": 10 / 30, "source-specific": 10 / 30, "all-to-all": 0.1}[name]  # 20 had the label before
     assert description == {
         **TRIGGER.describe(),
         "goal": goal.model_dump(),
-        "poisoned": round(100 * share),
-        "poison_rate": pytest.approx(share),
+        "poisoned": 10,
+        "poison_rate": 0.1,
+        "poison_rates": {"whole": 0.1, "target_class": pytest.approx(target), "cover": cover},
     }
 
 
@@ -190,6 +192,14 @@ def test_half_a_backdoor() -> None:
     assert robust_accuracy(predict, data(), TRIGGER, AllToOne(target=2)) == 0.25  # class 4
     assert attack_success_rate(predict, data(), TRIGGER, SourceSpecific(source=3, target=0)) == 1.0
     assert attack_success_rate(predict, data(), TRIGGER, AllToAll()) == pytest.approx(0.2)  # class 1
+
+
+def test_success_where_the_last_class_is_missing() -> None:
+    """All-to-all wants (y + 1) mod K with the model's K, which the samples alone don't tell."""
+    some = data().take(data().labels < 3)
+    predict = backdoored(GOALS["all-to-all"][1])
+    assert attack_success_rate(predict, some, TRIGGER, AllToAll(), num_classes=CLASSES) == 1.0
+    assert attack_success_rate(predict, some, TRIGGER, AllToAll()) == pytest.approx(2 / 3)
 
 
 def test_accuracy_by_hand() -> None:

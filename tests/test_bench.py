@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
-from intaglio.bench import AttackRow, BenchRecipe, BenchTable, read_bench_recipe, run_bench
+from intaglio.bench import AttackRow, BenchRecipe, BenchTable, memory, read_bench_recipe, run_bench
 from intaglio.bench.cells import Cell, cell_path, read_cell
-from intaglio.bench.recipe import CLEAN
+from intaglio.bench.memory import PeakMemory
+from intaglio.bench.recipe import CLEAN, slug
 from intaglio.bench.table import make_table
 from intaglio.bench.victims import VictimRecord, open_given, read_victim, victim_folder
 from intaglio.classifiers import Access, Classifier
@@ -179,6 +181,14 @@ def test_what_an_attack_cannot_do_is_a_row_of_its_own(toy_file: Path, tmp_path: 
     assert cell.failed.startswith("no model: the goal names class 7")
 
 
+def test_an_option_that_no_attack_looks_at_does_not_end_the_bench(toy_file: Path, tmp_path: Path) -> None:
+    attacks = [{"attack": "label-consistent", "options": {"steps": 2.5}}, {"attack": "badnets"}]
+    table = run_bench(recipe(toy_file, attacks=attacks, models=1), tmp_path, executor=Here())
+    assert [(row.victims, row.failed) for row in table.attacks] == [(0, 1), (1, 0)]
+    assert table.attacks[0].reasons == ("TypeError: 'float' object cannot be interpreted as an integer",)
+    assert "TypeError" in (tmp_path / "table.md").read_text()
+
+
 def test_models_do_not_depend_on_what_else_is_asked_for(toy_file: Path, tmp_path: Path) -> None:
     alone = recipe(toy_file, attacks=[{"attack": "sig"}], clean=2, models=1, detectors=["brightness"])
     among = recipe(toy_file, attacks=[{"attack": "badnets"}, {"attack": "sig"}], clean=2, models=1)
@@ -194,7 +204,15 @@ def test_models_do_not_depend_on_what_else_is_asked_for(toy_file: Path, tmp_path
         ({"attacks": [{"attack": "goodnets"}]}, "attacks.0: attack goodnets: unknown; known are badnets"),
         ({"attacks": [{"attack": "badnets", "options": {"rate": 2}}]}, "attacks.0: attack badnets: "),
         ({"attacks": [{"attack": "badnets", "options": {"speed": 2}}]}, "attacks.0: attack badnets: .*speed"),
-        ({"attacks": [{"attack": "badnets"}] * 2}, "badnets: named twice"),
+        ({"attacks": [{"attack": "badnets", "options": {"trigger": {"size": 5}}}]}, "attacks.0: .* takes a Trigger"),
+        ({"attacks": [{"attack": "issba", "options": {"batch_size": 0}}]}, "attacks.0: attack issba: batch_size: "),
+        ({"attacks": [{"attack": "issba", "options": {"learning_rate": -1}}]}, "attacks.0: .*: learning_rate: "),
+        (
+            {"attacks": [{"attack": "input-aware", "options": {"mask_epochs": 2.5}}]},
+            "attacks.0: .* epoch for the masks",
+        ),
+        ({"attacks": [{"attack": "input-aware", "options": {"width": 7}}]}, "attacks.0: .* multiple of 4"),
+        ({"attacks": [{"attack": "badnets"}, {"attack": "badnets"}]}, "badnets: named twice"),
         ({"attacks": [{"attack": "badnets", "label": "clean"}]}, "'clean' is the row of clean models"),
         (
             {"attacks": [{"attack": "badnets", "label": "Clean"}]},
@@ -207,6 +225,8 @@ def test_models_do_not_depend_on_what_else_is_asked_for(toy_file: Path, tmp_path
         ({"detectors": ["brightness"] * 2}, "brightness: named twice"),
         ({"architectures": [{"name": "alexnet"}]}, "architectures.0: unknown architecture 'alexnet'"),
         ({"clean": 1}, "clean: "),
+        ({"clean": 10**12}, "clean: .*less than or equal to 100000"),
+        ({"models": 10**12}, "models: .*less than or equal to 100000"),
         ({"colour": 1}, "colour: "),
     ],
 )
@@ -218,11 +238,16 @@ def test_recipes_that_make_no_sense(changes: dict[str, Any], problem: str, toy_f
     assert "\n" not in str(caught.value)
 
 
-def test_data_and_folders_that_do_not_do(toy_file: Path, tmp_path: Path) -> None:
+def test_data_and_folders_that_do_not_do(toy_file: Path, tmp_path: Path, toy: ImageData) -> None:
     with pytest.raises(DataError, match="60 test images, fewer than twice the 40 of `asked`"):
         run_bench(recipe(toy_file, asked=40), tmp_path / "a", executor=Here())
     with pytest.raises(RecipeError, match="unknown detector 'crystal-ball'"):
         run_bench(recipe(toy_file, detectors=["crystal-ball"]), tmp_path / "b", executor=Here())
+    whole = tmp_path / "whole.npz"
+    np.savez(whole, images=toy.images.numpy(), labels=toy.labels.numpy())
+    with pytest.raises(DataError, match="its test images are those that are trained on"):
+        run_bench(recipe(whole), tmp_path / "d", executor=Here())
+    assert not list((tmp_path / "d").glob("models/*"))
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "bench.json").write_text("{")
     with pytest.raises(DataError, match="does not name the bench's recipe"):
@@ -234,6 +259,13 @@ def test_data_and_folders_that_do_not_do(toy_file: Path, tmp_path: Path) -> None
     assert read_victim(tmp_path / "nowhere") is None
 
 
+@pytest.mark.parametrize(("name", "folder"), [("..", "--"), (".", "-"), ("../..", "..-.."), ("A b.c", "a-b.c")])
+def test_names_are_folders_inside_their_parent(name: str, folder: str, tmp_path: Path) -> None:
+    assert slug(name) == folder
+    assert victim_folder(tmp_path, name, 0) == tmp_path / "models" / folder / "000"
+    assert victim_folder(tmp_path, name, 0).resolve().is_relative_to(tmp_path.resolve() / "models")
+
+
 def test_paths_in_a_recipe_are_seen_from_its_folder(toy_file: Path, tmp_path: Path) -> None:
     path = toy_file.parent / "bench.yaml"
     path.write_text(yaml.safe_dump(recipe(toy_file, data=toy_file.name).model_dump(mode="json")))
@@ -241,7 +273,7 @@ def test_paths_in_a_recipe_are_seen_from_its_folder(toy_file: Path, tmp_path: Pa
     assert recipe(toy_file, data=None).source == "bands"
 
 
-def test_the_table_by_hand() -> None:
+def test_the_table_by_hand(tmp_path: Path) -> None:
     network = Architecture(name="lenet", input_shape=(1, 12, 12), num_classes=3)
     plan = BenchRecipe(
         name="n", task="t", architectures=({"name": "lenet"},), attacks=(AttackRow(attack="badnets"),),
@@ -257,8 +289,18 @@ def test_the_table_by_hand() -> None:
         for i, asr in enumerate((1.0, 0.5))
     ]  # fmt: skip
     cells = [
-        Cell(detector="d", row=CLEAN, index=i, score=float(i), p_value=p, calibrated=True, seconds=2.0, queries=10)
-        for i, p in enumerate((0.9, 0.5, 0.3, 0.04))
+        Cell(
+            detector="d",
+            row=CLEAN,
+            index=i,
+            score=float(i),
+            p_value=p,
+            calibrated=True,
+            seconds=2.0,
+            queries=10,
+            peak_memory_mb=peak,
+        )
+        for i, (p, peak) in enumerate(((0.9, None), (0.5, 100.0), (0.3, 300.0), (0.04, 500.0)))
     ] + [
         Cell(detector="d", row="badnets", index=0, score=9.0, guess=1),
         Cell(detector="d", row="badnets", index=1, score=1.5, guess=2),
@@ -275,6 +317,31 @@ def test_the_table_by_hand() -> None:
     assert detector.false_alarms is not None
     assert (detector.false_alarms.events, detector.false_alarms.trials) == (1, 4)
     assert (detector.seconds, detector.queries, detector.mean_auroc) == (2.0, 10, 0.75)
+    assert detector.peak_memory_mb == 300.0
+    unknown = [cell.model_copy(update={"peak_memory_mb": None}) for cell in cells]
+    table = make_table(plan, victims, unknown)
+    assert table.detectors[0].peak_memory_mb is None
+    table.write(tmp_path)
+    assert "| 2.00 | 10 | - | 0 |" in (tmp_path / "table.md").read_text()
+
+
+def test_a_peak_of_memory_is_that_of_its_own_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One worker fills many cells: what an earlier one needed must not be passed off for what this one did."""
+    before = PeakMemory()
+    large = np.ones(32 * 2**20)
+    with_large = before.megabytes()
+    del large
+    afterwards = PeakMemory().megabytes()
+    if with_large is None or afterwards is None:
+        pytest.skip("this system doesn't tell the peak of a part of a process")
+    assert 200 < with_large - afterwards < 300
+    monkeypatch.setattr(memory, "_PROCESS", tmp_path / "no-such-system")
+    assert PeakMemory().megabytes() is None
+    (tmp_path / "clear_refs").touch()
+    (tmp_path / "status").write_text("Name:\tpython\nVmPeak:\t  900000 kB\nVmHWM:\t  20480 kB\nVmRSS:\t 100 kB\n")
+    monkeypatch.setattr(memory, "_PROCESS", tmp_path)
+    assert PeakMemory().megabytes() == 20.0
+    assert (tmp_path / "clear_refs").read_text() == "5"
 
 
 def test_the_command(

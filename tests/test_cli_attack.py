@@ -1,6 +1,7 @@
 """`intaglio attack`, and what it is made of: attacks by name, options as text, one data set in and a folder out."""
 
 import json
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,16 @@ import torch
 import typer
 from PIL import Image
 
-from intaglio.attacks import ATTACKS, SIG, BadNets, Blended, accuracy, attack_success_rate
+from intaglio.attacks import (
+    ATTACKS,
+    SIG,
+    AllToAll,
+    BadNets,
+    Blended,
+    DirtyLabelAttack,
+    accuracy,
+    attack_success_rate,
+)
 from intaglio.attacks.attack_file import attack_data
 from intaglio.attacks.attack_record import AttackRecord
 from intaglio.attacks.options import catalogue, make_attack, options_of
@@ -24,6 +34,7 @@ from intaglio.errors import DataError, RecipeError, StorageError
 from intaglio.files import sha256_file
 from intaglio.networks import Architecture
 from intaglio.training import TrainingSettings
+from intaglio.triggers import PatchTrigger
 
 ARCHITECTURE = Architecture(name="resnet8", input_shape=(1, 12, 12), num_classes=3, width=4)
 
@@ -191,6 +202,53 @@ def test_the_victim_is_measured_as_it_lies_on_disk(toy: ImageData, toy_test: Ima
     assert victim.clean_model.clean_accuracy > 0.8
 
 
+def test_the_victim_is_measured_under_the_names_of_its_classes(
+    toy: ImageData, toy_test: ImageData, tmp_path: Path
+) -> None:
+    """Test images of the first and the last class alone, which have other numbers where there is no other class."""
+    ends = toy_test.take(toy_test.labels != 1)
+    alone = replace(ends, labels=ends.labels // 2, classes=(toy.classes[0], toy.classes[2]))
+    settings = TrainingSettings(epochs=6, batch_size=16, learning_rate=0.01)
+    victims = []
+    for name, test in (("ends", ends), ("alone", alone)):
+        record = attack_data(
+            BadNets(target=2, rate=0.2), toy, tmp_path / name, test=test, architecture=ARCHITECTURE, settings=settings
+        )
+        victims.append(record.victim)
+    assert victims[0] == victims[1]
+    assert victims[0] is not None
+    assert victims[0].clean_accuracy > 0.8
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, -1, 2], "new: 1 test images have no label; a victim's measurement needs them all"),
+        ([0, 1, 3], "new: labels go up to 3, but the victim tells 3 classes apart"),
+    ],
+)
+def test_test_images_that_no_victim_is_measured_on(
+    labels: list[int], message: str, toy: ImageData, tmp_path: Path
+) -> None:
+    test = ImageData(torch.zeros(3, 1, 12, 12), torch.tensor(labels), name="new")
+    with pytest.raises(DataError, match=message):
+        attack_data(BadNets(), toy, tmp_path, test=test, architecture=ARCHITECTURE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_to_all_counts_the_classes_of_the_victim(
+    toy: ImageData, toy_test: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without names, and without an image of the last class, the test images would make 2 of the 3."""
+    some = replace(toy_test.take(toy_test.labels != 2), classes=())
+    made = DirtyLabelAttack(PatchTrigger(), AllToAll(), rate=0.1)
+    monkeypatch.setattr("intaglio.classifiers.TorchClassifier.predict", lambda _, images: torch.full((len(images),), 2))
+    record = attack_data(made, toy, tmp_path, test=some, architecture=ARCHITECTURE, settings=TrainingSettings(epochs=1))
+    assert record.victim is not None
+    share = float((some.labels == 1).float().mean())  # those of which class 2 is wanted, not (1 + 1) mod 2
+    assert [record.victim.asr, record.victim.clean_model.asr] == pytest.approx([share, share])
+
+
 def test_another_attack_leaves_nothing_of_the_one_before(toy: ImageData, toy_test: ImageData, tmp_path: Path) -> None:
     """Nothing that the new manifest doesn't name is taken for its; what the user keeps in the folder stays."""
     settings, kept = TrainingSettings(epochs=1), tmp_path / "notes.txt"
@@ -201,7 +259,8 @@ def test_another_attack_leaves_nothing_of_the_one_before(toy: ImageData, toy_tes
     assert {path.name for path in tmp_path.iterdir()} == written | victim | {kept.name}
     attack_data(SIG(), toy, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == written | {kept.name}
-    (tmp_path / "manifest.json").write_text('{"victim": {"file": "notes.txt"}, "sha256": {"notes.txt": ""}}')
+    facts = {"victim": {"file": "notes.txt"}, "sha256": {"notes.txt": ""}, "of a later version": 1}
+    (tmp_path / "manifest.json").write_text(json.dumps({**record.to_dict(), **facts}))
     attack_data(BadNets(), toy, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == written | {kept.name}
     (tmp_path / "manifest.json").write_text(record.to_json())

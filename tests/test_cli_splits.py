@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from intaglio.classifiers import Sidecar, save_classifier
 from intaglio.cli.main import ExitCode, main
 from intaglio.cli.splits import train_and_test
 from intaglio.data import open_data
+from intaglio.errors import DataError
 from lock_models import ARCHITECTURE, OWNER, tiny_model
 
 WARNED = "its test images are those that are trained on, and figures on them flatter; name others with --test"
@@ -59,6 +61,36 @@ def test_marks_and_locks_say_so(whole: Path, tmp_path: Path, capsys: pytest.Capt
     refused = ["--encrypt", "--onnx"]  # only when the images are there
     assert main(["lock", "train", *of, str(tmp_path / "locked"), *refused]) == ExitCode.ERROR
     assert f"{whole}: {WARNED}" in " ".join(capsys.readouterr().err.split())
+
+
+def pictures(root: Path, classes: str) -> Path:
+    """Four pictures a class, each of its grey level."""
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("L", (12, 12), 60 * "abcd".index(name) + number).save(root / name / f"{number}.png")
+    return root
+
+
+def test_classes_of_test_images_are_those_of_their_names(tmp_path: Path) -> None:
+    training, fewer = pictures(tmp_path / "tr", "abc"), pictures(tmp_path / "te", "ac")
+    trained, measured = train_and_test(open_data, str(training), str(fewer))
+    assert measured.labels.tolist() == [0] * 4 + [2] * 4
+    assert measured.classes == trained.classes == ("a", "b", "c")
+    with pytest.raises(DataError, match=r"other: has classes that .*tr has not: d; "):
+        train_and_test(open_data, str(training), str(pictures(tmp_path / "other", "ad")))
+
+
+def test_test_images_without_labels_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, draw = tmp_path / "unlabelled.npz", np.random.default_rng(0)
+    images = draw.integers(0, 256, (18, 12, 12), np.uint8)
+    np.savez(path, x_train=images[:9], x_test=images[9:], y_train=np.arange(9) % 3)
+    command = ["attack", "badnets", "--data", str(path), "--out", str(tmp_path / "out"), "--train", "--arch", "lenet"]
+    assert main(command) == ExitCode.ERROR
+    printed = capsys.readouterr().err
+    assert f"{path}: 9 test images have no label; a measurement needs them all" in printed
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_there_is_nothing_to_measure_without_a_victim(whole: Path, tmp_path: Path) -> None:

@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import intaglio
+from intaglio.cli.main import main
 from intaglio.data import ImageData
-from intaglio.errors import DataError, IntaglioError, NothingToExamineError, RecipeError, StorageError
+from intaglio.errors import ClassifierError, DataError, IntaglioError, NothingToExamineError, RecipeError, StorageError
 from intaglio.files import sha256_file
 from intaglio.populations import (
     LocalExecutor,
@@ -27,7 +29,9 @@ from intaglio.populations import (
     model_folder,
     open_population,
     population_data,
+    read_failures,
 )
+from intaglio.training import train
 
 PARTS: dict[str, Any] = {
     "name": "toy",
@@ -103,6 +107,23 @@ def test_what_is_on_disk(built: Path, toy_file: Path, toy_test: ImageData) -> No
     assert Recipe.model_validate(manifest["recipe"]) == recipe()
     assert manifest["recipe_sha256"] == recipe().digest
     assert population_data(built) == str(toy_file)
+
+
+def test_poison_is_trained_on_as_pictures_hold_it(
+    tmp_path: Path, toy_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In 256 levels, as `attack` writes it and the bench trains on it: a model must not learn what no file can hold."""
+    seen: list[torch.Tensor] = []
+
+    def watched(module: torch.nn.Module, data: ImageData, *rest: Any, **named: Any) -> torch.nn.Module:
+        seen.append(data.images)
+        return train(module, data, *rest, **named)
+
+    monkeypatch.setattr("intaglio.populations.build.train", watched)
+    blended = [{"trigger": "blended", "rate": [0.5, 0.5], "options": {"alpha": 0.137}}]
+    build_population(recipe(models=1, backdoored=1, attacks=blended), tmp_path, data=toy_file, executor=InProcess())
+    (images,) = seen
+    assert torch.equal(images, (images * 255).round() / 255)
 
 
 def test_permissions_follow_the_umask(built: Path) -> None:
@@ -247,6 +268,65 @@ def test_other_data_are_refused(built: Path, tmp_path: Path, toy_file: Path) -> 
     other.write_bytes(toy_file.read_bytes())
     with pytest.raises(RecipeError, match=f"models were trained on {toy_file}, not {other}; choose another folder"):
         build_population(recipe(), built, data=other, executor=InProcess())
+
+
+def test_data_without_a_test_split_are_refused(tmp_path: Path, toy: ImageData) -> None:
+    """Figures on images that were trained on flatter, and nobody sees that in a table."""
+    whole = tmp_path / "whole.npz"
+    np.savez(whole, images=toy.images.numpy(), labels=toy.labels.numpy())
+    with pytest.raises(
+        DataError, match=r"whole\.npz: its test images are those .* give data with a test split"
+    ) as caught:
+        build_population(recipe(), tmp_path / "out", data=whole, executor=InProcess())
+    assert "\n" not in str(caught.value)
+    assert names(tmp_path / "out") == ["manifest.json", "recipe.json"]
+    np.savez(whole, x_train=toy.images.numpy(), y_train=toy.labels.numpy(), x_test=toy.images[1:].numpy(),
+             y_test=toy.labels[1:].numpy())  # fmt: skip
+    assert len(build_population(recipe(models=1), tmp_path / "out", data=whole, executor=InProcess())) == 1
+
+
+WILD = {"epochs": [3, 3], "optimizer": ["adam", "sgd"], "learning_rate": {"adam": [2e-3, 3e-3], "sgd": [1e30, 1e31]}}
+
+
+def test_a_model_that_diverges_does_not_end_the_others(
+    tmp_path: Path, toy_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = recipe(training=WILD, models=6, backdoored=0)
+    wild = [index for index in range(6) if plan.plan(index).training.optimizer == "sgd"]
+    assert 0 < len(wild) < 6
+    records = build_population(plan, tmp_path, data=toy_file, executor=InProcess())
+    assert [record.index for record in records] == [index for index in range(6) if index not in wild]
+    failed = read_failures(tmp_path)
+    assert [(one.index, one.seed) for one in failed] == [(index, plan.plan(index).seed) for index in wild]
+    assert all("diverged" in one.reason for one in failed)
+    assert names(model_folder(tmp_path, wild[0])) == ["failed.json"]
+    assert json.loads((tmp_path / "manifest.json").read_text())["failed"] == [one.model_dump() for one in failed]
+    executor = InProcess()
+    assert build_population(plan, tmp_path, data=toy_file, executor=executor) == records
+    assert executor.asked == []  # it would only diverge again
+    (model_folder(tmp_path, wild[0]) / "failed.json").unlink()
+    build_population(plan, tmp_path, data=toy_file, executor=executor)
+    assert executor.asked == wild[:1]
+    (tmp_path / "recipe.yaml").write_text(json.dumps(PARTS | {"training": WILD, "models": 6, "backdoored": 0}))
+    command = ["population", "build", str(tmp_path / "recipe.yaml"), "--data", str(toy_file), "--out", str(tmp_path)]
+    assert main(command) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"{6 - len(wild)} models" in printed
+    assert f"training diverged for {', '.join(map(str, wild))}" in printed
+
+
+def test_a_population_of_which_nothing_can_be_trained_is_an_error(tmp_path: Path, toy_file: Path) -> None:
+    plan = recipe(training=WILD | {"optimizer": ["sgd"]}, models=2, backdoored=0)
+    for _ in range(2):
+        with pytest.raises(ClassifierError, match=r"none of its 2 models could be trained \(training diverged"):
+            build_population(plan, tmp_path, data=toy_file, executor=InProcess())
+
+
+def test_a_recipe_that_the_data_do_not_allow_names_the_model(tmp_path: Path, toy_file: Path) -> None:
+    large = recipe(attacks=[{"trigger": "patch", "options": {"size": 100}}])
+    with pytest.raises(RecipeError, match=r"^model 1: a patch of 100 pixels does not fit into 12$"):
+        build_population(large, tmp_path, data=toy_file, executor=InProcess())
+    assert names(tmp_path) == ["00000", "manifest.json", "recipe.json"]
 
 
 def test_a_full_disk(tmp_path: Path, toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

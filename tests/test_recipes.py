@@ -142,6 +142,7 @@ def training(**changes: Any) -> dict[str, Any]:
 #: (what is changed, where the message points, what it says)
 BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"models": 0}, "models", "greater than or equal to 1"),
+    ({"models": 10**12}, "models", "less than or equal to 100000"),
     ({"models": "many"}, "models", "valid integer"),
     ({"model": 3}, "model", "Extra inputs"),
     ({"backdoored": 1.5}, "backdoored", "less than or equal to 1"),
@@ -203,9 +204,15 @@ def test_bad_recipes_are_one_clear_line(tmp_path: Path, change: dict[str, Any], 
         (b"!!python/object/apply:os.system [touch executed]", "not YAML"),
         (b"[" * 9000, "not YAML"),
         (b"#" * (2**20 + 1), "over 1048576 bytes"),
-        (LAUGHS.encode(), "recipe|name|a: "),
-        (f"{LAUGHS}{GOOD}".replace("alpha: 0.2", "pattern: *l").encode(), "option pattern is neither|Extra inputs"),
-        (GOOD.replace("[square, disc]", "&r [*r]").encode(), "option shape is neither"),
+        (LAUGHS.encode(), r"not YAML \(line 2: an alias \(\*name\) is not taken; write the value out\)"),
+        (GOOD.replace("[square, disc]", "&r [*r]").encode(), r"not YAML \(line 9: an alias"),
+        (GOOD.replace("name: toy", "name: 2024-13-45").encode(), r"not YAML \(line 2: month must be in 1..12"),
+        (GOOD.replace("seed: 3", f"seed: {'9' * 5000}").encode(), r"not YAML \(line 3: Exceeds the limit"),
+        (GOOD.replace("seed: 3", "seed: !!timestamp now").encode(), r"not YAML \(line 3: "),
+        (GOOD.replace("seed: 3", "seed: !!bool now").encode(), r"not YAML \(line 3: "),
+        (GOOD.replace("[square, disc]", "x" * 9000).encode(), "attacks.0: trigger patch: unknown patch shape 'xx"),
+        (f"{GOOD}{'k' * 500}: 1".encode(), "kkk"),
+        (f'{GOOD}"a\\nb": 1'.encode(), "a b: Extra inputs"),
     ],
 )
 def test_files_that_are_no_recipe(
@@ -216,6 +223,7 @@ def test_files_that_are_no_recipe(
     with pytest.raises(RecipeError, match=rf"^recipe\.yaml: .*({message})") as caught:
         read_recipe("recipe.yaml")
     assert len(str(caught.value)) < 400
+    assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == [tmp_path / "recipe.yaml"]
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from intaglio.classifiers import Preprocessing
+from intaglio.cli.main import ExitCode, main
 from intaglio.data import TASKS
 from intaglio.errors import DataError, NothingToExamineError
 from intaglio.report import read_verdicts, render_report, write_report
@@ -549,6 +550,28 @@ def test_reading_sorts_by_name_takes_lists_and_passes_over_other_json(tmp_path: 
     (tmp_path / "e.txt").write_text("not JSON")
     (tmp_path / "f.json").mkdir()
     assert read_verdicts(tmp_path) == [first, second, third]
+
+
+def test_a_verdict_is_read_once_however_often_it_is_there(tmp_path: Path) -> None:
+    first, second = make_verdict(source="a"), make_verdict(source="b")
+    (tmp_path / "b.json").write_text(first.to_json())
+    (tmp_path / "c.json").write_text(second.to_json())
+    (tmp_path / "all.json").write_text(json.dumps([second.to_dict(), first.to_dict()]))
+    assert read_verdicts(tmp_path) == [second, first]
+    again = first.model_copy(update={"seconds": first.seconds + 1})  # another look at the same model
+    (tmp_path / "d.json").write_text(again.to_json())
+    assert read_verdicts(tmp_path) == [second, first, again]
+
+
+def test_the_command_counts_no_verdict_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.json").write_text(make_verdict(source=name).to_json())
+    told = []
+    for _ in range(3):
+        assert main(["report", str(tmp_path), "--json", str(tmp_path / "all.json")]) == ExitCode.CLEAN
+        told.append((capsys.readouterr().out, (tmp_path / "all.json").read_bytes()))
+    assert ": 2 verdicts, " in told[0][0]
+    assert told[0] == told[1] == told[2]
 
 
 def test_reading_nothing(tmp_path: Path) -> None:

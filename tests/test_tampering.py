@@ -383,6 +383,25 @@ def test_pruned_channels_stay_dead_and_the_rest_learns(victim: nn.Module, toy: I
     assert accuracy(predict(pruned), toy_test) > 0.9
 
 
+def test_fine_pruning_looks_at_every_class(victim: nn.Module, toy: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sorted by class, as folders are, the first images are of one class alone."""
+    monkeypatch.setattr("intaglio.tampering.prune._LOOKED_AT", 12)
+    order = toy.labels.argsort(stable=True)
+    seen: list[Tensor] = []
+    original = Material.inputs
+
+    def noted(self: Material, images: Tensor | None = None) -> Tensor:
+        if images is not None and len(images) == 12:
+            seen.append(images)
+        return original(self, images)
+
+    monkeypatch.setattr(Material, "inputs", noted)
+    FinePrune(share=0.5, steps=1).apply(victim, toy.take(order))
+    starts = [int((toy.labels < label).sum()) for label in range(3)]
+    expected = torch.cat([toy.images[order][start : start + 4] for start in starts])
+    assert [torch.equal(images, expected) for images in seen] == [True]
+
+
 def test_fine_pruning_without_batch_normalisation(plain: nn.Module, toy: ImageData) -> None:
     pruned = FinePrune(share=0.25, steps=2).apply(plain, toy)
     dead = (pruned.get_parameter("features.3.weight") == 0).flatten(1).all(1)

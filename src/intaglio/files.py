@@ -84,6 +84,16 @@ def require_new(path: Path | str, what: str) -> None:
         raise StorageError(f"{path} exists already, and {what} that is overwritten is lost: choose another name")
 
 
+def require_other(path: Path | str, source: Path | str) -> None:
+    """Refuses to write over the file `source` that the work starts from; a source that is no file is passed over.
+
+    Raises:
+        StorageError: both are the same file.
+    """
+    if os.path.isfile(source) and os.path.isfile(path) and os.path.samefile(path, source):
+        raise StorageError(f"can't write {path}: it is what is read here, and would be lost; choose another place")
+
+
 def require_writable(path: Path | str) -> None:
     """Fails now rather than after an hour of work if `path` can't be written; makes nothing.
 

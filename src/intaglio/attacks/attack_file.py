@@ -6,18 +6,27 @@ from pathlib import Path
 from intaglio.attacks.attack import Attack
 from intaglio.attacks.attack_record import AttackRecord, CleanModel, VictimRecord
 from intaglio.attacks.poisoned import PoisonedDataset
-from intaglio.attacks.poisoned_file import MANIFEST, SAMPLES, VICTIM, DataDigest, changes, write_record, written_set
+from intaglio.attacks.poisoned_file import (
+    SAMPLES,
+    VICTIM,
+    DataDigest,
+    changes,
+    require_place,
+    write_record,
+    written_set,
+)
 from intaglio.attacks.quality import quality
 from intaglio.attacks.sample_picture import sample_picture
-from intaglio.attacks.streaming import attack_clip_by_clip
+from intaglio.attacks.streaming import attack_clip_by_clip, source_name
 from intaglio.attacks.success import accuracy, attack_success_rate, robust_accuracy
 from intaglio.attacks.surrogate import built
 from intaglio.classifiers import Sidecar, TorchClassifier, save_classifier
-from intaglio.data import ImageData, VideoData, VideoDataset
+from intaglio.data import ImageData, VideoData, VideoDataset, check_labelled
+from intaglio.data.matching import in_classes_of
 from intaglio.data.videos import StoredClips
 from intaglio.data.videos.dataset import MAX_BAD
 from intaglio.errors import DataError
-from intaglio.files import require_writable, sha256_file, write_bytes
+from intaglio.files import sha256_file, write_bytes
 from intaglio.networks import Architecture
 from intaglio.results import package_versions
 from intaglio.training import TrainingSettings, train
@@ -47,7 +56,8 @@ def attack_data(
     trigger is the same for any data; if not, they are loaded.
 
     With an `architecture`, also trains the victim (`victim.safetensors` with its side-car) and, with the next seed, a
-    clean model to compare it with; both are measured on `test`.
+    clean model to compare it with; both are measured on `test`, under the labels that `data` has for the same names of
+    classes.
 
     Args:
         task: the name of the task, for the victim's side-car.
@@ -56,14 +66,17 @@ def attack_data(
         progress: called after every step of the victim's training.
 
     Raises:
-        DataError: no test images for a victim, or such as don't fit.
+        DataError: no test images for a victim, or such as don't fit: of another shape, without labels, of classes that
+            `data` doesn't have.
         RecipeError: what the attack can't do to these data.
-        StorageError: the folder can't be written.
+        StorageError: the folder can't be written, or something would be lost by it: the data themselves, or a manifest
+            that is no attack's.
     """
     started = time.perf_counter()
     out = Path(out)
-    for name in (SAMPLES, MANIFEST):
-        require_writable(out / name)
+    clips = not isinstance(data, ImageData) or data.images.ndim == 5
+    sources = (source_name(data), *(() if test is None else (test.name,)))
+    require_place(out, *sources, clips=clips, victim=architecture is not None)
     if not isinstance(data, ImageData):
         if architecture is None and attack.fixed_triggers() is not None:
             return attack_clip_by_clip(attack, data, out, max_bad=max_bad)
@@ -74,6 +87,12 @@ def attack_data(
     else:
         if test is None or test.input_shape != data.input_shape:
             raise DataError(f"{data.name}: a victim is measured on test images of the same shape, and there are none")
+        check_labelled(test.labels, test.name, "a victim's measurement", of="test images")
+        test = in_classes_of(data, test)
+        if (highest := int(test.labels.max())) >= architecture.num_classes:
+            raise DataError(
+                f"{test.name}: labels go up to {highest}, but the victim tells {architecture.num_classes} classes apart"
+            )
         settings = settings or TrainingSettings(epochs=5)
         module, _, poisoned = attack.train_victim(
             architecture, data, settings, seed=seed, device=device, progress=progress
@@ -90,7 +109,9 @@ def attack_data(
             training=settings,
             seed=seed,
             clean_accuracy=accuracy(classifier.predict, test),
-            asr=attack_success_rate(classifier.predict, test, poisoned.trigger, attack.goal),
+            asr=attack_success_rate(
+                classifier.predict, test, poisoned.trigger, attack.goal, num_classes=architecture.num_classes
+            ),
             robust_accuracy=robust_accuracy(classifier.predict, test, poisoned.trigger, attack.goal),
             clean_model=_clean_model(poisoned, data, test, architecture, settings, seed + 1, device),
         )
@@ -136,5 +157,7 @@ def _clean_model(
     return CleanModel(
         seed=seed,
         clean_accuracy=accuracy(classifier.predict, test),
-        asr=attack_success_rate(classifier.predict, test, poisoned.trigger, poisoned.goal),
+        asr=attack_success_rate(
+            classifier.predict, test, poisoned.trigger, poisoned.goal, num_classes=architecture.num_classes
+        ),
     )

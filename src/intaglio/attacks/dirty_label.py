@@ -65,10 +65,15 @@ class BadNets(DirtyLabelAttack):
         seed: draws the samples, and the patch's place.
         trigger: the patch; by default a white one of 3 x 3 pixels at a place drawn by the seed.
 
+    Raises:
+        RecipeError: a rate outside its range, or a trigger that is none.
+
     Source: Gu et al. 2017, "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain".
     """
 
     name: ClassVar[str] = "badnets"
 
     def __init__(self, target: int = 0, rate: float = 0.05, seed: int = 0, *, trigger: Trigger | None = None) -> None:
+        if not isinstance(trigger, Trigger | None):
+            raise RecipeError(f"badnets takes a Trigger, made in Python, and not {type(trigger).__name__} '{trigger}'")
         super().__init__(trigger or PatchTrigger(seed=seed), all_to_one(target), rate=rate, seed=seed)

@@ -73,6 +73,7 @@ class InputAware(RelabellingAttack):
             not 0 <= cross_rate <= 1 - rate
             or not min(diversity, sparsity) >= 0
             or not 0 < density <= 1
+            or not isinstance(mask_epochs, int)
             or mask_epochs < 1
         ):
             raise RecipeError(
@@ -86,6 +87,8 @@ class InputAware(RelabellingAttack):
         self.mask_epochs = mask_epochs
         self.width = width
         self.surrogate = surrogate
+        with torch.device("meta"):  # checks the width, and draws no weights
+            InputAwareGenerator(1, width=width)
 
     def make_trigger(self, data: ImageData, device: str) -> Trigger:
         seed = derive_seed(self.seed, "surrogate")

@@ -4,6 +4,7 @@ import math
 from typing import ClassVar
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, linear
 
@@ -62,7 +63,7 @@ class ISSBA(RelabellingAttack):
         seed: int = 0,
     ) -> None:
         super().__init__(all_to_one(target), rate=rate, seed=seed)
-        if bits < 1 or steps < 1:
+        if not isinstance(bits, int) or bits < 1 or steps < 1:
             raise RecipeError(f"issba needs a bit and a training step or more, got {bits} and {steps}")
         self.bits = bits
         self.epsilon = epsilon
@@ -72,6 +73,14 @@ class ISSBA(RelabellingAttack):
         self.learning_rate = learning_rate
         self.width = width
         SampleSpecificEncoder(1, width=width, epsilon=epsilon, psnr=psnr)
+        self._settings()  # a bench checks its rows by making them: what can't be trained must not be made
+
+    def _settings(self) -> TrainingSettings:
+        try:
+            return TrainingSettings(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise RecipeError(f"{first['loc'][0]}: {first['msg']}") from error
 
     def make_trigger(self, data: ImageData, device: str) -> Trigger:
         channels, height, width = data.input_shape
@@ -82,8 +91,7 @@ class ISSBA(RelabellingAttack):
             torch.manual_seed(seed)
             encoder = SampleSpecificEncoder(channels, width=self.width, epsilon=self.epsilon, psnr=self.psnr)
             training = _Training(encoder, carriers(self.bits, height, width, self.seed), self.seed)
-        settings = TrainingSettings(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate)
-        train(training, data, settings, seed=seed, loss=lambda module, images, _: module(images), device=device)
+        train(training, data, self._settings(), seed=seed, loss=lambda module, images, _: module(images), device=device)
         training.cpu().requires_grad_(False)
         code = random_codes(1, self.bits, torch_generator(self.seed, "message"))
         return SampleSpecificTrigger(encoder.eval(), Secret(training.plane(code), training.mixing[None].contiguous()))

@@ -71,12 +71,17 @@ class PoisonedDataset:
         return replace(self, data=replace(self.data, images=images))
 
     def describe(self) -> dict[str, Any]:
-        """What was done, as JSON can hold it."""
+        """What was done, as JSON can hold it.
+
+        `poisoned` and `poison_rate` are of the payload, without cover samples; `poison_rates` are all of `rates`.
+        """
+        rates = self.rates()
         return {
             **self.trigger.describe(),
             "goal": self.goal.model_dump(),
-            "poisoned": int(self.poisoned.sum()),
-            "poison_rate": float(self.poisoned.float().mean()),
+            "poisoned": int(self.payload.sum()),
+            "poison_rate": rates["whole"],
+            "poison_rates": rates,
         }
 
 

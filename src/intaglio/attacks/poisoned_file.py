@@ -1,6 +1,8 @@
 """What is written of an attack: the poisoned samples without loss, which of them were changed, and digests."""
 
 import hashlib
+import json
+import os
 from io import BytesIO
 from pathlib import Path
 
@@ -13,13 +15,66 @@ from intaglio.attacks.attack_record import AttackRecord, Change
 from intaglio.classifiers.sidecar import sidecar_path
 from intaglio.data import ImageData
 from intaglio.data.videos import ClipWriter
+from intaglio.data.videos.storage import holds_stored_clips
 from intaglio.errors import StorageError
-from intaglio.files import write_bytes, write_text
+from intaglio.files import require_other, require_writable, write_bytes, write_text
 
 POISONED, MANIFEST, SAMPLES, VICTIM = "poisoned.npz", "manifest.json", "samples.png", "victim.safetensors"
 #: Where clips go, and the files that `ClipWriter` makes of them.
 CLIPS = "poisoned"
 CLIP_FILES = (f"{CLIPS}/train_clips.npy", f"{CLIPS}/train_labels.npy")
+_VICTIM_FILES = (VICTIM, sidecar_path(Path(VICTIM)).name)
+#: What every version of the manifest holds.
+_RECORDED = {"attack", "trigger", "goal", "data_sha256", "sha256"}
+
+
+def require_place(out: Path, *sources: str, clips: bool, victim: bool) -> None:
+    """Fails before the work if an attack can't write its files into the folder `out`, or would lose others by it.
+
+    Args:
+        sources: names of the data sets that are read; those that are no paths are passed over.
+        clips: whether clips will be written, not images.
+        victim: whether a victim will be.
+
+    Raises:
+        StorageError: the folder can't be written; a file to be written, or to be removed with an earlier attack, is one
+            of the sources or lies in a folder of theirs; or there is a manifest of something else.
+    """
+    written = {MANIFEST, SAMPLES, *(CLIP_FILES if clips else (POISONED,)), *(_VICTIM_FILES if victim else ())}
+    for name in sorted(written):
+        require_writable(out / name)
+    before = _named_before(out / MANIFEST)
+    for source in sources:
+        for name in sorted(written | before):
+            require_other(out / name, source)
+            if _holds(source, out / name, ours=name in before or name == MANIFEST):
+                raise StorageError(
+                    f"can't write {out / name}: it is there already, in {source}, which is read here; choose another "
+                    "folder"
+                )
+    if os.path.lexists(out / MANIFEST) and not _is_record(out / MANIFEST):
+        raise StorageError(f"can't write {out / MANIFEST}: what is there is no attack's record; choose another folder")
+
+
+def _holds(folder: str, path: Path, *, ours: bool) -> bool:
+    """Whether a file is in a folder of data, and perhaps of them: pictures or videos may have any name.
+
+    Stored clips have theirs, whoever wrote them; of the rest, what an attack wrote (`ours`) is not the data.
+    """
+    if not os.path.isdir(folder) or not path.is_file():
+        return False
+    if holds_stored_clips(Path(folder)):
+        return path.suffix == ".npy" and path.parent.samefile(folder)
+    return not ours and path.resolve().is_relative_to(Path(folder).resolve())
+
+
+def _is_record(manifest: Path) -> bool:
+    """Whether a file looks like the manifest of an attack, of whichever version."""
+    try:
+        document = json.loads(manifest.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and document.keys() >= _RECORDED
 
 
 def written_set(data: ImageData, out: Path) -> tuple[str, ...]:
@@ -61,7 +116,7 @@ def _named_before(manifest: Path) -> set[str]:
 
 def _named(record: AttackRecord) -> set[str]:
     """The files that a record names, of those that an attack writes."""
-    victim = {VICTIM, sidecar_path(Path(VICTIM)).name} if record.victim else set()
+    victim = set(_VICTIM_FILES) if record.victim else set()
     return victim | ({POISONED, SAMPLES, *CLIP_FILES} & set(record.sha256))
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from intaglio.attacks.attack import Attack
 from intaglio.attacks.attack_record import AttackRecord
 from intaglio.attacks.poisoned import Drawn, Listing, marked, poison_rates
-from intaglio.attacks.poisoned_file import CLIP_FILES, CLIPS, SAMPLES, DataDigest, changes, write_record
+from intaglio.attacks.poisoned_file import CLIP_FILES, CLIPS, SAMPLES, DataDigest, changes, require_place, write_record
 from intaglio.attacks.quality import Quality, quality
 from intaglio.attacks.sample_picture import sample_picture
-from intaglio.data import VideoDataset
+from intaglio.data import ImageData, VideoDataset
 from intaglio.data.videos import Clip, ClipWriter, Skips, StoredClips
 from intaglio.data.videos.dataset import MAX_BAD
 from intaglio.errors import DataError, RecipeError
@@ -51,12 +51,13 @@ def attack_clip_by_clip(attack: Attack, source: Source, out: Path, *, max_bad: i
     Raises:
         DataError: too many videos that can't be read, or clips of different sizes.
         RecipeError: an attack that needs all data at once, or what it can't do to these.
-        StorageError: the folder can't be written.
+        StorageError: as `attack_data`.
     """
     started = time.perf_counter()
     triggers = attack.fixed_triggers()
     if triggers is None:
         raise RecipeError(f"{attack.name} needs all data at once: load them (open_data) instead of streaming them")
+    require_place(out, source_name(source), clips=True, victim=False)
     order = list(range(len(source)))
     try:
         found = _poisoned(attack, triggers[0], source, order, out, Skips(max_bad))
@@ -72,7 +73,7 @@ def attack_clip_by_clip(attack: Attack, source: Source, out: Path, *, max_bad: i
         attack=attack.describe(),
         trigger=triggers[1].describe(),
         goal=attack.goal.model_dump(),
-        data=_name(source),
+        data=source_name(source),
         data_sha256=found.digest.hex(),
         samples=len(before),
         classes=source.classes,
@@ -99,7 +100,7 @@ def _poisoned(attack: Attack, planted: Trigger, source: Source, order: Sequence[
     """
     labels = _labels(source, order)
     classes = len(source.classes) or int(labels.max()) + 1
-    drawn = attack.draw(Listing(labels, classes, True, _name(source)))
+    drawn = attack.draw(Listing(labels, classes, True, source_name(source)))
     altered = set(drawn.payload.tolist()) | set(drawn.cover.tolist())
     digest, seen = DataDigest(), _Changes(set(drawn.payload.tolist()))
     clips = _stream(source, order, skips)
@@ -114,7 +115,7 @@ def _poisoned(attack: Attack, planted: Trigger, source: Source, order: Sequence[
                 continue  # this pass is lost, but it finds all that can't be read
             if clip.pixels.shape != shape:
                 raise DataError(
-                    f"{_name(source)}: clips of {tuple(clip.pixels.shape)} and of {tuple(shape)}; "
+                    f"{source_name(source)}: clips of {tuple(clip.pixels.shape)} and of {tuple(shape)}; "
                     "give one size to resize all to"
                 )
             place = next(places)
@@ -167,5 +168,6 @@ def _stream(source: Source, order: Sequence[int], skips: Skips) -> Iterator[Clip
     return source.stream(skips=skips, order=order) if isinstance(source, VideoDataset) else source.stream()
 
 
-def _name(source: Source) -> str:
+def source_name(source: Source | ImageData) -> str:
+    """What data are called: the path that they are from, or a task."""
     return source.videos.name if isinstance(source, VideoDataset) else source.name

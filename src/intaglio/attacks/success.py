@@ -17,14 +17,20 @@ def accuracy(predict: Predict, data: ImageData) -> float:
     return float((predict(data.images) == data.labels).float().mean())
 
 
-def attack_success_rate(predict: Predict, data: ImageData, trigger: Trigger, goal: Goal) -> float:
+def attack_success_rate(
+    predict: Predict, data: ImageData, trigger: Trigger, goal: Goal, *, num_classes: int | None = None
+) -> float:
     """ASR: share of triggered *affected* samples (never those of the target class) that get the wanted answer.
+
+    Args:
+        num_classes: K of the all-to-all goal, y -> (y + 1) mod K: how many classes the model has. By default, as many
+            as `data` have, which is too few where they lack the last class and name none.
 
     Raises:
         DataError: no sample is affected by the goal.
     """
     affected = _affected(data, goal)
-    wanted = goal.wanted(affected.labels, data.num_classes)
+    wanted = goal.wanted(affected.labels, num_classes or data.num_classes)
     return float((predict(trigger.apply(affected.images)) == wanted).float().mean())
 
 

@@ -1,12 +1,12 @@
 """One cell of a bench: one detector on one model. Finished cells are kept and never repeated."""
 
-import resource
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from intaglio.bench.memory import PeakMemory
 from intaglio.bench.recipe import BenchRecipe, slug
 from intaglio.bench.victims import open_given, open_network, read_victim, victim_folder
 from intaglio.classifiers import TorchClassifier
@@ -19,6 +19,8 @@ class Cell(BaseModel):
     """What a detector said of a model, and what that cost. `failed` says why it could say nothing.
 
     `confidence`: how sure the model is of its answers, where that decides which clean models it is ranked among.
+    `peak_memory_mb`: the highest resident memory of the worker's process while the detector ran, with interpreter,
+    libraries, model and images; None on systems that can't say.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,7 +35,7 @@ class Cell(BaseModel):
     guess: int | None = None
     seconds: float = 0.0
     queries: int = 0
-    peak_memory_mb: float = 0.0
+    peak_memory_mb: float | None = None
     failed: str | None = None
 
 
@@ -84,7 +86,7 @@ def fill_cell(job: CellJob) -> Cell:
             input_shape=architecture.input_shape,
             num_classes=architecture.num_classes,
         )
-        started = time.perf_counter()
+        started, memory = time.perf_counter(), PeakMemory()
         try:
             verdict = scan(
                 classifier,
@@ -107,7 +109,7 @@ def fill_cell(job: CellJob) -> Cell:
                     "guess": verdict.evidence[0].index if verdict.evidence else None,
                     "seconds": verdict.seconds,
                     "queries": verdict.queries,
-                    "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+                    "peak_memory_mb": memory.megabytes(),
                 }
             )
     write_json(cell_path(job.out, job.detector, job.row, job.number), cell.model_dump(mode="json"))

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from intaglio.attacks import ATTACKS, Attack
 from intaglio.errors import IntaglioError
 from intaglio.networks import NETWORKS, Architecture
-from intaglio.populations.recipe import read_yaml
+from intaglio.populations.reading import read_yaml
+from intaglio.populations.recipe import MAX_MODELS
 from intaglio.seeds import derive_seed
 from intaglio.training import TrainingSettings
 
@@ -17,8 +18,9 @@ CLEAN = "clean"
 
 
 def slug(name: str) -> str:
-    """A row's or detector's name as a folder's."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name.lower())
+    """A row's or detector's name as a folder's: one inside its parent, never `.` or `..`."""
+    folder = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name.lower())
+    return folder if folder.strip(".") else "-" * len(folder)
 
 
 class _Part(BaseModel):
@@ -49,7 +51,7 @@ class AttackRow(_Part):
     def _check(self) -> "AttackRow":
         try:
             self.make(10, 0, 0)
-        except (TypeError, ValueError, IntaglioError) as error:
+        except (TypeError, ValueError, AttributeError, ArithmeticError, IntaglioError) as error:
             raise ValueError(f"attack {self.attack}: {error}") from error
         if self.title == CLEAN:
             raise ValueError(f"'{CLEAN}' is the row of clean models")
@@ -85,8 +87,8 @@ class BenchRecipe(_Part):
     data: str | None = Field(default=None, description="path of a data set, relative to the recipe's folder")
     samples: int | None = Field(default=None, ge=1, description="use only so many training images, classes in turn")
     seed: int = 0
-    clean: int = Field(default=40, ge=2)
-    models: int = Field(default=12, ge=1)
+    clean: int = Field(default=40, ge=2, le=MAX_MODELS)
+    models: int = Field(default=12, ge=1, le=MAX_MODELS)
     asked: int = Field(default=200, ge=20, multiple_of=2)
     architectures: tuple[NetworkRow, ...] = Field(min_length=1)
     training: TrainingSettings = TrainingSettings()

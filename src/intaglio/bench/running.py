@@ -35,7 +35,7 @@ def run_bench(
 
     Raises:
         RecipeError: `out` holds a bench of another recipe, or models of a row with other options; an unknown detector.
-        DataError: the images can't be read, or a file of the bench is damaged.
+        DataError: the images can't be read, or have no test images of their own; or a file of the bench is damaged.
         StorageError: `out` can't be written.
     """
     out, executor = Path(out), executor or LocalExecutor()

@@ -67,7 +67,10 @@ class Entry(Result):
 
 
 class DetectorSummary(Result):
-    """A detector: costs a model (medians), and its false alarms among clean models where its p-value is calibrated."""
+    """A detector: costs a model (medians), and its false alarms among clean models where its p-value is calibrated.
+
+    `peak_memory_mb` is that of the whole process while the detector ran (see `Cell`); None where no system could say.
+    """
 
     detector: str
     clean_models: int
@@ -192,7 +195,7 @@ def _detector(name: str, clean: list[Cell], entries: list[Entry]) -> DetectorSum
         else ErrorRate(events=alarms, trials=len(ranked), rate=rate.value, low=rate.low, high=rate.high),
         seconds=_median([cell.seconds for cell in scored]),
         queries=_median([cell.queries for cell in scored]),
-        peak_memory_mb=_median([cell.peak_memory_mb for cell in scored]),
+        peak_memory_mb=_median([cell.peak_memory_mb for cell in scored if cell.peak_memory_mb is not None]),
         mean_auroc=_mean([entry.auroc.value for entry in entries if entry.detector == name and entry.auroc]),
     )
 

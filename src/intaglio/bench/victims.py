@@ -109,6 +109,12 @@ def build_victim(job: VictimJob) -> VictimRecord:
         record, made = _trained(job, record, data, test)
     except IntaglioError as error:  # an attack that these data don't allow is a result, and must not end the bench
         record = record.model_copy(update={"failed": str(error)})
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        if recipe.row(job.row) is None:
+            raise
+        # An option's value that the attack didn't look at when it was made: a result of that row, too.
+        reason = (str(error).splitlines() or [""])[0]
+        record = record.model_copy(update={"failed": f"{type(error).__name__}: {reason}"})
     record = record.model_copy(update={"seconds": round(time.perf_counter() - started, 2)})
     final = victim_folder(job.out, job.row, job.number)
     try:
@@ -156,14 +162,16 @@ def _measured(
     data: ImageData,
     test: ImageData,
 ) -> dict[str, Any]:
-    trigger, goal = poisoned.trigger, poisoned.goal
+    trigger, goal, classes = poisoned.trigger, poisoned.goal, classifier.num_classes
     clean = _clean_twin(job, record.architecture, data)
     places = poisoned.payload.nonzero().flatten()
     seen = quality(data.images[places], poisoned.data.images[places])
     return {
-        "asr": attack_success_rate(classifier.predict, test, trigger, goal),
+        "asr": attack_success_rate(classifier.predict, test, trigger, goal, num_classes=classes),
         "robust_accuracy": robust_accuracy(classifier.predict, test, trigger, goal),
-        "asr_unpoisoned": None if clean is None else attack_success_rate(clean.predict, test, trigger, goal),
+        "asr_unpoisoned": None
+        if clean is None
+        else attack_success_rate(clean.predict, test, trigger, goal, num_classes=classes),
         "poison_rates": poisoned.rates(),
         "psnr": seen.psnr,
         "ssim": seen.ssim,

@@ -28,7 +28,7 @@ def build(
 ) -> int:
     """Build (or go on building) the population of RECIPE.yaml in --out. Safe to interrupt and run again."""
     from intaglio.cli.console import deliver_json, progress_bar, say
-    from intaglio.populations import build_population, read_recipe
+    from intaglio.populations import build_population, read_failures, read_recipe
 
     place = make_executor(executor, workers, address, out)
     plan = read_recipe(recipe)
@@ -38,9 +38,11 @@ def build(
         records = build_population(plan, out, data=data, executor=place, progress=progress)
     deliver_json((out / "manifest.json").read_text(), json)
     backdoored = [record.asr for record in records if record.asr is not None]
+    failed = ", ".join(str(failure.index) for failure in read_failures(out))
     say(
         f"{out}: {len(records)} models, {len(backdoored)} of them backdoored "
-        f"({sum(asr >= 0.9 for asr in backdoored)} with an attack success rate of 0.9 or more)",
+        f"({sum(asr >= 0.9 for asr in backdoored)} with an attack success rate of 0.9 or more)"
+        + (f"; training diverged for {failed}" if failed else ""),
         quiet=quiet,
         json_to_stdout=json == "-",
     )

@@ -31,7 +31,7 @@ def build_model(plan: Plan, train_data: ImageData, test_data: ImageData, task: s
     torch.manual_seed(derive_seed(plan.seed, "initialisation"))
     module = architecture.build()
     attack = plan.build_attack(train_data.num_classes)
-    poisoned = attack.poison(train_data) if attack else None
+    poisoned = attack.poison(train_data).as_stored() if attack else None  # as a file of pictures holds it
     train(module, poisoned.data if poisoned else train_data, plan.training, seed=plan.seed)
     clean_accuracy, asr = _measure(module, test_data, poisoned)
     weights = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
@@ -78,4 +78,5 @@ def _measure(module: nn.Module, data: ImageData, poisoned: PoisonedDataset | Non
     clean = accuracy(predict, data)
     if poisoned is None:
         return clean, None
-    return clean, attack_success_rate(predict, data, poisoned.trigger, poisoned.goal)
+    classes = poisoned.data.num_classes
+    return clean, attack_success_rate(predict, data, poisoned.trigger, poisoned.goal, num_classes=classes)

@@ -1,7 +1,8 @@
 """What a population's folder says about itself: one record per model, and a manifest over all of them."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -9,6 +10,10 @@ from intaglio.errors import DataError
 from intaglio.files import write_json
 from intaglio.networks import Architecture
 from intaglio.training import TrainingSettings
+
+#: Lies in a failed model's folder, in place of its record; without it the model is built anew.
+FAILED = "failed.json"
+Record = TypeVar("Record", bound=BaseModel)
 
 
 class ModelRecord(BaseModel):
@@ -38,27 +43,49 @@ class ModelRecord(BaseModel):
         return "clean" if self.attack is None else f"{self.attack['trigger']}/{self.attack['goal']['kind']}"
 
 
+class FailedModel(BaseModel):
+    """A model that its recipe does not allow, and why: its training diverged. Trying again would do so again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: int
+    seed: int
+    reason: str
+
+
 def model_folder(out: Path, index: int) -> Path:
     """Where model `index` lies."""
     return out / f"{index:05d}"
 
 
 def read_records(out: Path) -> list[ModelRecord]:
-    """The records of all finished models, by index.
+    """The records of all finished models, by index; failed ones have none.
 
     Raises:
         DataError: a record that is damaged.
     """
-    records = []
-    for path in sorted(out.glob("[0-9]*/record.json")):
+    return sorted(_read(out, "record.json", ModelRecord), key=lambda record: record.index)
+
+
+def read_failures(out: Path) -> list[FailedModel]:
+    """The models that could not be trained, by index.
+
+    Raises:
+        DataError: a record of a failure that is damaged.
+    """
+    return sorted(_read(out, FAILED, FailedModel), key=lambda failure: failure.index)
+
+
+def _read(out: Path, name: str, kind: type[Record]) -> Iterator[Record]:
+    for path in sorted(out.glob(f"[0-9]*/{name}")):
         try:
-            records.append(ModelRecord.model_validate_json(path.read_bytes()))
+            yield kind.model_validate_json(path.read_bytes())
         except (ValidationError, OSError) as error:
             raise DataError(f"{path}: damaged record; remove its folder and build again") from error
-    return sorted(records, key=lambda record: record.index)
 
 
 def write_manifest(out: Path, recipe: dict[str, Any], digest: str) -> None:
-    """Writes `manifest.json`: the recipe, its digest, and every finished model's record."""
+    """Writes `manifest.json`: the recipe, its digest, every finished model's record, and which models failed."""
     records = [record.model_dump(mode="json") for record in read_records(out)]
-    write_json(out / "manifest.json", {"recipe": recipe, "recipe_sha256": digest, "models": records})
+    failed = [failure.model_dump(mode="json") for failure in read_failures(out)]
+    write_json(out / "manifest.json", {"recipe": recipe, "recipe_sha256": digest, "models": records, "failed": failed})

@@ -7,12 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from intaglio.data import ImageData, classes_in_turn, open_data
-from intaglio.errors import DataError, NothingToExamineError, RecipeError
+from intaglio.data.matching import in_classes_of
+from intaglio.errors import ClassifierError, DataError, NothingToExamineError, RecipeError
 from intaglio.files import write_json
 from intaglio.populations.build import build_model
 from intaglio.populations.executor import Executor, LocalExecutor
-from intaglio.populations.manifest import ModelRecord, read_records, write_manifest
+from intaglio.populations.manifest import (
+    FAILED,
+    FailedModel,
+    ModelRecord,
+    model_folder,
+    read_failures,
+    read_records,
+    write_manifest,
+)
 from intaglio.populations.recipe import Plan, Recipe
 
 
@@ -36,19 +47,24 @@ def build_population(
 ) -> list[ModelRecord]:
     """Builds what is missing of the population in `out` and returns all its records.
 
+    A model whose training diverges is kept as failed, with the reason (`read_failures`, and `failed` in the manifest):
+    it would diverge again. Remove its folder to try nevertheless.
+
     Args:
         data: overrides the recipe's data source (the recipe's digest stays the same).
         progress: called with (models finished, models in all).
 
     Raises:
         RecipeError: `out` holds a population of another recipe, or of other data.
-        DataError: the images can't be read, or a file of the population is damaged.
+        DataError: the images can't be read, or are the same for training and test; or a file of the population is
+            damaged.
         StorageError: `out` can't be written.
+        ClassifierError: not one model could be trained.
     """
     out = Path(out)
     source = str(data or recipe.source)
     _claim(out, recipe, source)
-    done = {record.index for record in read_records(out)}
+    done = {record.index for record in read_records(out)} | {failure.index for failure in read_failures(out)}
     missing = [index for index in range(recipe.models) if index not in done]
     jobs = [Job(recipe.plan(index), source, recipe.samples, recipe.task, out) for index in missing]
     finished = recipe.models - len(missing)
@@ -65,7 +81,10 @@ def build_population(
         for scratch in out.glob(".building-*"):
             shutil.rmtree(scratch, ignore_errors=True)
         write_manifest(out, recipe.model_dump(mode="json"), recipe.digest)
-    return read_records(out)
+    records = read_records(out)
+    if not records and (failed := read_failures(out)):
+        raise ClassifierError(f"{out}: none of its {len(failed)} models could be trained ({failed[0].reason})")
+    return records
 
 
 def open_population(out: Path | str) -> list[ModelRecord]:
@@ -96,19 +115,41 @@ def population_data(out: Path | str) -> str:
         raise DataError(f"{path}: does not name the population's data ({error})") from error
 
 
-def run_job(job: Job) -> ModelRecord:
-    """Builds one model, in a worker process."""
+def run_job(job: Job) -> ModelRecord | FailedModel:
+    """Builds one model, in a worker process; or keeps that its training diverged, which must not end the others.
+
+    Raises:
+        RecipeError: the recipe asks for what these data don't allow; the message names the model.
+    """
     train_data, test_data = load_splits(job.source, job.samples)
-    return build_model(job.plan, train_data, test_data, job.task, job.out)
+    try:
+        return build_model(job.plan, train_data, test_data, job.task, job.out)
+    except ClassifierError as error:
+        failure = FailedModel(index=job.plan.index, seed=job.plan.seed, reason=str(error))
+        write_json(model_folder(job.out, job.plan.index) / FAILED, failure.model_dump(mode="json"))
+        return failure
+    except RecipeError as error:
+        raise RecipeError(f"model {job.plan.index}: {error}") from error
 
 
 @functools.cache
 def load_splits(source: str, samples: int | None) -> tuple[ImageData, ImageData]:
-    """Training and test images, read once per process."""
+    """Training and test images, read once per process.
+
+    Raises:
+        DataError: they can't be read; test images of other classes; or they are the same images, as of data without splits: accuracies, success rates
+            and detectors' scores on images that were trained on flatter.
+    """
     train_data = open_data(source, "train")
+    test_data = in_classes_of(train_data, open_data(source, "test"))
+    if torch.equal(train_data.images, test_data.images):
+        raise DataError(
+            f"{source}: its test images are those that are trained on, and figures on them flatter; give data with a "
+            "test split: an .npz with x_train and x_test, or a folder with train/ and test/"
+        )
     if samples is not None and samples < len(train_data):
         train_data = train_data.take(classes_in_turn(train_data.labels)[:samples])
-    return train_data, open_data(source, "test")
+    return train_data, test_data
 
 
 def _claim(out: Path, recipe: Recipe, source: str) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -15,21 +14,21 @@ from pydantic import (
     Field,
     PositiveInt,
     PrivateAttr,
-    ValidationError,
     model_validator,
 )
 
 from intaglio.attacks import AllToAll, AllToOne, DirtyLabelAttack, Goal, SourceSpecific
-from intaglio.errors import IntaglioError, RecipeError
+from intaglio.errors import IntaglioError
 from intaglio.networks import NETWORKS, Architecture
 from intaglio.plugins import known_names
+from intaglio.populations.reading import read_yaml
 from intaglio.seeds import derive_seed, python_random
 from intaglio.training.settings import Augmentation, OptimizerName, TrainingSettings
 from intaglio.triggers import TRIGGERS, Trigger, trigger_named
 
-MAX_BYTES = 2**20
+#: Of a recipe's models: more are a slip of the pen, and even their plans fill the memory.
+MAX_MODELS = 100_000
 Ends = TypeVar("Ends", bound=tuple[float, float])
-Document = TypeVar("Document", bound=BaseModel)
 
 
 def _ordered(span: Ends) -> Ends:
@@ -156,7 +155,7 @@ class Recipe(_Part):
     task: str = Field(description="a task's name; its bundled images are used unless `data` names others")
     data: str | None = Field(default=None, description="path of a data set, relative to the recipe's folder")
     samples: int | None = Field(default=None, ge=1, description="use only so many training images, classes in turn")
-    models: int = Field(ge=1)
+    models: int = Field(ge=1, le=MAX_MODELS)
     backdoored: float = Field(default=0.5, ge=0, le=1)
     architectures: tuple[ArchitectureChoice, ...] = Field(min_length=1)
     training: TrainingChoice = TrainingChoice()
@@ -210,27 +209,6 @@ def read_recipe(path: Path | str) -> Recipe:
     recipe = read_yaml(path, Recipe)
     recipe._folder = Path(path).resolve().parent
     return recipe
-
-
-def read_yaml(path: Path | str, kind: type[Document]) -> Document:
-    """A YAML file as a checked document of this kind.
-
-    Raises:
-        RecipeError: missing, not YAML, or with a value that makes no sense (the first one is named).
-    """
-    path = Path(path)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise RecipeError(f"{path}: over {MAX_BYTES} bytes, not a recipe")
-        return kind.model_validate(yaml.safe_load(path.read_text()))
-    except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise RecipeError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "recipe"
-        raise RecipeError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 def _draw_goal(kind: str, num_classes: int, draw: random.Random) -> Goal:

@@ -18,6 +18,8 @@ def read_verdicts(folder: Path) -> list[Verdict]:
 
     JSON of any other kind is passed over. A file that is not JSON is an error all the same: it may be a verdict cut
     short, and a report must not silently leave a model out.
+    A verdict that is there twice, the same to the last digit, is given once: `intaglio report DIR --json DIR/all.json`
+    leaves a second copy of each in the folder.
 
     Raises:
         DataError: no such folder; or a file that is damaged, unreadable or over 64 MiB (it is named).
@@ -26,7 +28,7 @@ def read_verdicts(folder: Path) -> list[Verdict]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     paths = sorted(path for path in folder.glob("*.json") if path.is_file())
-    verdicts = [verdict for path in paths for verdict in _read_file(path)]
+    verdicts = list({verdict.to_json(): verdict for path in paths for verdict in _read_file(path)}.values())
     if not verdicts:
         raise NothingToExamineError(f"{folder}: no verdict in it; write some with: intaglio scan MODEL --json FILE")
     return verdicts

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from intaglio.data import classes_in_turn
 from intaglio.errors import ModelError, RecipeError
 from intaglio.tampering.retraining import FINE_TUNING, Retraining, retrain, training_settings
 from intaglio.tampering.tampering import Material, Tampering, weights_of
 
 Scope = Literal["global", "layer"]
 
-#: Images that decide which channels are used least.
+#: So many images, of all classes in turn, decide which channels are used least.
 _LOOKED_AT = 2048
 
 
@@ -139,12 +140,13 @@ def _last_convolution(module: nn.Module, example: Tensor) -> tuple[_ConvNd, _Bat
 def _activations(module: nn.Module, part: nn.Module, material: Material) -> Tensor:
     """How much the clean images activate each channel of `part`, `[channels]`."""
     sums: list[Tensor] = []
+    looked_at = classes_in_turn(material.labels)[:_LOOKED_AT].sort().values  # folders come sorted by class
     handle = part.register_forward_hook(
         lambda _part, _inputs, output: sums.append(output.relu().flatten(2).mean(2).sum(0))
     )
     try:
         with torch.no_grad():
-            for batch in torch.split(material.inputs(material.images[:_LOOKED_AT]), 256):
+            for batch in torch.split(material.inputs(material.images[looked_at]), 256):
                 module(batch.to(material.device))
     finally:
         handle.remove()

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from intaglio.classifiers import Classifier, TorchClassifier, save_classifier
 from intaglio.classifiers.derived import architecture_of, sidecar_of, with_weights
+from intaglio.classifiers.sidecar import sidecar_path
 from intaglio.classifiers.weights import check_fits
 from intaglio.data import ImageData
 from intaglio.errors import DataError, ModelError
-from intaglio.files import require_writable, sha256_file
+from intaglio.files import require_other, require_writable, sha256_file
 from intaglio.networks import Architecture
 from intaglio.results import Result, package_versions
 from intaglio.tampering.tampering import Tampering
@@ -61,13 +62,15 @@ def tamper_file(
     Raises:
         ModelError: weights that can't be changed (ONNX, functions), or of a network that no file can name.
         DataError: images that the model doesn't take.
-        StorageError: the files can't be written.
+        StorageError: the files can't be written, or one of them is the model's own or its side-car.
     """
     started = time.perf_counter()
     out = Path(out)
     if out.suffix != ".safetensors":
         raise ModelError(f"{out}: tampered models are written as .safetensors")
     require_writable(out)
+    require_other(out, classifier.source)
+    require_other(sidecar_path(out), sidecar_path(Path(classifier.source)))
     classifier = with_weights(classifier)
     original = architecture_of(classifier, architecture)
     check_fits(original, classifier.module.state_dict(), classifier.source)
