@@ -137,8 +137,8 @@ def load_splits(source: str, samples: int | None) -> tuple[ImageData, ImageData]
     """Training and test images, read once per process.
 
     Raises:
-        DataError: they can't be read; test images of other classes; or they are the same images, as of data without splits: accuracies, success rates
-            and detectors' scores on images that were trained on flatter.
+        DataError: they can't be read; test images of other classes; or they are the same images, as of data without
+            splits: accuracies, success rates and detectors' scores on images that were trained on flatter.
     """
     train_data = open_data(source, "train")
     test_data = in_classes_of(train_data, open_data(source, "test"))
