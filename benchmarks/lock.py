@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from benchmarks.cells import Cells
 from benchmarks.faces import faces
-from benchmarks.lock_attacks import Attack, key_attacks, model_attacks, unlabelled_attacks
+from benchmarks.lock_attacks import Attack, key_attacks, model_attacks
 from benchmarks.lock_beyond import beyond
 from benchmarks.lock_measures import USERS, keying_cost, traced
 from benchmarks.lock_together import marked_first, together
@@ -276,15 +276,7 @@ def mislabelled(name: str, mislabel: str) -> dict[str, Any]:
 def attacked(name: str) -> dict[str, Any]:
     """Every attack on one lock, each with what it took."""
     images, built = task(name), architecture(name)
-    return _tried(name, {**model_attacks(images, shipped, built, 0), **key_attacks(images, shipped, 0)})
-
-
-def unlabelled(name: str) -> dict[str, Any]:
-    """Those of them alone that need no label."""
-    return _tried(name, unlabelled_attacks(task(name), shipped, 0))
-
-
-def _tried(name: str, attacks: dict[str, Attack]) -> dict[str, Any]:
+    attacks = {**model_attacks(images, shipped, built, 0), **key_attacks(images, shipped, 0)}
     return {label: cell(f"attack-{name}-{label}", partial(_accuracy, attack)) for label, attack in attacks.items()}
 
 
@@ -355,7 +347,6 @@ def main() -> None:
         closely["atoms"] = [row | {"but": "residual of atoms"}] if row else []
     if "beyond" in parts:
         closely["beyond"] = cell("beyond-fashion-mnist", lambda: beyond(task("fashion-mnist"), *shipped()))
-        closely["unlabelled"] = unlabelled("fashion-mnist")
     if "mislabel" in parts:
         closely["mislabel"] = {kind: mislabelled("fashion-mnist", kind) for kind in ("uniform", "shift", "random")}
     if "attacks" in parts:

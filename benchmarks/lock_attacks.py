@@ -44,7 +44,7 @@ def key_attacks(task: Task, opened: Opened, seed: int) -> dict[str, Attack]:
     attacks: dict[str, Attack] = {"a shared key": partial(shared_key, task, opened)}
     for count in PAIRS:
         attacks[f"surrogate from {count} pairs"] = partial(surrogate, task, opened, seed, count)
-    attacks |= unlabelled_attacks(task, opened, seed)
+    attacks |= _unlabelled_attacks(task, opened, seed)
     for share in reversed(SHARES):
         data = part(task, share)
         for bound, epsilon in BOUNDS.items():
@@ -53,7 +53,7 @@ def key_attacks(task: Task, opened: Opened, seed: int) -> dict[str, Attack]:
     return attacks
 
 
-def unlabelled_attacks(task: Task, opened: Opened, seed: int) -> dict[str, Attack]:
+def _unlabelled_attacks(task: Task, opened: Opened, seed: int) -> dict[str, Attack]:
     """Those that need the locked model's weights and no label: with no image of the task beside those asked, or few."""
     few, attacks = part(task, SHARES[0]), dict[str, Attack]()
     for bound, epsilon in BOUNDS.items():

@@ -173,13 +173,6 @@ def attacks() -> str:
     return table(["attack", "accuracy", "more than from scratch, points"], rows)
 
 
-def unlabelled() -> str:
-    """What attackers end with who have no label."""
-    found = {name: row for name, row in load("lock").get("fashion-mnist", {}).get("unlabelled", {}).items() if row}
-    rows = [[name, f"{row['accuracy']:.1%}"] for name, row in found.items()]
-    return table(["attack", "accuracy"], rows) if rows else PENDING
-
-
 def together() -> str:
     """One model that is locked, marked and sealed."""
     part = load("lock").get("fashion-mnist", {}).get("together", {})

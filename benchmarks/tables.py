@@ -157,7 +157,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "lock codes": lock_tables.codes,
     "lock mislabel": lock_tables.mislabel,
     "lock attacks": lock_tables.attacks,
-    "lock unlabelled": lock_tables.unlabelled,
     "lock together": lock_tables.together,
     "lock cost": lock_tables.cost,
     "seal hosts": seal_tables.hosts,
