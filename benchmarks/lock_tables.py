@@ -150,7 +150,7 @@ def mislabel() -> str:
     kinds = {kind: row for kind, row in found.items() if row}
     if len(kinds) < 2:
         return PENDING
-    readers = list(next(iter(kinds.values()))["table"][KEYED])
+    readers = [way for way in READERS if way in next(iter(kinds.values()))["table"][KEYED]]
     rows = [
         [kind, row_name, *(f"{row['table'][row_name][reader]:.1%}" for reader in readers)]
         for kind, row in kinds.items()
