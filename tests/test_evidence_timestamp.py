@@ -93,6 +93,12 @@ def test_only_the_digest_leaves_the_machine(monkeypatch: pytest.MonkeyPatch, sta
     assert len(sent[0]) < 100
 
 
+def test_a_name_and_password_in_the_address_are_told_to_that_host(server: Server) -> None:
+    request_time_stamp(MESSAGE, server.url)
+    request_time_stamp(MESSAGE, server.url.replace("//", "//user:se%20cret@") + "/moved")
+    assert server.logins[-3:] == [None, *["Basic dXNlcjpzZSBjcmV0"] * 2]
+
+
 def test_a_redirect_on_the_same_host_is_followed(server: Server, authority: Authority) -> None:
     answer = request_time_stamp(MESSAGE, f"{server.url}/moved")
     assert verify_time_stamp(answer, MESSAGE, read_roots(authority.root))

@@ -1,6 +1,7 @@
 """`Lock`: keying, tracing and users, in memory and on disk; a user's own key network; the locked model at rest."""
 
 import math
+import threading
 from io import BytesIO
 from pathlib import Path
 from statistics import NormalDist
@@ -528,3 +529,24 @@ def test_locks_of_the_first_format(channels: int, tmp_path: Path) -> None:
     else:
         with pytest.raises(ModelError, match="holds no key network of this version"):
             Lock.open(tmp_path, OWNER)
+
+
+def test_saving_and_issuing_at_once_wait_for_each_other_in_one_order(tmp_path: Path) -> None:
+    lock = tiny_lock()
+    lock.save(tmp_path, OWNER)
+
+    def issue() -> None:
+        for number in range(40):
+            lock.users.admit(f"user {number}")
+
+    def save() -> None:
+        for _ in range(40):
+            lock.save(tmp_path, OWNER)
+
+    threads = [threading.Thread(target=target, daemon=True) for target in (issue, save)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert len(Lock.open(tmp_path, OWNER).users) == 40

@@ -1,6 +1,7 @@
 """Seals and TF32: off while sealing and checking, whatever the process is set to; and as a variant that is shipped."""
 
 import copy
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from intaglio.errors import ClassifierError
 from intaglio.seal import Boundary, Request, Seal, Variance, check_seal, make_seal
 from intaglio.seal.draws import Draws
 from intaglio.seal.executions import executions
-from intaglio.seal.precision import full_precision
+from intaglio.seal.precision import _operators, full_precision
 from intaglio.seal.tf32 import Tf32, rounded
 from seal_models import KEY, SHAPE, classifier, sealed_module, toy_seal
 
@@ -63,6 +64,38 @@ def test_tf32_is_off_inside_and_as_before_after(process: tuple[bool, bool, str])
     with pytest.raises(RuntimeError, match="whatever"), full_precision():
         raise RuntimeError("whatever")
     assert settings() == process
+
+
+def test_the_last_of_several_threads_puts_the_settings_back(process: tuple[bool, bool, str]) -> None:
+    inside, left, seen = threading.Event(), threading.Event(), []
+
+    def other() -> None:
+        with full_precision():
+            inside.set()
+            left.wait(10)
+            seen.append(settings())
+
+    thread = threading.Thread(target=other)
+    with full_precision():
+        thread.start()
+        assert inside.wait(10)
+    left.set()
+    thread.join()
+    assert seen == [EXACT]
+    assert settings() == process
+
+
+def test_putting_a_flag_back_sets_nothing_else() -> None:
+    operators = _operators()
+    MATRICES.allow_tf32 = True
+    before = [operator.fp32_precision for operator in operators]
+    try:
+        with full_precision():
+            assert {operator.fp32_precision for operator in operators} <= {"ieee"}
+        assert [operator.fp32_precision for operator in operators] == before
+        assert MATRICES.allow_tf32
+    finally:
+        MATRICES.allow_tf32 = False
 
 
 def test_settings_operator_by_operator_are_turned_off_and_put_back() -> None:

@@ -85,12 +85,14 @@ class Server:
 
     def __init__(self, authority: Authority) -> None:
         self.asked: list[str] = []
+        self.logins: list[str | None] = []
         self.released = threading.Event()
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 server.asked.append(f"{self.path} {self.headers['Content-Type']}")
+                server.logins.append(self.headers["Authorization"])
                 query = self.rfile.read(int(self.headers["Content-Length"]))
                 name = self.path.strip("/")
                 if name == "hang":

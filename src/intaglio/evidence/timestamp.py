@@ -5,6 +5,7 @@ Only the SHA-256 of the bytes is sent.
 
 import hashlib
 import time
+from base64 import b64encode
 from datetime import UTC, datetime
 from http import HTTPStatus
 from http.client import responses
@@ -133,10 +134,10 @@ def _decoded(answer: bytes) -> TimeStampResponse:
 
 def _post(url: str, body: bytes, timeout: float) -> bytes:
     """The answer's body, within `timeout` seconds, whatever comes how slowly."""
-    headers = httpx.Headers(_HEADERS).raw
     deadline = time.monotonic() + timeout
     try:
         target = _address(httpx.URL(url), url)
+        headers = httpx.Headers(_HEADERS | _login(target)).raw
         for _ in range(_MOST_REDIRECTS + 1):
             answer = Wire(target, _until(deadline), Clock()).exchange("POST", target, headers, body)
             if not (300 <= answer.status < 400 and "location" in answer.headers):
@@ -151,6 +152,13 @@ def _address(url: httpx.URL, given: str) -> httpx.URL:
     if url.scheme not in ("http", "https") or not url.host:
         raise RemoteError(f"{given}: is no address that starts with http:// or https://")
     return url
+
+
+def _login(url: httpx.URL) -> dict[str, str]:
+    """HTTP basic authentication, where the address has a name and password; redirects keep to its host."""
+    if not url.userinfo:
+        return {}
+    return {"Authorization": "Basic " + b64encode(f"{url.username}:{url.password}".encode()).decode()}
 
 
 def _until(deadline: float) -> Conduct:

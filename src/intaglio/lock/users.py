@@ -154,12 +154,12 @@ class UserStore:
     @contextmanager
     def _changing(self) -> Iterator[dict[str, User]]:
         """The newest list, which nobody else changes meanwhile."""
-        with self._threads:
-            if self._path is None:
+        if self._path is None:
+            with self._threads:
                 yield self._users
-            else:
-                with holding(self._path.parent):
-                    yield self._newest()
+        else:
+            with holding(self._path.parent), self._threads:  # in this order, as `Lock.save` has it
+                yield self._newest()
 
     def _newest(self) -> dict[str, User]:
         """Everyone by now: the file is read again if anybody wrote it since."""
