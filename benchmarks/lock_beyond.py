@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.owners import Task, classifier
-from intaglio.evidence.statistics import proportion
 from intaglio.lock import Lock, check_lock
 from intaglio.lock.channel import rounded
 from intaglio.lock.leaks import READERS, recovered
@@ -61,7 +60,7 @@ def codes(task: Task, locked: nn.Module, lock: Lock) -> dict[str, dict[str, floa
         matches = lock.trace(keyed[:_FRAMED]).images
         found[name] = {
             "accuracy": float((answers == labels).double().mean()),
-            "named": proportion(sum(match.user == _USER for match in matches), len(matches)).value,
+            "named": sum(match.user == _USER for match in matches) / len(matches),
         }
     return found
 

@@ -4,7 +4,6 @@ import math
 from typing import ClassVar
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, linear
 
@@ -14,6 +13,7 @@ from intaglio.data import ImageData
 from intaglio.errors import RecipeError
 from intaglio.seeds import derive_seed, torch_generator
 from intaglio.training import TrainingSettings, train
+from intaglio.training.settings import checked_settings
 from intaglio.triggers import Trigger
 from intaglio.triggers.sample_specific import EPSILON, SampleSpecificEncoder, SampleSpecificTrigger, Secret
 
@@ -76,11 +76,9 @@ class ISSBA(RelabellingAttack):
         self._settings()  # a bench checks its rows by making them: what can't be trained must not be made
 
     def _settings(self) -> TrainingSettings:
-        try:
-            return TrainingSettings(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise RecipeError(f"{first['loc'][0]}: {first['msg']}") from error
+        return checked_settings(
+            {"steps": self.steps, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        )
 
     def make_trigger(self, data: ImageData, device: str) -> Trigger:
         channels, height, width = data.input_shape

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from intaglio.classifiers.outputs import Outputs
 from intaglio.classifiers.preprocessing import Preprocessing
 from intaglio.errors import ModelError
-from intaglio.files import write_json
+from intaglio.files import require_new, write_json
 from intaglio.networks import Architecture
 
 _SIZE_LIMIT = 1 << 20
@@ -48,6 +48,16 @@ class Sidecar(BaseModel):
 def sidecar_path(model: Path) -> Path:
     """Where the side-car of exactly this model file is written: `<stem>.intaglio.json`."""
     return model.with_name(f"{model.stem}.intaglio.json")
+
+
+def require_new_model(model: Path, *copies: Path) -> None:
+    """Refuses to write over a model, its side-car, or its copies in other formats: each may be the only one there is.
+
+    Raises:
+        StorageError: there is one already.
+    """
+    for path in (model, sidecar_path(model), *copies):
+        require_new(path, "a model")
 
 
 def find_sidecar(model: Path) -> Sidecar | None:

@@ -111,6 +111,16 @@ def check_labelled(labels: Tensor, name: str, purpose: str, *, of: str = "images
         raise DataError(f"{name}: {unknown} {of} have no label; {purpose} needs them all")
 
 
+def check_answerable(labels: Tensor, name: str, classes: int) -> None:
+    """Refuses labels `[N]` that a model of so many classes can't answer.
+
+    Raises:
+        DataError: with the highest label.
+    """
+    if (highest := int(labels.max())) >= classes:
+        raise DataError(f"{name}: has labels up to {highest}, but the model answers with {classes} classes")
+
+
 def check_images(images: Tensor, name: str) -> None:
     """Refuses what is not float32 `[N, C, H, W]` or `[N, T, C, H, W]` with finite values in [0, 1].
 

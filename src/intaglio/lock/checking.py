@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from intaglio.classifiers import Classifier
-from intaglio.data import Data, ImageData, check_labelled, image_data
+from intaglio.data import Data, ImageData, check_answerable, check_labelled, image_data
 from intaglio.errors import DataError
 from intaglio.lock.channel import rounded
 from intaglio.lock.codes import random_planes, wrong_secret
@@ -163,10 +163,7 @@ def check_measurable(data: ImageData, classes: int) -> None:
     check_labelled(data.labels, data.name, "a leak table")
     if len(data) < 4:
         raise DataError(f"{data.name}: a leak table needs four images or more")
-    if int(data.labels.max()) >= classes:
-        raise DataError(
-            f"{data.name}: has labels up to {int(data.labels.max())}, but the model answers with {classes} classes"
-        )
+    check_answerable(data.labels, data.name, classes)
 
 
 def inputs_to_try(

@@ -8,7 +8,7 @@ from torch import nn
 
 from intaglio.classifiers import Classifier, TorchClassifier
 from intaglio.classifiers.derived import architecture_of, sidecar_of, with_weights
-from intaglio.classifiers.sidecar import sidecar_path
+from intaglio.classifiers.sidecar import require_new_model
 from intaglio.data import ImageData
 from intaglio.errors import DataError, ModelError
 from intaglio.evidence.key import Key
@@ -75,8 +75,7 @@ def lock_file(
     require_writable(target)
     require_new(out / KEY_NETWORK_FILE, "a lock")
     if not checkpoint.exists():  # what an interrupted run has written is its own
-        for path in {target, sidecar_path(target), out / ONNX if onnx else target}:
-            require_new(path, "a model")
+        require_new_model(target, *([out / ONNX] if onnx else []))
     locked, lock = train_lock(classifier, data, key, earlier=earlier, checkpoint=checkpoint, **options)
     sidecar = sidecar_of(classifier, built, "logits")
     if encrypt:

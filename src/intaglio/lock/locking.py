@@ -12,7 +12,7 @@ from torch import nn
 
 from intaglio.classifiers import Classifier, Preprocessing, TorchClassifier
 from intaglio.classifiers.outputs import recognise
-from intaglio.data import Data, ImageData, check_labelled, image_data
+from intaglio.data import Data, ImageData, check_answerable, check_labelled, image_data
 from intaglio.errors import ClassifierError, DataError
 from intaglio.evidence.key import Key
 from intaglio.lock.channel import own_quality
@@ -216,6 +216,4 @@ def _check_answers(module: nn.Module, data: ImageData, preprocessing: Preprocess
         raise ClassifierError("a model that is locked answers with logits [N, K] for K >= 2 classes")
     if recognise(answers) == "probabilities":
         raise ClassifierError("a model that is locked answers with logits, not probabilities: leave out its softmax")
-    if int(data.labels.max()) >= answers.shape[1]:
-        raise DataError(f"{data.name}: has labels up to {int(data.labels.max())}, but the model answers with "
-                        f"{answers.shape[1]} classes")  # fmt: skip
+    check_answerable(data.labels, data.name, answers.shape[1])

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from intaglio.classifiers import Classifier, export_onnx, save_classifier
 from intaglio.classifiers.derived import architecture_of, sidecar_of, with_weights
-from intaglio.classifiers.sidecar import sidecar_path
+from intaglio.classifiers.sidecar import require_new_model
 from intaglio.classifiers.weights import check_fits
 from intaglio.data import ImageData
 from intaglio.errors import DataError, IntaglioError
@@ -60,8 +60,7 @@ def mark_file(
     out = Path(out)
     require_writable(out / MODEL)
     require_new(out / COMMITMENT, "a commitment")
-    for path in (out / MODEL, sidecar_path(out / MODEL), *([out / ONNX] if onnx else [])):
-        require_new(path, "a model")  # perhaps the host's own folder, and its only unmarked copy
+    require_new_model(out / MODEL, *([out / ONNX] if onnx else []))  # perhaps the host's own folder, and its only copy
     classifier = with_weights(classifier)
     built = architecture_of(classifier, architecture)
     for part in (data, test or data):

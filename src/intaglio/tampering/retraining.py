@@ -1,19 +1,17 @@
 """Training a model on: what fine-tuning, overwriting, poisoning and distillation have in common."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict
+from collections.abc import Iterable
+from typing import TypedDict
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import nll_loss
 
 from intaglio.classifiers.outputs import Outputs, recognise, to_log_probs
-from intaglio.errors import RecipeError
 from intaglio.seeds import derive_seed
 from intaglio.tampering.tampering import Material
 from intaglio.training import TrainingSettings, train
-from intaglio.training.settings import Augmentation, OptimizerName, Schedule
+from intaglio.training.settings import Augmentation, OptimizerName, Schedule, checked_settings
 
 
 class Retraining(TypedDict, total=False):
@@ -54,12 +52,7 @@ def training_settings(defaults: Retraining, given: Retraining) -> TrainingSettin
     Raises:
         RecipeError: a value outside its range, or an option that isn't one.
     """
-    values: Mapping[str, Any] = {**defaults, **given}
-    try:
-        return TrainingSettings(**values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise RecipeError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
+    return checked_settings({**defaults, **given})
 
 
 def retrain(

@@ -1,8 +1,11 @@
 """How a network is trained: one model for recipes, the command line and Python."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from intaglio.errors import RecipeError
 
 OptimizerName = Literal["adam", "adamw", "sgd"]
 Augmentation = Literal["none", "flip", "shift", "noise"]
@@ -30,3 +33,16 @@ class TrainingSettings(BaseModel):
     schedule: Schedule = "cosine"
     steps: int | None = Field(default=None, ge=1)
     freeze_batchnorm: bool = False
+
+
+def checked_settings(values: Mapping[str, Any]) -> TrainingSettings:
+    """The settings of these values.
+
+    Raises:
+        RecipeError: a value outside its range, or an option that isn't one; it says which.
+    """
+    try:
+        return TrainingSettings(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise RecipeError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
