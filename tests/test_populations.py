@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -216,8 +217,18 @@ def test_workers_end_with_their_killed_parent(tmp_path: Path) -> None:
         worker = int(process.stdout.readline())
         process.kill()
         process.communicate(timeout=60)  # the worker holds the pipe's other end open for as long as it lives
-    status = Path(f"/proc/{worker}/status")  # gone, or dead and waiting for an init that reaps
-    assert not status.exists() or "State:\tZ" in status.read_text()
+    deadline = time.monotonic() + 10
+    while not (ended := has_ended(worker)) and time.monotonic() < deadline:
+        time.sleep(0.01)  # a dying process closes its pipes a moment before it is marked as dead
+    assert ended
+
+
+def has_ended(process: int) -> bool:
+    """Gone, or dead and waiting for an init that reaps."""
+    try:
+        return "State:\tZ" in Path(f"/proc/{process}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def die(task: int) -> int:
