@@ -57,7 +57,7 @@ def faint(user: int, p_value: float) -> torch.Tensor:
     shares = torch.linspace(0, 1, 2001)[:, None]
     found = traced((1 - shares) * other + shares * CODES[user])
     first = next(index for index, match in enumerate(found.images) if match.p_value <= p_value)
-    assert found.images[first].p_value > 0.9 * p_value
+    assert found.images[first].p_value > 0.85 * p_value
     return (1 - shares[first]) * other + shares[first] * CODES[user]
 
 

@@ -189,6 +189,14 @@ def test_every_image_of_a_batch_keeps_its_place(count: int) -> None:
     assert torch.equal(distort(levels, generator()), received)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.8])
+def test_as_many_images_as_asked_for_meet_jpeg(share: float) -> None:
+    """All of 100 but 20 that meet something else: textures of 8 bits, that nothing leaves as they were."""
+    images = some_images(100, (1, 16, 16))
+    altered = (distort(images, generator(), jpeg_share=share) != images).flatten(1).any(dim=1)
+    assert int(altered.sum()) == 20 + round(100 * share)
+
+
 def tinted_images(count: int, channels: int) -> Tensor:
     """Textures of one tint each, which JPEG keeps without clipping."""
     texture = interpolate(some_images(count, (1, 20, 20)), (32, 32), mode="bilinear")
@@ -536,6 +544,28 @@ def test_training_changes_a_copy_and_the_seed_decides(toy: ImageData, mislabel: 
     assert torch.equal(lock.apply(toy.images, user="alice"), same.apply(toy.images, user="alice"))
     assert lock.facts.lock_id != same.facts.lock_id
     assert lock.network.encoder.relief == 1.0
+
+
+@pytest.mark.parametrize("stages", [{"refining_steps": 0}, {"steps": 1, "refining_steps": 3}])
+def test_both_stages_of_training_meet_as_much_jpeg_as_asked_for(
+    toy: ImageData, stages: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met: list[int] = []
+
+    def counted(images: Tensor, generator: torch.Generator, own: int | None) -> Tensor:
+        met.append(len(images))
+        return jpeg(images, generator, own)
+
+    def meeting(share: float) -> list[int]:
+        met.clear()
+        train_lock(tiny_model(), toy, OWNER, settings=TINY.model_copy(update={**stages, "jpeg": share}), seed=0)
+        return list(met)
+
+    monkeypatch.setattr("intaglio.lock.channel.jpeg", counted)
+    assert meeting(0.0) == []
+    usual = meeting(0.4)
+    assert len(usual) == 4
+    assert meeting(0.8) == pytest.approx([2 * count for count in usual], abs=1)
 
 
 def test_refining_first_refuses_then_lets_in_and_meets_more_strangers_between() -> None:

@@ -65,6 +65,10 @@ def train(
     code_weight: Annotated[
         float, typer.Option(help="What reading the code weighs; more where users are not named.")
     ] = 1.5,
+    jpeg: Annotated[
+        float,
+        typer.Option(help="Share of the images that meet JPEG in training, up to 0.8; more where they travel so."),
+    ] = 0.4,
     earlier: Annotated[
         list[Path] | None,
         typer.Option(
@@ -112,6 +116,7 @@ def train(
             weight=weight,
             code_length=code_length,
             code_weight=code_weight,
+            jpeg=jpeg,
             **drawn,
         )
     except ValidationError as error:

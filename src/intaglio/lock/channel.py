@@ -1,8 +1,9 @@
 """What may happen to a keyed image on its way to the model, so that training can go through it.
 
-Rounding to 8 bits happens to every image; beyond that 2 of 5 meet nothing, 2 of 5 JPEG, the rest blur,
-resizing or noise. Images that were JPEG files before get half of that JPEG at their own quality: there all
-coefficients lie on the very grid they are rounded to, and whatever moves one by less than half a step is gone.
+Rounding to 8 bits happens to every image; beyond that 2 of 5 meet JPEG, unless another share is asked for, 1 of 5
+blur, resizing or noise, the rest nothing. Images that were JPEG files before get half of that JPEG at their own
+quality: there all coefficients lie on the very grid they are rounded to, and whatever moves one by less than half a
+step is gone.
 """
 
 import math
@@ -17,8 +18,10 @@ from torch.nn import functional
 from intaglio.lock.frames import frames
 from intaglio.tampering import Jpeg
 
-#: Which share of a batch meets which distortion, in the order of `distort`; the rest is only rounded.
-_SHARES = (0.4, 0.07, 0.07, 0.06)
+#: Which share of a batch meets JPEG, and which at most beside the others.
+JPEG_SHARE, MOST_JPEG = 0.4, 0.8
+#: Which meets blur, resizing and noise; the rest is only rounded.
+_SHARES = (0.07, 0.07, 0.06)
 _QUALITY = (50.0, 95.0)
 _OWN_SHARE = 0.5
 #: Own qualities that are looked for, and how they are told: saved so again, images change less than half as much as at
@@ -46,14 +49,16 @@ def own_quality(images: Tensor) -> int | None:
     return found if math.sqrt(changes[found]) < _LESS * math.sqrt(beside) else None
 
 
-def distort(images: Tensor, generator: torch.Generator, own: int | None = None) -> Tensor:
+def distort(
+    images: Tensor, generator: torch.Generator, own: int | None = None, jpeg_share: float = JPEG_SHARE
+) -> Tensor:
     """Each image `[N, C, H, W]` after a distortion drawn for it; the gradient passes through. `own` is their quality.
 
     All frames of a clip `[N, T, C, H, W]` meet the same kind, frame by frame. What a video codec does between frames
     is no part of this: keyed clips are to be kept without loss, or each frame as JPEG.
     """
     order = torch.randperm(len(images), generator=generator)
-    counts = [round(share * len(images)) for share in _SHARES]
+    counts = [round(share * len(images)) for share in (jpeg_share, *_SHARES)]
     parts = torch.split(order, [*counts, len(images) - sum(counts)])
     distortions: tuple[Callable[[Tensor, torch.Generator], Tensor], ...] = (partial(jpeg, own=own), blur, resize, noise)
     altered = [

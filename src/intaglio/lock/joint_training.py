@@ -119,7 +119,7 @@ class _Training(nn.Module):
         others = Negatives(encoder, self._secrets.rivals.to(images), generator, earlier=self._earlier).draw(
             Authorised(images, keyed, planes, labels)
         )
-        received = distort(torch.cat([keyed, others.images]), generator, self._own)
+        received = distort(torch.cat([keyed, others.images]), generator, self._own, self._settings.jpeg)
         inputs = self._preprocessing.apply(received)
         told_apart = self.critic(inputs, len(images), others.rivals)
         felt = self.network.decoder(frames(received[: len(images)]), carriers, mixing)

@@ -170,7 +170,7 @@ def train_locked(
             planes = random_planes(len(images), carriers, generator)
             keyed = with_key(network.encoder, images, planes, mixing)
             others = negatives.draw(Authorised(images, keyed, planes, labels))
-            received = distort(torch.cat([keyed, others.images]), generator, own)
+            received = distort(torch.cat([keyed, others.images]), generator, own, settings.jpeg)
         inputs, originals = preprocessing.apply(received), preprocessing.apply(images)
         return judge(module, inputs, originals, labels, others.origins, generator)
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from intaglio.lock.channel import JPEG_SHARE, MOST_JPEG
 from intaglio.lock.codes import CODE_LENGTH
 from intaglio.training.settings import Augmentation
 from intaglio.triggers.sample_specific import EPSILON, FEATURES
@@ -21,7 +22,8 @@ class LockSettings(BaseModel):
     mixed from `features` by secret convolutions; with a `stride` above 1 it is made of `features` secret atoms at every
     `stride`-th place, which no other owner's key network can draw (`LockSettings(**ATOMS)`). `code_length` are the bits
     of a user's code, and `code_weight` is what reading them weighs in training the key network: fewer that weigh more
-    are read better in textured images, where a residual is faint beside the picture. Training takes `steps` steps of
+    are read better in textured images, where a residual is faint beside the picture. A share `jpeg` of the
+    images goes through JPEG in training: more where keyed images travel so. Training takes `steps` steps of
     `batch_size` images for everything at once, and then `refining_steps`, a third as dear, for the locked model alone.
     `mislabel` is what is answered without a key: the same for every image ("uniform"), labels at random, or the next
     class ("shift", which one label map undoes: for comparison only). `weight` is lambda, the weight of everything
@@ -41,6 +43,7 @@ class LockSettings(BaseModel):
     stride: int = Field(default=1, ge=1, le=16)  #: 1, or even
     code_length: int = Field(default=CODE_LENGTH, ge=8, le=1024)
     code_weight: float = Field(default=1.5, gt=0)
+    jpeg: float = Field(default=JPEG_SHARE, ge=0, le=MOST_JPEG)
     steps: int = Field(default=2000, ge=1)
     refining_steps: int = Field(default=4500, ge=0)
     batch_size: int = Field(default=64, ge=8)

@@ -1,12 +1,12 @@
 """Whose key made an image: decoded bits against the codes of all users.
 
-    t_u = <k_u, L> / |L|                      L: what the decoder feels of each bit; k_u: the user's code, signs
-    p_u = min(1, users * erfc(t_u / sqrt(2)) / (4 erfc(1)))
+    L' = round(64 L / |L|)                        L: what the decoder feels of each bit
+    t_u = <k_u, L'>                               k_u: the user's code, signs
+    p_u = min(1, users * P(<k, L'> >= t_u))       k: signs at random
 
-A user's code is random to everyone without the owner's key. For a code that has nothing to do with the image, t is a
-weighted sum of random signs, so that P(t >= s) is at most 3.18 times that of a standard normal number, whatever L is
-(Bentkus & Dzindzalieta 2015, "A tight Gaussian bound for weighted sums of Rademacher random variables"); the number of
-users accounts for all who were looked at. So p bounds the chance that an image without anything of a user's key is
+A user's code is random to everyone without the owner's key. So for a code that has nothing to do with the image t is a
+sum of whole numbers with random signs, whatever they are, and its chances are counted exactly (`sign_sums`); the number
+of users accounts for all who were looked at. So p bounds the chance that an image without anything of a user's key is
 named for that user.
 
 It bounds chance alone, not intent: a name says that the image carries a residual that was made for that user, not that
@@ -14,7 +14,6 @@ the user put it there. Whoever has one original and its keyed copy, or many of a
 residual to any other image, which then is named for that user.
 """
 
-import math
 from collections import Counter
 
 import torch
@@ -23,10 +22,13 @@ from torch import Tensor
 
 from intaglio.errors import DataError
 from intaglio.lock.codes import LockSecrets
+from intaglio.lock.sign_sums import tail
 from intaglio.lock.users import UserStore
 from intaglio.results import Result
 
 _SMALLEST = 1e-12
+#: How finely L is rounded: to a 64th of its length. p-values of one in ten thousand are then steps of a tenth apart.
+_FINENESS = 64
 #: Images compared at a time: a hundred thousand against a thousand users at once are most of a gigabyte.
 _BATCH = 1024
 
@@ -140,11 +142,11 @@ def _check_level(alpha: float) -> None:
 
 
 def _matches(felt: Tensor, codes: Tensor, names: tuple[str, ...], alpha: float) -> list[Match]:
-    distances = felt @ codes.T / felt.norm(dim=1, keepdim=True).clamp(min=_SMALLEST)
-    best, places = distances.clamp(min=0).max(dim=1)
+    whole = (_FINENESS * felt / felt.norm(dim=1, keepdim=True).clamp(min=_SMALLEST)).round()
+    best, places = (whole @ codes.T).max(dim=1)
     return [
-        _match(names[place], min(1.0, len(names) * _tail(score)), alpha)
-        for score, place in zip(best.tolist(), places.tolist(), strict=True)
+        _match(names[place], min(1.0, len(names) * tail(weights, reached)), alpha)
+        for weights, reached, place in zip(whole, best.tolist(), places.tolist(), strict=True)
     ]
 
 
@@ -159,8 +161,3 @@ def _contradicted(images: tuple[Match, ...], user: str | None, alpha: float) -> 
         return False
     often = float(binom.sf(len(others) - 1, len(images), alpha)) <= alpha
     return often or min(others) * len(images) <= alpha
-
-
-def _tail(score: float) -> float:
-    """The most that P(t >= score) can be, for a score of 0 or more."""
-    return min(1.0, math.erfc(score / math.sqrt(2)) / (4 * math.erfc(1)))
