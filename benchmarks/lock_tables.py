@@ -12,7 +12,7 @@ NETWORKS = {"resnet14 8": "ResNet-14", "vgg 12": "VGG", "vgg 16": "VGG"}
 #: What locks were not trained against, those of now first.
 _KINDS = ("", ", residuals of the same class not refused", ", neither residuals of the same class nor rivals refused")
 #: The first row of the bars.
-_ASKED = ["**asked for**", "", "-1 or more", "-2 or more", "", "2 at most", "35, or 34", "0.95", "99 %", "95 %"]
+_ASKED = ["**asked for**", "", "-1 or more", "-2 or more", "", "2 at most", "35, or 34", "0.95", "99 %", "95 %", ""]
 #: Where other owners' keys are found, and what the locks they were tried on were trained for.
 _STRANGERS = {
     "strangers before": "VGG, the owner alone",
@@ -43,6 +43,7 @@ def bars() -> str:
                     f"{sum(row['ssim'] for row in found) / len(found):.3f}",
                     _shares(found, "PNG"),
                     _shares(found, "JPEG 75"),
+                    _spread([100 * row["traced"]["JPEG 75"]["nearest"] for row in found], 1) + " %",
                 ]
             )
     head = [
@@ -56,6 +57,7 @@ def bars() -> str:
         "SSIM",
         "user named from one PNG",
         "from one JPEG 75",
+        "nearest of 64 users, JPEG 75",
     ]
     return table(head, rows)
 

@@ -8,8 +8,9 @@ from intaglio.classifiers import CallableClassifier
 from intaglio.data import ImageData
 from intaglio.errors import DataError
 from intaglio.lock import LeakTable, check_lock
-from intaglio.lock.checking import BEYOND, KEYED, LOUD, SAME_CLASS, _of_its_class, inputs_to_try
+from intaglio.lock.checking import BEYOND, KEYED, LOUD, SAME_CLASS, _of_its_class, inputs_to_try, parts_to_try
 from intaglio.lock.leaks import READERS, by_chance, chance, recovered
+from intaglio.lock.quality import psnr, ssim
 from lock_models import STRANGER, some_images, tiny_lock
 
 CLASSES = 5
@@ -224,6 +225,34 @@ def test_inputs_are_8_bit_and_seeded() -> None:
         assert 0 <= float(made.min()) <= float(made.max()) <= 1
     assert not torch.equal(first["wrong key"], other["wrong key"])
     assert torch.equal(first["no key"], images)
+
+
+def test_images_are_made_and_asked_about_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not more than three of a kind at a time, in order, and whose residual is tried is drawn from all of them."""
+    monkeypatch.setattr("intaglio.lock.checking.batch_size", lambda shape: 3)
+    lock, images, labels = tiny_lock(), some_images(10) * 0.8 + 0.1, torch.arange(10) % 3
+    parts = list(parts_to_try(lock, images, labels))
+    assert max(len(part.images) for part in parts) == 3
+    for name, made in inputs_to_try(lock, images, labels).items():
+        own = [part for part in parts if part.inputs == name]
+        assert torch.equal(torch.cat([part.originals for part in own]), images)
+        assert torch.equal(torch.cat([part.images for part in own]), made)
+    made = inputs_to_try(lock, images, labels)
+    own, foreign = made[KEYED] - images, made["foreign residual"] - images
+    donors = torch.cdist(foreign.flatten(1), own.flatten(1)).argmin(dim=1)
+    assert sorted(donors.tolist()) == list(range(10))
+    assert sum(int(donor) // 3 != place // 3 for place, donor in enumerate(donors)) > 3
+    asked: list[int] = []
+
+    def answers(batch: Tensor) -> Tensor:
+        asked.append(len(batch))
+        return torch.zeros(len(batch), 3)
+
+    suspect = CallableClassifier(answers, input_shape=(1, 12, 12), num_classes=3, outputs="logits")
+    found = check_lock(suspect, lock, ImageData(images, labels))
+    assert (max(asked), sum(asked)) == (3, 10 * len(found.rows))
+    assert found.ssim == pytest.approx(float(ssim(images, made[KEYED]).mean()))
+    assert found.worst_psnr == pytest.approx(float(psnr(images, made[KEYED]).min()))
 
 
 def test_whose_residual_is_foreign_does_not_hang_on_the_order_of_the_data() -> None:

@@ -1,6 +1,7 @@
 """`check_lock`: the leak table of a locked model, what it answers to whom and what can be made of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,10 +27,11 @@ from intaglio.triggers.batches import batch_size
 MARGIN = 0.02
 JPEG_QUALITY = 75
 KEYED = "keyed, PNG"
+KEYED_JPEG = f"keyed, JPEG {JPEG_QUALITY}"
 SAME_CLASS = "foreign residual, same class"
 LOUD = "noise, four times as loud"
 #: Harder than what a lock has to refuse: measured and reported.
-BEYOND = (SAME_CLASS, LOUD)
+BEYOND = (LOUD, SAME_CLASS)
 _TIMES = 4.0
 
 
@@ -124,34 +126,40 @@ def check_lock(
     for one in (lock, *others):
         one.check(data.images)
     check_measurable(data, classifier.num_classes)
-    made = inputs_to_try(lock, data.images, data.labels, others=others, seed=seed)
-    keyed = made[KEYED]
-    rows = []
-    for name, images in made.items():
-        scores = classifier.log_probs(images)
-        found = {way: read(reader, scores, data.labels) for way, reader in READERS.items()}
-        authorised = name.startswith("keyed")
-        rows.append(
-            Leak(
-                inputs=name,
-                authorised=authorised,
-                held=not authorised and name not in BEYOND,
-                recovered={way: right(classes, data.labels) for way, classes in found.items()},
-                chance={way: by_chance(classes, data.labels) for way, classes in found.items()},
-            )
-        )
-    level, loud = chance(data.labels), psnr(data.images, keyed)
+    answers: dict[str, list[Tensor]] = {}
+    loud, alike = [], []
+    for part in parts_to_try(lock, data.images, data.labels, others=others, seed=seed):
+        answers.setdefault(part.inputs, []).append(classifier.log_probs(part.images))
+        if part.inputs == KEYED:
+            loud.append(psnr(part.originals, part.images))
+            alike.append(ssim(part.originals, part.images))
+    level, loudness = chance(data.labels), torch.cat(loud)
     table = LeakTable(
         subject=classifier.source,
         images=len(data),
         chance=level,
-        rows=tuple(rows),
-        psnr=float(loud.mean()),
-        worst_psnr=float(loud.min()),
-        ssim=float(ssim(data.images, keyed).mean()),
+        rows=tuple(
+            _leak(name, torch.cat(answers[name]), data.labels) for name in _kinds(len(others)) if name in answers
+        ),
+        psnr=float(loudness.mean()),
+        worst_psnr=float(loudness.min()),
+        ssim=float(torch.cat(alike).mean()),
         tight=False,
     )
     return table.model_copy(update={"tight": table.worst <= MARGIN})
+
+
+def _leak(name: str, scores: Tensor, labels: Tensor) -> Leak:
+    """The row of a kind of input, from what the model answers to all images of it."""
+    found = {way: read(reader, scores, labels) for way, reader in READERS.items()}
+    authorised = name in (KEYED, KEYED_JPEG)
+    return Leak(
+        inputs=name,
+        authorised=authorised,
+        held=not authorised and name not in BEYOND,
+        recovered={way: right(classes, labels) for way, classes in found.items()},
+        chance={way: by_chance(classes, labels) for way, classes in found.items()},
+    )
 
 
 def check_measurable(data: ImageData, classes: int) -> None:
@@ -166,44 +174,77 @@ def check_measurable(data: ImageData, classes: int) -> None:
     check_answerable(data.labels, data.name, classes)
 
 
+class Part(NamedTuple):
+    """Some images of one kind, and what they were made of, both `[N, ...]`."""
+
+    inputs: str
+    originals: Tensor
+    images: Tensor
+
+
+def parts_to_try(
+    lock: Lock, images: Tensor, labels: Tensor | None = None, *, others: Sequence[Lock] = (), seed: int = 0
+) -> Iterator[Part]:
+    """Every kind of input, of 8-bit values, batch by batch in the order of `images`; `KEYED` ones are authorised.
+
+    Every image is keyed for another user, and every wrong key is another one. Of several other locks each has a row.
+    Holds all keyed images, as bytes, and a batch of each kind.
+    """
+    generator = torch_generator(seed, "lock", "check")
+    size = max(1, batch_size(images.shape) // frame_count(images))
+    batches = torch.split(torch.arange(len(images)), size)
+    keyed: list[Tensor] = []
+    for batch in batches:
+        originals, made = images[batch], {"no key": images[batch]}
+        with torch.inference_mode():
+            planes = random_planes(len(batch), lock.secrets.carriers, generator)
+            as_drawn = with_key(lock.network.encoder, originals, planes, lock.secrets.mixing)
+            made[KEYED] = rounded(as_drawn)
+            secret = wrong_secret(lock.network.encoder, planes, generator)
+            made["wrong key"] = with_key(lock.network.encoder, originals, *secret)
+            made["matched noise"] = matched_noise(originals, as_drawn, generator)
+            made["decoy's key"] = keyed_by_decoys(originals, generator)
+            for number, one in enumerate(others):
+                planes = random_planes(len(batch), one.secrets.carriers, generator)
+                made[_of_another(number)] = with_key(one.network.encoder, originals, planes, one.secrets.mixing)
+            made[KEYED_JPEG] = Jpeg(quality=JPEG_QUALITY)(made[KEYED])
+        keyed.append((255 * made[KEYED]).round().byte())
+        yield from _received(originals, made)
+    levels = torch.cat(keyed)
+    order = torch.randperm(len(images), generator=generator)  # whose residual is tried must not hang on how data lie
+    donors = {"foreign residual": before_in(order)}
+    if labels is not None:
+        donors[SAME_CLASS] = _of_its_class(order, labels)
+    louder = torch_generator(seed, "lock", "check", "louder")
+    for batch in batches:
+        originals = images[batch]
+        made = {LOUD: matched_noise(originals, levels[batch] / 255, louder, _TIMES)}
+        for name, before in donors.items():
+            made[name] = originals + levels[before[batch]] / 255 - images[before[batch]]
+        yield from _received(originals, made)
+
+
+def _received(originals: Tensor, made: Mapping[str, Tensor]) -> Iterator[Part]:
+    """What was made, as it arrives."""
+    for name, images in made.items():
+        yield Part(name, originals, rounded(images.clamp(0, 1)).clone())
+
+
 def inputs_to_try(
     lock: Lock, images: Tensor, labels: Tensor | None = None, *, others: Sequence[Lock] = (), seed: int = 0
 ) -> dict[str, Tensor]:
-    """Kinds of input by name, all of 8-bit values; those that begin with "keyed" are authorised.
+    """All of `parts_to_try` by kind, authorised kinds first: as much memory as a dozen times the images."""
+    made: dict[str, list[Tensor]] = {name: [] for name in _kinds(len(others))}
+    for part in parts_to_try(lock, images, labels, others=others, seed=seed):
+        made[part.inputs].append(part.images)
+    return {name: torch.cat(parts) for name, parts in made.items() if parts}
 
-    Every image is keyed for another user, and every wrong key is another one. Of several other locks each has a row.
-    """
-    generator = torch_generator(seed, "lock", "check")
-    keyed, wrong, noisy, decoyed = [], [], [], []
-    of_others: dict[str, list[Tensor]] = {_of_another(number): [] for number in range(len(others))}
-    with torch.inference_mode():
-        for part in torch.split(images, max(1, batch_size(images.shape) // frame_count(images))):
-            planes = random_planes(len(part), lock.secrets.carriers, generator)
-            keyed.append(with_key(lock.network.encoder, part, planes, lock.secrets.mixing))
-            wrong.append(with_key(lock.network.encoder, part, *wrong_secret(lock.network.encoder, planes, generator)))
-            noisy.append(matched_noise(part, keyed[-1], generator))
-            decoyed.append(keyed_by_decoys(part, generator))
-            for one, found in zip(others, of_others.values(), strict=True):
-                planes = random_planes(len(part), one.secrets.carriers, generator)
-                found.append(with_key(one.network.encoder, part, planes, one.secrets.mixing))
-    order = torch.randperm(len(images), generator=generator)  # whose residual is tried must not hang on how data lie
-    residuals = rounded(torch.cat(keyed)) - images
-    louder = torch_generator(seed, "lock", "check", "louder")
-    made = {
-        KEYED: keyed,
-        "no key": [images],
-        "wrong key": wrong,
-        "decoy's key": decoyed,
-        "foreign residual": [images + residuals[before_in(order)]],
-        "matched noise": noisy,
-        **of_others,
-        LOUD: [matched_noise(images, images + residuals, louder, _TIMES)],
-    }
-    if labels is not None:
-        made[SAME_CLASS] = [images + residuals[_of_its_class(order, labels)]]
-    received = {name: rounded(torch.cat(parts).clamp(0, 1)).clone() for name, parts in made.items()}
-    received[f"keyed, JPEG {JPEG_QUALITY}"] = Jpeg(quality=JPEG_QUALITY)(received[KEYED])
-    return dict(sorted(received.items(), key=lambda entry: not entry[0].startswith("keyed")))
+
+def _kinds(others: int) -> tuple[str, ...]:
+    """All kinds of input in the order of the table, with so many other locks."""
+    strangers = (_of_another(number) for number in range(others))
+    refused = ("no key", "wrong key", "decoy's key", "foreign residual", "matched noise", *strangers)
+    return (KEYED, KEYED_JPEG, *refused, *BEYOND)
 
 
 def _of_its_class(order: Tensor, labels: Tensor) -> Tensor:
