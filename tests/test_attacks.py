@@ -117,6 +117,21 @@ def test_badnets_is_a_patch_for_all_classes() -> None:
     assert BadNets(trigger=TRIGGER).trigger is TRIGGER
 
 
+def test_badnets_with_another_patch_and_another_goal() -> None:
+    made = BadNets(rate=0.25, seed=7, size=5, colour="black", shape="cross", opacity=0.5, goal="all-to-all")
+    assert (
+        made.trigger.describe() == PatchTrigger(size=5, colour="black", shape="cross", opacity=0.5, seed=7).describe()
+    )
+    result = made.poison(data())
+    changed = result.poisoned
+    assert int(changed.sum()) == 25
+    assert torch.equal(result.data.labels[changed], (data().labels[changed] + 1) % 5)
+    specific = BadNets(target=1, rate=0.1, source=3, cover=2.0).poison(data())
+    assert specific.goal == SourceSpecific(source=3, target=1)
+    assert specific.describe()["poison_rates"]["cover"] == pytest.approx(0.2)
+    assert bool((data().labels[specific.data.labels != data().labels] == 3).all())
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -127,6 +142,12 @@ def test_badnets_is_a_patch_for_all_classes() -> None:
         (lambda: BadNets(target=5), "the goal names class 5, but there are only 5"),
         (lambda: DirtyLabelAttack(TRIGGER, SourceSpecific(source=9, target=0)), "names class 9"),
         (lambda: DirtyLabelAttack(TRIGGER, SourceSpecific(source=2, target=2)), "source and target are both class 2"),
+        (lambda: BadNets(source=0), "another class than the target"),
+        (lambda: BadNets(source=1, goal="all-to-all"), "goes with all-to-one"),
+        (lambda: BadNets(source=-1), "got -1"),
+        (lambda: BadNets(goal="one-to-all"), "a goal is all-to-one or all-to-all, got 'one-to-all'"),  # type: ignore[arg-type]
+        (lambda: BadNets(size=0), "a whole size >= 1"),
+        (lambda: BadNets(trigger=TRIGGER, size=4), "a trigger or options of its patch, not both"),
         (lambda: BadNets(rate=0.81), "81 poisoned samples are asked for, but only 80 are eligible"),
         (lambda: DirtyLabelAttack(TRIGGER, SourceSpecific(source=0, target=1), rate=0.21), "only 20 are eligible"),
         (

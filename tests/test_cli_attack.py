@@ -16,9 +16,11 @@ from intaglio.attacks import (
     ATTACKS,
     SIG,
     AllToAll,
+    AllToOne,
     BadNets,
     Blended,
     DirtyLabelAttack,
+    SourceSpecific,
     accuracy,
     attack_success_rate,
 )
@@ -46,6 +48,8 @@ ARCHITECTURE = Architecture(name="resnet8", input_shape=(1, 12, 12), num_classes
     ("name", "texts", "expected"),
     [
         ("badnets", {"rate": "0.2", "target": "3"}, {"rate": 0.2}),
+        ("badnets", {"goal": "all-to-all", "source": "none", "size": "5"}, {"goal": AllToAll()}),
+        ("badnets", {"source": "2", "cover": "0.5"}, {"goal": SourceSpecific(source=2, target=0), "cover": 0.5}),
         ("sig", {"test_delta": "0.3"}, {"rate": 0.3}),
         ("sig", {"test_delta": "none"}, {}),
         ("adaptive-patch", {"size": "4"}, {"size": 4}),
@@ -59,7 +63,7 @@ def test_options_as_text(name: str, texts: dict[str, str], expected: dict[str, A
     assert type(made) is ATTACKS[name]
     assert {key: getattr(made, key) for key in expected} == expected
     assert made.seed == 9
-    assert made.goal.model_dump() == {"kind": "all-to-one", "target": int(texts.get("target", 0))}
+    assert made.goal == expected.get("goal", AllToOne(target=int(texts.get("target", 0))))
 
 
 @pytest.mark.parametrize(
@@ -72,6 +76,8 @@ def test_options_as_text(name: str, texts: dict[str, str], expected: dict[str, A
         ),
         ("badnets", {"rates": "1"}, "badnets has no option 'rates'; it has target, rate"),
         ("badnets", {"seed": "1"}, "badnets has no option 'seed'"),
+        ("badnets", {"goal": "all-to-none"}, "option goal must be all-to-one or all-to-all, got 'all-to-none'"),
+        ("badnets", {"source": "0"}, "badnets: a source is another class than the target"),
         ("sig", {"rate": "much"}, "sig: option rate must be a number, got 'much'"),
         ("sig", {"test_delta": "x"}, "option test_delta must be a number or none"),
         ("sig", {"rate": "7"}, r"sig: the share of the target class that is altered lies in \(0, 1\]"),

@@ -1,16 +1,17 @@
 """Dirty-label poisoning: a share of the training set carries the trigger and the wanted label."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from intaglio.attacks.attack import all_to_one
-from intaglio.attacks.goal import Goal, SourceSpecific
+from intaglio.attacks.goal import AllToAll, Goal, SourceSpecific
 from intaglio.attacks.poisoned import PoisonedDataset
 from intaglio.attacks.relabelling import RelabellingAttack
 from intaglio.data import ImageData
 from intaglio.errors import RecipeError
 from intaglio.triggers import PatchTrigger, Trigger
+from intaglio.triggers.patch import PatchColour, PatchShape
 
 __all__ = ["BadNets", "DirtyLabelAttack", "PoisonedDataset"]
 
@@ -57,23 +58,60 @@ class DirtyLabelAttack(RelabellingAttack):
 
 
 class BadNets(DirtyLabelAttack):
-    """All-to-one dirty-label poisoning with a patch: the attack every detector is measured on first.
+    """Dirty-label poisoning with a patch: the attack every detector is measured on first.
 
     Args:
         target: the class that the trigger is to be answered with.
         rate: share of the whole training set, in (0, 1].
         seed: draws the samples, and the patch's place.
-        trigger: the patch; by default a white one of 3 x 3 pixels at a place drawn by the seed.
+        goal: every class is answered with the target, or each class y with (y + 1) mod K.
+        source: the one class that the trigger acts on; none: all others.
+        cover: with a source, triggered samples of other classes that keep their label, per relabelled sample.
+        size: the patch's side, pixels.
+        shape: which of these pixels belong to it.
+        colour: of the patch.
+        opacity: weight of the patch over the image, in (0, 1].
+        trigger: in place of that patch, which is at a place drawn by the seed.
 
     Raises:
-        RecipeError: a rate outside its range, or a trigger that is none.
+        RecipeError: a value outside its range, a trigger that is none, or one beside options of the patch.
 
-    Source: Gu et al. 2017, "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain".
+    Source: Gu et al. 2017, "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain"; Tang et
+    al. 2021 (TaCT) for a source.
     """
 
     name: ClassVar[str] = "badnets"
 
-    def __init__(self, target: int = 0, rate: float = 0.05, seed: int = 0, *, trigger: Trigger | None = None) -> None:
+    def __init__(
+        self,
+        target: int = 0,
+        rate: float = 0.05,
+        seed: int = 0,
+        *,
+        goal: Literal["all-to-one", "all-to-all"] = "all-to-one",
+        source: int | None = None,
+        cover: float = 1.0,
+        size: int = 3,
+        shape: PatchShape = "square",
+        colour: PatchColour = "white",
+        opacity: float = 1.0,
+        trigger: Trigger | None = None,
+    ) -> None:
         if not isinstance(trigger, Trigger | None):
             raise RecipeError(f"badnets takes a Trigger, made in Python, and not {type(trigger).__name__} '{trigger}'")
-        super().__init__(trigger or PatchTrigger(seed=seed), all_to_one(target), rate=rate, seed=seed)
+        patch = PatchTrigger(size=size, shape=shape, colour=colour, opacity=opacity, seed=seed)
+        if trigger is not None and (size, shape, colour, opacity) != (3, "square", "white", 1.0):
+            raise RecipeError("badnets takes a trigger or options of its patch, not both")
+        super().__init__(trigger or patch, _goal(goal, source, target), rate=rate, cover=cover, seed=seed)
+
+
+def _goal(kind: str, source: int | None, target: int) -> Goal:
+    """What options ask for."""
+    one = all_to_one(target)
+    if kind not in ("all-to-one", "all-to-all"):
+        raise RecipeError(f"a goal is all-to-one or all-to-all, got '{kind}'")
+    if source is None:
+        return one if kind == "all-to-one" else AllToAll()
+    if kind == "all-to-all" or not isinstance(source, int) or source < 0 or source == target:
+        raise RecipeError(f"a source is another class than the target, and goes with all-to-one, got {source}")
+    return SourceSpecific(source=source, target=target)
