@@ -240,6 +240,9 @@ def die(task: int) -> int:
 def test_a_dying_worker_is_a_clear_error() -> None:
     with pytest.raises(IntaglioError, match=r"a worker process died .*run the same command again to resume"):
         list(LocalExecutor(1).map(die, [2, 2]))
+    until = time.monotonic() + 10
+    while multiprocessing.active_children() and time.monotonic() < until:
+        time.sleep(0.01)  # the pool's own thread may have reaped the worker, and be about to write that down
     assert multiprocessing.active_children() == []
 
 
