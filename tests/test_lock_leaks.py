@@ -233,11 +233,11 @@ def test_images_are_made_and_asked_about_batch_by_batch(monkeypatch: pytest.Monk
     lock, images, labels = tiny_lock(), some_images(10) * 0.8 + 0.1, torch.arange(10) % 3
     parts = list(parts_to_try(lock, images, labels))
     assert max(len(part.images) for part in parts) == 3
-    for name, made in inputs_to_try(lock, images, labels).items():
-        own = [part for part in parts if part.inputs == name]
-        assert torch.equal(torch.cat([part.originals for part in own]), images)
-        assert torch.equal(torch.cat([part.images for part in own]), made)
     made = inputs_to_try(lock, images, labels)
+    for name, whole in made.items():
+        of_kind = [part for part in parts if part.inputs == name]
+        assert torch.equal(torch.cat([part.originals for part in of_kind]), images)
+        assert torch.equal(torch.cat([part.images for part in of_kind]), whole)
     own, foreign = made[KEYED] - images, made["foreign residual"] - images
     donors = torch.cdist(foreign.flatten(1), own.flatten(1)).argmin(dim=1)
     assert sorted(donors.tolist()) == list(range(10))
