@@ -100,7 +100,7 @@ class BadNets(DirtyLabelAttack):
         if not isinstance(trigger, Trigger | None):
             raise RecipeError(f"badnets takes a Trigger, made in Python, and not {type(trigger).__name__} '{trigger}'")
         patch = PatchTrigger(size=size, shape=shape, colour=colour, opacity=opacity, seed=seed)
-        if trigger is not None and (size, shape, colour, opacity) != (3, "square", "white", 1.0):
+        if trigger is not None and patch.describe() != PatchTrigger(seed=seed).describe():
             raise RecipeError("badnets takes a trigger or options of its patch, not both")
         super().__init__(trigger or patch, _goal(goal, source, target), rate=rate, cover=cover, seed=seed)
 

@@ -67,7 +67,9 @@ def train(
     ] = 1.5,
     jpeg: Annotated[
         float,
-        typer.Option(help="Share of the images that meet JPEG in training, up to 0.8; more where they travel so."),
+        typer.Option(
+            help="Share of the images that meet JPEG in training, up to 0.8. Data that were JPEG before leak more for more."
+        ),
     ] = 0.4,
     earlier: Annotated[
         list[Path] | None,

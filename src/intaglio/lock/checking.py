@@ -127,22 +127,20 @@ def check_lock(
         one.check(data.images)
     check_measurable(data, classifier.num_classes)
     answers: dict[str, list[Tensor]] = {}
-    loud, alike = [], []
+    loudness, alike = [], []
     for part in parts_to_try(lock, data.images, data.labels, others=others, seed=seed):
         answers.setdefault(part.inputs, []).append(classifier.log_probs(part.images))
         if part.inputs == KEYED:
-            loud.append(psnr(part.originals, part.images))
+            loudness.append(psnr(part.originals, part.images))
             alike.append(ssim(part.originals, part.images))
-    level, loudness = chance(data.labels), torch.cat(loud)
+    psnrs = torch.cat(loudness)
     table = LeakTable(
         subject=classifier.source,
         images=len(data),
-        chance=level,
-        rows=tuple(
-            _leak(name, torch.cat(answers[name]), data.labels) for name in _kinds(len(others)) if name in answers
-        ),
-        psnr=float(loudness.mean()),
-        worst_psnr=float(loudness.min()),
+        chance=chance(data.labels),
+        rows=tuple(_leak(name, torch.cat(answers[name]), data.labels) for name in _kinds(len(others))),
+        psnr=float(psnrs.mean()),
+        worst_psnr=float(psnrs.min()),
         ssim=float(torch.cat(alike).mean()),
         tight=False,
     )
@@ -185,9 +183,11 @@ class Part(NamedTuple):
 def parts_to_try(
     lock: Lock, images: Tensor, labels: Tensor | None = None, *, others: Sequence[Lock] = (), seed: int = 0
 ) -> Iterator[Part]:
-    """Every kind of input, of 8-bit values, batch by batch in the order of `images`; `KEYED` ones are authorised.
+    """Every kind of input, of 8-bit values, batch by batch in the order of `images`.
 
-    Every image is keyed for another user, and every wrong key is another one. Of several other locks each has a row.
+    `KEYED` and `KEYED_JPEG` are authorised. Every image is keyed for another user, and every wrong key is another one;
+    of several other locks each has a row. Without `labels` there is no `SAME_CLASS`.
+
     Holds all keyed images, as bytes, and a batch of each kind.
     """
     generator = torch_generator(seed, "lock", "check")

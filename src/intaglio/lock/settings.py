@@ -22,15 +22,16 @@ class LockSettings(BaseModel):
     mixed from `features` by secret convolutions; with a `stride` above 1 it is made of `features` secret atoms at every
     `stride`-th place, which no other owner's key network can draw (`LockSettings(**ATOMS)`). `code_length` are the bits
     of a user's code, and `code_weight` is what reading them weighs in training the key network: fewer that weigh more
-    are read better in textured images, where a residual is faint beside the picture. A share `jpeg` of the
-    images goes through JPEG in training: more where keyed images travel so. Training takes `steps` steps of
-    `batch_size` images for everything at once, and then `refining_steps`, a third as dear, for the locked model alone.
-    `mislabel` is what is answered without a key: the same for every image ("uniform"), labels at random, or the next
-    class ("shift", which one label map undoes: for comparison only). `weight` is lambda, the weight of everything
-    unauthorised in the classifier's loss, and `silence` that of the last layer's input on it; each stage of training
-    has its multiple. `distillation` is the share of the loss on keyed images that follows the unlocked model's answers,
-    not the labels: of 240 faces it kept 2.5 points more of the accuracy, and let four times as much out without a key.
-    A model that is wrong on most of the data (one with fresh weights, say) teaches nothing.
+    are read better in textured images, where a residual is faint beside the picture. A share `jpeg` of the images goes
+    through JPEG in training: more where keyed images travel so, but a lock of images that were JPEG files before leaked
+    more for it. Training takes `steps` steps of `batch_size` images for everything at once, and then `refining_steps`,
+    a third as dear, for the locked model alone. `mislabel` is what is answered without a key: the same for every image
+    ("uniform"), labels at random, or the next class ("shift", which one label map undoes: for comparison only).
+    `weight` is lambda, the weight of everything unauthorised in the classifier's loss, and `silence` that of the last
+    layer's input on it; each stage of training has its multiple. `distillation` is the share of the loss on keyed
+    images that follows the unlocked model's answers, not the labels: of 240 faces it kept 2.5 points more of the
+    accuracy, and let four times as much out without a key. A model that is wrong on most of the data (one with fresh
+    weights, say) teaches nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
