@@ -67,9 +67,7 @@ def train(
     ] = 1.5,
     jpeg: Annotated[
         float,
-        typer.Option(
-            help="Share of the images that meet JPEG in training, up to 0.8. Data that were JPEG before leak more for more."
-        ),
+        typer.Option(help="Share of images that meet JPEG in training, up to 0.8; JPEG data leak more for more of it."),
     ] = 0.4,
     earlier: Annotated[
         list[Path] | None,
