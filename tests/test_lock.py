@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 from scipy.stats import binom
+from torch.nn.functional import interpolate
 
 from intaglio.classifiers import CallableClassifier, Preprocessing, Sidecar, TorchClassifier, open_classifier
 from intaglio.data import open_data
@@ -23,6 +24,7 @@ from intaglio.lock.lock import KEY_NETWORK_FILE, USERS_FILE, LockFacts
 from intaglio.lock.sealed_model import open_sealed, write_locked
 from intaglio.lock.settings import ATOMS
 from intaglio.lock.tracing import trace_codes
+from intaglio.tampering import Jpeg
 from intaglio.tensors import Packed
 from lock_models import ARCHITECTURE, OWNER, STRANGER, some_images, tiny_lock, tiny_model
 
@@ -497,6 +499,26 @@ def test_a_lock_of_atoms_is_kept_as_any_other(tmp_path: Path) -> None:
     assert torch.equal(opened.apply(images, user="alice"), keyed)
     assert torch.equal(opened.read(keyed), lock.read(keyed))
     export_key(opened.user_key("alice"), tmp_path / "alice.onnx", input_shape=(3, 12, 12))
+    exported = ExportedKey(tmp_path / "alice.onnx")(images)
+    assert float((exported - keyed).abs().max()) < 0.6 / 255  # what rounding to 8 bits makes
+
+
+def test_a_lock_on_a_grid_keys_and_exports_images_that_jpeg_leaves_alone(tmp_path: Path) -> None:
+    settings = LockSettings(width=4, code_length=16, grid=75)
+    facts = LockFacts(lock_id="0" * 32, input_shape=(3, 16, 24), settings=settings)
+    torch.manual_seed(0)
+    network = KeyNetwork(3, settings)
+    with torch.no_grad():  # untrained residuals are below half a step
+        network.encoder.network.out.weight.mul_(20)
+    lock, images = Lock(network, OWNER, facts), 0.2 + 0.6 * interpolate(some_images(4, (3, 2, 3)), (16, 24))
+    keyed = lock.apply(images, user="alice")
+    assert 4 / 255 < float((keyed - images).abs().max()) <= 8.5 / 255 + 1e-6
+    jpeg = Jpeg(quality=75)
+    sent, received = keyed - images, jpeg(keyed) - jpeg(images)
+    assert float((sent * received).sum() / (sent.norm() * received.norm())) > 0.9
+    lock.save(tmp_path, OWNER)
+    assert torch.equal(Lock.open(tmp_path, OWNER).apply(images, user="alice"), keyed)
+    export_key(lock.user_key("alice"), tmp_path / "alice.onnx", input_shape=(3, 16, 24))
     exported = ExportedKey(tmp_path / "alice.onnx")(images)
     assert float((exported - keyed).abs().max()) < 0.6 / 255  # what rounding to 8 bits makes
 

@@ -32,20 +32,20 @@ from intaglio.lock.negatives import (
 from intaglio.lock.one_answer import Knowledge, one_answer
 from intaglio.lock.quality import psnr, ssim
 from intaglio.lock.refining import refining
-from intaglio.lock.settings import Mislabel
+from intaglio.lock.settings import ATOMS, Mislabel
 from intaglio.networks.final_linear import final_linear
 from intaglio.tampering import Jpeg, average_weights
 from intaglio.triggers.sample_specific import SampleSpecificEncoder, SampleSpecificTrigger, Secret
-from lock_models import OWNER, STRANGER, TINY, some_images, tiny_lock, tiny_model
+from lock_models import ARCHITECTURE, OWNER, STRANGER, TINY, some_images, tiny_lock, tiny_model
 
 
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(2)
 
 
-def encoder(channels: int = 1, *, stride: int = 4, **options: float) -> SampleSpecificEncoder:
+def encoder(channels: int = 1, *, stride: int = 4, grid: int = 0, **options: float) -> SampleSpecificEncoder:
     torch.manual_seed(1)
-    return SampleSpecificEncoder(channels, width=4, features=4, stride=stride, **options)
+    return SampleSpecificEncoder(channels, width=4, features=4, stride=stride, grid=grid, **options)
 
 
 def secret(network: SampleSpecificEncoder, count: int = 1) -> Secret:
@@ -57,9 +57,9 @@ def secret(network: SampleSpecificEncoder, count: int = 1) -> Secret:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("stride", [1, 4])
-def test_the_residual_keeps_both_bounds(channels: int, stride: int) -> None:
-    network = encoder(channels, epsilon=4 / 255, psnr=45.0, stride=stride)
+@pytest.mark.parametrize(("stride", "grid"), [(1, 0), (4, 0), (1, 95)])
+def test_the_residual_keeps_both_bounds(channels: int, stride: int, grid: int) -> None:
+    network = encoder(channels, epsilon=4 / 255, psnr=45.0, stride=stride, grid=grid)
     images = some_images(5, (channels, 12, 12))
     with torch.no_grad():
         keyed = SampleSpecificTrigger(network, secret(network)).apply(images)
@@ -125,6 +125,35 @@ def test_a_description_gives_no_secret_away() -> None:
 def test_strides_that_make_no_sense(stride: int) -> None:
     with pytest.raises(ValueError, match="stride"):
         LockSettings(stride=stride)
+
+
+@pytest.mark.parametrize("grid", [-1, 96])
+def test_grids_that_no_jpeg_has(grid: int) -> None:
+    with pytest.raises(RecipeError, match="quality of 1 to 95"):
+        encoder(stride=1, grid=grid)
+    with pytest.raises(ValueError, match="grid"):
+        LockSettings(grid=grid)
+
+
+def test_a_lock_of_jpeg_data_is_on_their_grid_unless_told_otherwise() -> None:
+    for settings, own, expected in (
+        (LockSettings(), 75, 75),
+        (LockSettings(), None, 0),
+        (LockSettings(grid=0), 75, 0),
+        (LockSettings(grid=90), 75, 90),
+        (LockSettings(**ATOMS), 75, 0),
+    ):
+        assert settings.on_grid(own).grid == expected
+    with pytest.raises(ValueError, match="atoms lies on no grid"):
+        LockSettings(**ATOMS, grid=75)
+
+
+def test_training_finds_the_grid_in_the_data() -> None:
+    images, labels = tinted_images(32, 1)[..., :16, :16], torch.arange(32) % 3
+    for found, expected in ((Jpeg(quality=60)(images), 60), (images, 0)):
+        module = ARCHITECTURE.model_copy(update={"input_shape": (1, 16, 16)}).build()
+        _, lock = train_lock(module, ImageData(found, labels), OWNER, settings=TINY)
+        assert lock.facts.settings.grid == lock.network.encoder.grid == expected
 
 
 @pytest.mark.parametrize("options", [{"epsilon": 0.0}, {"epsilon": 2.0}, {"psnr": 5.0}, {"psnr": 100.0}])
@@ -312,7 +341,7 @@ def test_decoys_key_faintly_and_alike_in_all_colours(shape: tuple[int, ...]) -> 
 
 
 def test_each_decoy_is_another_one() -> None:
-    image, known = some_images(1), _decoys(12, 12)
+    image, known = some_images(1), _decoys(12, 12, 0)
     keyed = [decoy.key(image, generator(), 1.0) for decoy in known]
     assert len(known) == 3
     for first, second in itertools.combinations(keyed, 2):

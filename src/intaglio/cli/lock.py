@@ -65,6 +65,14 @@ def train(
     code_weight: Annotated[
         float, typer.Option(help="What reading the code weighs; more where users are not named.")
     ] = 1.5,
+    grid: Annotated[
+        int | None,
+        typer.Option(
+            help="Quality of JPEG that residuals come through unchanged, 0: none; by default that of JPEG data.",
+            min=0,
+            max=95,
+        ),
+    ] = None,
     jpeg: Annotated[
         float,
         typer.Option(help="Share of images that meet JPEG in training, up to 0.8; JPEG data leak more for more of it."),
@@ -116,12 +124,14 @@ def train(
             weight=weight,
             code_length=code_length,
             code_weight=code_weight,
+            grid=grid,
             jpeg=jpeg,
             **drawn,
         )
     except ValidationError as error:
         (first, *_) = error.errors()
-        raise typer.BadParameter(first["msg"], param_hint=f"--{str(first['loc'][0]).replace('_', '-')}") from error
+        option = str(first["loc"][0]) if first["loc"] else "residual"
+        raise typer.BadParameter(first["msg"], param_hint=f"--{option.replace('_', '-')}") from error
     classifier = with_weights(open_model(model, arch, input_shape, classes, preprocess, device))  # before any data
     owner = read_key(key, passphrase_file)
     before = [Lock.open(folder, owner) for folder in earlier or ()]

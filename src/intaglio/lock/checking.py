@@ -203,7 +203,7 @@ def parts_to_try(
             secret = wrong_secret(lock.network.encoder, planes, generator)
             made["wrong key"] = with_key(lock.network.encoder, originals, *secret)
             made["matched noise"] = matched_noise(originals, as_drawn, generator)
-            made["decoy's key"] = keyed_by_decoys(originals, generator)
+            made["decoy's key"] = keyed_by_decoys(originals, generator, grid=lock.network.encoder.grid)
             for number, one in enumerate(others):
                 planes = random_planes(len(batch), one.secrets.carriers, generator)
                 made[_of_another(number)] = with_key(one.network.encoder, originals, planes, one.secrets.mixing)

@@ -58,13 +58,13 @@ def keyed_by(others: Sequence[OtherKey], images: Tensor, generator: torch.Genera
     return keyed
 
 
-def keyed_by_decoys(images: Tensor, generator: torch.Generator, *, relief: float = 1.0) -> Tensor:
-    """The same for the decoys that come with the package."""
-    return keyed_by(_decoys(*images.shape[-2:]), images, generator, relief=relief)
+def keyed_by_decoys(images: Tensor, generator: torch.Generator, *, relief: float = 1.0, grid: int = 0) -> Tensor:
+    """The same for the decoys that come with the package, on a grid of JPEG if one is given."""
+    return keyed_by(_decoys(*images.shape[-2:], grid), images, generator, relief=relief)
 
 
 @cache
-def _decoys(height: int, width: int) -> list[OtherKey]:
+def _decoys(height: int, width: int, grid: int) -> list[OtherKey]:
     """Each encoder with the mixing that it was trained for, and codes for images of this size."""
     count = min(CODE_LENGTH, height * width // _PIXELS_A_BIT)
     carriers = pixel_carriers(_NOBODY, "decoys", count, (1, height, width))
@@ -73,7 +73,9 @@ def _decoys(height: int, width: int) -> list[OtherKey]:
     for number in range(1 + max(int(name.split(".")[0]) for name in weights)):
         own = {name.split(".", 1)[1]: value for name, value in weights.items() if name.startswith(f"{number}.")}
         mixing = own.pop("mixing")
-        encoder = SampleSpecificEncoder(1, width=own["network.down.0.0.weight"].shape[0], features=mixing.shape[2])
+        encoder = SampleSpecificEncoder(
+            1, width=own["network.down.0.0.weight"].shape[0], features=mixing.shape[2], grid=grid
+        )
         encoder.load_state_dict(own)
         found.append(OtherKey(encoder.requires_grad_(False).eval(), mixing, carriers))
     return found

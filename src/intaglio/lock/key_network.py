@@ -37,6 +37,7 @@ class KeyNetwork(nn.Module):
             epsilon=settings.epsilon,
             psnr=settings.psnr,
             stride=settings.stride,
+            grid=settings.grid or 0,
         )
         self.decoder = CodeDecoder(channels, self.encoder.drawing)
 

@@ -87,11 +87,13 @@ def train_lock(
         raise DataError(
             "an existing lock is used as it is: it can't get another generation, nor learn of earlier locks"
         )
+    own = own_quality(data.images)
+    settings = settings.on_grid(own)
     knowledge = Knowledge(module, data, preprocessing)
     training: dict[str, Any] = {
         "answer": knowledge.answer,
         "preprocessing": preprocessing,
-        "own": own_quality(data.images),
+        "own": own,
         "teacher": _teacher(module, device) if settings.distillation and knowledge.task_known else None,
         "earlier": [_other_key(one) for one in earlier],
         "device": device,

@@ -122,7 +122,7 @@ class Negatives:
         return torch.cat(drawn)[:count]
 
     def _decoy(self, some: Authorised, generator: torch.Generator) -> Tensor:
-        return keyed_by_decoys(some.images, generator, relief=self.encoder.relief)
+        return keyed_by_decoys(some.images, generator, relief=self.encoder.relief, grid=self.encoder.grid)
 
     def _wrong_key(self, some: Authorised, generator: torch.Generator) -> Tensor:
         return with_key(self.encoder, some.images, *wrong_secret(self.encoder, some.planes, generator))

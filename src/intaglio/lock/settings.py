@@ -1,12 +1,13 @@
 """How a lock is trained: one model for Python, the command line and the record in the lock's folder."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from intaglio.lock.channel import JPEG_SHARE, MOST_JPEG
 from intaglio.lock.codes import CODE_LENGTH
 from intaglio.training.settings import Augmentation
+from intaglio.triggers.jpeg_grid import BEST_QUALITY
 from intaglio.triggers.sample_specific import EPSILON, FEATURES
 
 #: A residual that is made of atoms: `LockSettings(**ATOMS)`.
@@ -22,7 +23,9 @@ class LockSettings(BaseModel):
     mixed from `features` by secret convolutions; with a `stride` above 1 it is made of `features` secret atoms at every
     `stride`-th place, which no other owner's key network can draw (`LockSettings(**ATOMS)`). `code_length` are the bits
     of a user's code, and `code_weight` is what reading them weighs in training the key network: fewer that weigh more
-    are read better in textured images, where a residual is faint beside the picture. A share `jpeg` of the images goes
+    are read better in textured images, where a residual is faint beside the picture. `grid` is the quality of JPEG that
+    residuals come through unchanged (`JpegGrid`), 0 for none; if not given, that of the JPEG files that the images were
+    before, or none if they weren't. A share `jpeg` of the images goes
     through JPEG in training: more where keyed images travel so, but a lock of images that were JPEG files before leaked
     more for it. Training takes `steps` steps of `batch_size` images for everything at once, and then `refining_steps`,
     a third as dear, for the locked model alone. `mislabel` is what is answered without a key: the same for every image
@@ -42,6 +45,7 @@ class LockSettings(BaseModel):
     width: int = Field(default=12, ge=4, multiple_of=4)
     features: int = Field(default=FEATURES, ge=1, le=256)
     stride: int = Field(default=1, ge=1, le=16)  #: 1, or even
+    grid: int | None = Field(default=None, ge=0, le=BEST_QUALITY)
     code_length: int = Field(default=CODE_LENGTH, ge=8, le=1024)
     code_weight: float = Field(default=1.5, gt=0)
     jpeg: float = Field(default=JPEG_SHARE, ge=0, le=MOST_JPEG)
@@ -60,3 +64,15 @@ class LockSettings(BaseModel):
         if stride > 1 and stride % 2:
             raise ValueError(f"a stride is 1 or even, got {stride}")
         return stride
+
+    @model_validator(mode="after")
+    def _atoms_off_grid(self) -> Self:
+        if self.stride > 1 and self.grid:
+            raise ValueError("a residual of atoms lies on no grid of JPEG: whole steps are no atoms")
+        return self
+
+    def on_grid(self, own: int | None) -> Self:
+        """The same with a grid that is decided, for images that were JPEG files of the quality `own` before."""
+        if self.grid is not None:
+            return self
+        return self.model_copy(update={"grid": 0 if self.stride > 1 else own or 0})

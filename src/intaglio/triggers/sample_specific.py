@@ -10,6 +10,7 @@ from intaglio.networks.unet import UNet
 from intaglio.triggers.base import Trigger
 from intaglio.triggers.batches import batch_size
 from intaglio.triggers.drawing import Atoms, drawing
+from intaglio.triggers.jpeg_grid import JpegGrid
 
 EPSILON = 8 / 255
 FEATURES = 16
@@ -35,7 +36,8 @@ class SampleSpecificEncoder(nn.Module):
     found, m learned: D_k(UNet(x, p_k) + m p_k)). The residual is one of
     brightness, the same in all colours of a pixel that aren't clamped: JPEG halves the resolution of colour and rounds
     it coarsely, and what was hidden there is gone. The factor s <= 1, one for each image, keeps every single image at
-    `psnr` or above, whatever the U-Net was trained to.
+    `psnr` or above, whatever the U-Net was trained to. With a `grid`, a quality of JPEG, what is drawn is rounded to
+    whole steps of that JPEG, which then leaves it as it is (`JpegGrid`).
 
     Images float32 `[N, C, H, W]` in [0, 1]; the residual is bounded by `epsilon` in every value. Differentiable.
     `relief` is 1 in use; while training starts, a larger value multiplies both bounds.
@@ -57,6 +59,7 @@ class SampleSpecificEncoder(nn.Module):
         epsilon: float = EPSILON,
         psnr: float = 35.2,
         stride: int = 1,
+        grid: int = 0,
     ) -> None:
         super().__init__()
         if not 0 < epsilon <= 1 or not 10 <= psnr <= 80 or min(channels, features, stride) < 1:
@@ -66,6 +69,8 @@ class SampleSpecificEncoder(nn.Module):
         self.epsilon = epsilon
         self.psnr = psnr
         self.relief = 1.0
+        self.grid = grid
+        self.steps = JpegGrid(grid) if grid else None
         atoms = isinstance(self.drawing, Atoms)
         self.network = UNet(channels + (features if atoms else 1), features, width)
         self.message = nn.Parameter(torch.full((features, 1, 1), _MESSAGE)) if atoms else None
@@ -77,9 +82,11 @@ class SampleSpecificEncoder(nn.Module):
         if self.message is not None:
             features = features + self.message * plane
         drawn = self.relief * self.epsilon * torch.tanh(self.drawing.draw(features, mixing))
+        loudest = self.relief * 10 ** (-self.psnr / 20)
+        if self.steps is not None:
+            drawn = self.steps(drawn, loudest, self.relief * self.epsilon)
         residual = (images + drawn).clamp(0, 1) - images
         loudness = (residual.square().mean(dim=(1, 2, 3), keepdim=True) + 1e-12).sqrt()
-        loudest = self.relief * 10 ** (-self.psnr / 20)
         return images + residual * (loudest / loudness).clamp(max=1)
 
     def draw_mixing(self, count: int, generator: torch.Generator) -> Tensor:

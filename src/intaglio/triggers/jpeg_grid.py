@@ -1,0 +1,112 @@
+"""A residual that JPEG leaves as it is: whole steps of the grid that JPEG rounds to.
+
+JPEG rounds each cosine of 8 x 8 pixels to whole steps q of its own, so to a picture's coefficient c it does
+q round(c / q). For a residual of whole steps k q
+
+    round((c + k q) / q) = round(c / q) + k:
+
+the residual comes through unchanged, on whatever picture; and a picture that was a JPEG file of this quality, for which
+c is a whole number of steps too, comes through with it.
+"""
+
+from collections.abc import Callable
+from io import BytesIO
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from intaglio.errors import RecipeError
+from intaglio.triggers.drawing import cosines
+
+#: Above it libjpeg hardly rounds, and warns against it.
+BEST_QUALITY = 95
+_SIZE = 8
+_HALVINGS = 8
+
+
+class JpegGrid(nn.Module):
+    """Rounds residuals of brightness to whole steps of JPEG of one quality, as loud as is allowed.
+
+    A residual is scaled, each image's by the largest factor, of 256 up to 1, with which it stays within `loudest` after
+    rounding and bounding. The bound is pixel by pixel, by which coefficients leave the grid again, by less than half a
+    step but for very few: JPEG puts them back. The gradient is that of scaling alone.
+
+    Args:
+        quality: 1 to 95, as libjpeg counts.
+
+    Raises:
+        RecipeError: another quality.
+    """
+
+    steps: Tensor
+    cosines: Tensor
+
+    def __init__(self, quality: int) -> None:
+        super().__init__()
+        if not 1 <= quality <= BEST_QUALITY:
+            raise RecipeError(f"a grid of JPEG has a quality of 1 to {BEST_QUALITY}, got {quality}")
+        self.quality = quality
+        self.register_buffer("steps", steps(quality) / 255, persistent=False)
+        self.register_buffer("cosines", cosines(_SIZE).float(), persistent=False)
+
+    def forward(self, residual: Tensor, loudest: float, bound: float) -> Tensor:
+        """Residuals `[N, 1, H, W]` of a root mean square of at most `loudest`, and at most `bound` in every value.
+
+        Sides that are no multiple of 8 are continued by their last value, as JPEG does it; what was rounded there with
+        what lies outside is off the grid.
+        """
+        with torch.no_grad():
+            height, width = residual.shape[2:]
+            padded = functional.pad(residual, (0, -width % _SIZE, 0, -height % _SIZE), mode="replicate")
+            amounts = self._blocks(padded) / self.steps
+
+            def drawn(scale: Tensor) -> Tensor:
+                whole = (scale[..., None] * amounts).round() * self.steps
+                return self._pixels(whole)[..., :height, :width].clamp(-bound, bound)
+
+            def fits(scale: Tensor) -> Tensor:
+                return _loudness(drawn(scale)) <= loudest
+
+            scale = _largest(fits, torch.ones_like(residual[:, :1, :1, :1]))
+            rounded = drawn(scale)
+        loudness = _loudness(residual)
+        scaled = residual * scale * torch.where(scale < 1, loudness.detach() / loudness, 1.0)
+        return scaled + (rounded - scaled).detach()
+
+    def _blocks(self, images: Tensor) -> Tensor:
+        """Coefficients `[N, H / 8, W / 8, 8, 8]` of images `[N, 1, H, W]`."""
+        count, _, height, width = images.shape
+        blocks = images.reshape(count, height // _SIZE, _SIZE, width // _SIZE, _SIZE).transpose(2, 3)
+        return self.cosines @ blocks @ self.cosines.T
+
+    def _pixels(self, blocks: Tensor) -> Tensor:
+        """The inverse of `_blocks`."""
+        count, down, across = blocks.shape[:3]
+        pixels = (self.cosines.T @ blocks @ self.cosines).transpose(2, 3)
+        return pixels.reshape(count, 1, down * _SIZE, across * _SIZE)
+
+
+def _loudness(residual: Tensor) -> Tensor:
+    """Root mean squares `[N, 1, 1, 1]`."""
+    return (residual.square().mean(dim=(1, 2, 3), keepdim=True) + 1e-12).sqrt()
+
+
+def _largest(fits: Callable[[Tensor], Tensor], high: Tensor) -> Tensor:
+    """The largest factors up to `high` that fit, found by halving; 0 fits."""
+    low = torch.where(fits(high), high, 0.0)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        fit = fits(middle)
+        low, high = torch.where(fit, middle, low), torch.where(fit, high, middle)
+    return low
+
+
+def steps(quality: int) -> Tensor:
+    """What libjpeg rounds brightness to at this quality, grey levels `[8, 8]`: rows are vertical frequencies."""
+    file = BytesIO()
+    Image.new("L", (_SIZE, _SIZE)).save(file, "JPEG", quality=quality)
+    with Image.open(file) as image:
+        table = image.quantization[0]  # type: ignore[attr-defined]
+    return torch.tensor(table, dtype=torch.float32).view(_SIZE, _SIZE)

@@ -1,0 +1,108 @@
+"""Residuals of whole steps: JPEG leaves them as they are, and they stay as faint as they have to be."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from intaglio.tampering import Jpeg
+from intaglio.triggers.jpeg_grid import JpegGrid, steps
+
+LOUDEST, BOUND = 10 ** (-35.2 / 20), 8 / 255
+
+
+def residuals(count: int, size: tuple[int, int] = (16, 24), loudness: float = 6 / 255) -> Tensor:
+    return loudness * torch.randn(count, 1, *size, generator=torch.Generator().manual_seed(3))
+
+
+def pictures(count: int, size: tuple[int, int] = (16, 24)) -> Tensor:
+    """Grey, with coarse structure, far from black and white, in 8 bits."""
+    coarse = torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(5))
+    smooth = torch.nn.functional.interpolate(coarse, size, mode="bicubic").clamp(0, 1)
+    return ((0.25 + 0.5 * smooth) * 255).round() / 255
+
+
+def coefficients(residual: Tensor, quality: int) -> Tensor:
+    grid = JpegGrid(quality)
+    return grid._blocks(residual) / grid.steps
+
+
+def test_the_steps_are_those_of_the_standard() -> None:
+    """Annex K, table K.1, which libjpeg takes for a quality of 50 and halves for 75."""
+    assert steps(50)[0].tolist() == [16, 11, 10, 16, 24, 40, 51, 61]
+    assert steps(50)[:, 0].tolist() == [16, 12, 14, 14, 18, 24, 49, 72]
+    assert steps(75)[0].tolist() == [8, 6, 5, 8, 12, 20, 26, 31]
+
+
+@pytest.mark.parametrize("quality", [50, 75, 90])
+def test_rounded_residuals_are_whole_steps_within_their_bounds(quality: int) -> None:
+    residual = residuals(20, loudness=20 / 255)
+    unbounded = JpegGrid(quality)(residual, LOUDEST, 1.0)
+    amounts = coefficients(unbounded, quality)
+    assert torch.allclose(amounts, amounts.round(), atol=1e-3)
+    assert float(amounts.abs().max()) >= 1
+    bounded = JpegGrid(quality)(residual, LOUDEST, BOUND)
+    assert float(bounded.abs().max()) <= BOUND + 1e-6
+    for found in (unbounded, bounded):
+        loudness = found.square().mean(dim=(1, 2, 3)).sqrt()
+        assert 0.85 * LOUDEST <= float(loudness.min()) <= float(loudness.max()) <= LOUDEST + 1e-7
+    amounts = coefficients(bounded, quality)
+    off = (amounts - amounts.round()).abs()
+    assert float((off < 0.35).float().mean()) > (0.9 if quality > 80 else 0.97)  # JPEG puts these back
+
+
+def test_jpeg_leaves_them_as_they_are_on_any_picture() -> None:
+    """JPEG(x + r) = JPEG(x) + r, where a residual that isn't whole steps loses much of itself."""
+    images, residual = pictures(40), residuals(40, loudness=10 / 255)
+    jpeg = Jpeg(quality=75)
+
+    def survived(sent: Tensor) -> float:
+        keyed = ((images + sent) * 255).round() / 255
+        received = jpeg(keyed) - jpeg(images)
+        return float((received * sent).sum() / (received.norm() * sent.norm()))
+
+    plain = residual * (LOUDEST / residual.square().mean(dim=(1, 2, 3), keepdim=True).sqrt())
+    assert survived(JpegGrid(75)(residual, LOUDEST, BOUND)) > 0.93
+    assert survived(plain) < 0.75
+
+
+def test_what_was_a_jpeg_file_and_is_keyed_comes_through_jpeg_whole() -> None:
+    jpeg = Jpeg(quality=75)
+    images = jpeg(pictures(20))
+    keyed = ((images + JpegGrid(75)(residuals(20), LOUDEST, BOUND)) * 255).round() / 255
+    assert float((jpeg(keyed) - keyed).square().mean().sqrt()) * 255 < 1.0
+    assert float((jpeg(images) - images).square().mean().sqrt()) * 255 < 1.0
+
+
+def test_a_residual_below_half_a_step_is_none() -> None:
+    faint = residuals(3, loudness=0.2 / 255)
+    assert torch.equal(JpegGrid(75)(faint, LOUDEST, BOUND), torch.zeros_like(faint))
+    silent = torch.zeros(2, 1, 16, 16, requires_grad=True)
+    out = JpegGrid(75)(silent, LOUDEST, BOUND)
+    out.sum().backward()
+    assert torch.equal(out.detach(), torch.zeros(2, 1, 16, 16))
+    assert silent.grad is not None
+    assert bool(silent.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("size", [(28, 28), (9, 15), (8, 8), (1, 3)])
+def test_sides_need_not_be_multiples_of_8(size: tuple[int, int]) -> None:
+    residual = residuals(4, size)
+    found = JpegGrid(75)(residual, LOUDEST, BOUND)
+    assert found.shape == residual.shape
+    inside = tuple(side // 8 * 8 for side in size)
+    amounts = coefficients(JpegGrid(75)(residual, LOUDEST, 1.0)[..., : inside[0], : inside[1]], 75)
+    assert torch.allclose(amounts, amounts.round(), atol=1e-3)
+
+
+def test_the_gradient_is_that_of_scaling() -> None:
+    """Nothing along a residual that is as loud as allowed, all of it across; and everything where it is fainter."""
+    loud = residuals(3, loudness=20 / 255).requires_grad_()
+    JpegGrid(75)(loud, LOUDEST, BOUND).square().sum().backward()
+    assert loud.grad is not None
+    along = (loud.grad * loud.detach()).sum(dim=(1, 2, 3))
+    assert torch.allclose(along, torch.zeros(3), atol=1e-4)
+    quiet = residuals(3, loudness=3 / 255).requires_grad_()
+    direction = residuals(3)
+    (JpegGrid(75)(quiet, 1.0, BOUND) * direction).sum().backward()
+    assert quiet.grad is not None
+    assert torch.allclose(quiet.grad, direction)
