@@ -26,7 +26,7 @@ from benchmarks.cells import Cells
 from benchmarks.faces import faces
 from benchmarks.lock_attacks import Attack, key_attacks, model_attacks
 from benchmarks.lock_beyond import beyond
-from benchmarks.lock_measures import USERS, keying_cost, traced
+from benchmarks.lock_measures import USERS, keying_cost, through_jpeg, traced
 from benchmarks.lock_together import marked_first, together
 from benchmarks.owners import Task, accuracy, classifier, open_owned
 from benchmarks.owners import host as owned_host
@@ -189,7 +189,8 @@ def _measured(
     folder: Path, name: str, seed: int, locked: nn.Module, lock: Lock, others: tuple[Lock, ...] = ()
 ) -> dict[str, Any]:
     test = all_tested(name)
-    table = check_lock(classifier(locked, task(name)), lock, test, other=others)
+    asked = classifier(locked, task(name))
+    table = check_lock(asked, lock, test, other=others)
     return {
         "seed": seed,
         "unlocked_accuracy": accuracy(host(name, seed), test),
@@ -201,6 +202,8 @@ def _measured(
         "psnr": table.psnr,
         "worst_psnr": table.worst_psnr,
         "ssim": table.ssim,
+        "jpeg": through_jpeg(asked, lock, test),
+        "grid": lock.facts.settings.grid or 0,
         "traced": traced(lock, test.images),
         "network": f"{PLANS[name].architecture} {PLANS[name].width}",
         "rivals": RIVALS,

@@ -7,14 +7,21 @@ import torch
 from torch import Tensor
 
 from benchmarks.results import interval
+from intaglio.classifiers import Classifier
+from intaglio.data import ImageData
 from intaglio.evidence.key import Key
 from intaglio.evidence.statistics import proportion
 from intaglio.lock import Lock, LockSettings
+from intaglio.lock.checking import JPEG_QUALITY
 from intaglio.lock.key_network import KeyNetwork
 from intaglio.lock.lock import LockFacts
 from intaglio.tampering import Jpeg
 
 USERS = 64
+QUALITIES = (95, 85, 65, 50)
+MOVED = f"JPEG {JPEG_QUALITY}, moved"
+#: Pixels down and to the right: half a block or less.
+_MOVED = (3, 2)
 _BATCH = 256
 
 
@@ -42,6 +49,22 @@ def traced(lock: Lock, images: Tensor) -> dict[str, Any]:
         }
     innocent = sum(match.user is not None for match in lock.trace(images).images)
     return {**found, "images": len(images), "users": len(lock.users), "no key, somebody named": innocent / len(images)}
+
+
+def through_jpeg(classifier: Classifier, lock: Lock, data: ImageData) -> dict[str, float]:
+    """Share of keyed images that are answered rightly after JPEG of several qualities.
+
+    The last is JPEG on another grid of 8 x 8 pixels than that of the picture's upper left corner: images are moved on,
+    round their edges, and back.
+    """
+    keyed = lock.apply(data.images, user="user 0")
+    moved = torch.roll(keyed, _MOVED, dims=(2, 3))
+    back = tuple(-step for step in _MOVED)
+    received = {f"JPEG {quality}": Jpeg(quality=quality)(keyed) for quality in QUALITIES}
+    received[MOVED] = torch.roll(Jpeg(quality=JPEG_QUALITY)(moved), back, dims=(2, 3))
+    return {
+        name: float((classifier.predict(images) == data.labels).float().mean()) for name, images in received.items()
+    }
 
 
 def keying_cost() -> dict[str, Any]:

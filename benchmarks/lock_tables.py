@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from benchmarks.lock_measures import MOVED
 from benchmarks.markdown import load, table
 from intaglio.lock.leaks import HELD, READERS
 
@@ -11,6 +12,8 @@ NAMES = {"fashion-mnist": "Fashion-MNIST", "faces": "ORL faces", "cifar10": "CIF
 NETWORKS = {"resnet14 8": "ResNet-14", "vgg 12": "VGG", "vgg 16": "VGG"}
 #: What locks were not trained against, those of now first.
 _KINDS = ("", ", residuals of the same class not refused", ", neither residuals of the same class nor rivals refused")
+#: What is said of a residual that JPEG leaves alone, before the quality.
+_STEPS = "; whole steps of JPEG "
 #: The first row of the bars.
 _ASKED = ["**asked for**", "", "-1 or more", "-2 or more", "", "2 at most", "35, or 34", "0.95", "99 %", "95 %", ""]
 #: Where other owners' keys are found, and what the locks they were tried on were trained for.
@@ -60,6 +63,21 @@ def bars() -> str:
         "nearest of 64 users, JPEG 75",
     ]
     return table(head, rows)
+
+
+def jpeg() -> str:
+    """What keyed images are worth after JPEG, mean over the owners of each kind that it was measured for."""
+    rows = []
+    for name, title in NAMES.items():
+        for (_, kind), found in _by_kind(_leaks(name)).items():
+            if measured := [row for row in found if "jpeg" in row]:
+                through = [
+                    {way: row["table"][way]["argmax"] for way in (KEYED, JPEG)} | row["jpeg"] for row in measured
+                ]
+                shown = (KEYED, "JPEG 95", "JPEG 85", JPEG, "JPEG 65", "JPEG 50", MOVED)
+                rows.append([f"{title} ({len(measured)}{kind})", *(_mean_percent([*through], way) for way in shown)])
+    head = ["task (owners)", "PNG", *(f"JPEG {quality}" for quality in (95, 85, 75, 65, 50)), "JPEG 75, off the grid"]
+    return table(head, rows) if rows else PENDING
 
 
 def leaks(name: str) -> str:
@@ -235,8 +253,13 @@ def _by_kind(rows: Rows) -> dict[tuple[str, str], Rows]:
     kinds: dict[tuple[str, str], Rows] = {}
     for row in rows:
         said = f"; {row['but']}" if "but" in row else _KINDS[("same_class_refused" not in row) + ("rivals" not in row)]
+        said += f"{_STEPS}{row['grid']}" if row.get("grid") else ""
         kinds.setdefault((row["network"], said), []).append(row)
-    return dict(sorted(kinds.items(), key=lambda entry: (*_KINDS, entry[0][1]).index(entry[0][1])))
+
+    def rank(said: str) -> int:
+        return (*_KINDS, said).index(said)
+
+    return dict(sorted(kinds.items(), key=lambda entry: rank(entry[0][1].split(_STEPS)[0])))
 
 
 def _shares(rows: Rows, kind: str) -> str:
