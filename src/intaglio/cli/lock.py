@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from intaglio.cli.lock_options import Grid, lock_settings
 from intaglio.cli.model import Arch, Classes, InputShape, Preprocess, open_model
 from intaglio.cli.options import Debug, Device, JsonFile, Quiet, Seed, TestData
 from intaglio.cli.passphrase import PassphraseFile, read_key
@@ -65,14 +66,7 @@ def train(
     code_weight: Annotated[
         float, typer.Option(help="What reading the code weighs; more where users are not named.")
     ] = 1.5,
-    grid: Annotated[
-        int | None,
-        typer.Option(
-            help="Quality of JPEG that residuals come through unchanged, 0: none; by default that of JPEG data.",
-            min=0,
-            max=95,
-        ),
-    ] = None,
+    grid: Grid = None,
     jpeg: Annotated[
         float,
         typer.Option(help="Share of images that meet JPEG in training, up to 0.8; JPEG data leak more for more of it."),
@@ -101,37 +95,28 @@ def train(
     debug: Debug = False,
 ) -> int:
     """Lock a copy of MODEL. Exit code 0: it tells nothing without a key, 1: it leaks (see the table)."""
-    from pydantic import ValidationError
-
     from intaglio.classifiers.derived import with_weights
     from intaglio.cli.console import progress_bar, require_deliverable
     from intaglio.cli.splits import train_and_test
     from intaglio.data.opening import open_data_for
-    from intaglio.lock import Lock, LockSettings
+    from intaglio.lock import Lock
     from intaglio.lock.lock_file import lock_file
-    from intaglio.lock.settings import ATOMS
 
     require_deliverable(json)
-    try:
-        drawn = ATOMS if residual == "atoms" else {}
-        settings = LockSettings(
-            mislabel=mislabel,
-            steps=steps,
-            refining_steps=refining_steps,
-            batch_size=batch_size,
-            augmentation=augmentation,
-            psnr=psnr,
-            weight=weight,
-            code_length=code_length,
-            code_weight=code_weight,
-            grid=grid,
-            jpeg=jpeg,
-            **drawn,
-        )
-    except ValidationError as error:
-        (first, *_) = error.errors()
-        option = str(first["loc"][0]) if first["loc"] else "residual"
-        raise typer.BadParameter(first["msg"], param_hint=f"--{option.replace('_', '-')}") from error
+    settings = lock_settings(
+        residual,
+        mislabel=mislabel,
+        steps=steps,
+        refining_steps=refining_steps,
+        batch_size=batch_size,
+        augmentation=augmentation,
+        psnr=psnr,
+        weight=weight,
+        code_length=code_length,
+        code_weight=code_weight,
+        grid=grid,
+        jpeg=jpeg,
+    )
     classifier = with_weights(open_model(model, arch, input_shape, classes, preprocess, device))  # before any data
     owner = read_key(key, passphrase_file)
     before = [Lock.open(folder, owner) for folder in earlier or ()]
