@@ -189,8 +189,7 @@ def _measured(
     folder: Path, name: str, seed: int, locked: nn.Module, lock: Lock, others: tuple[Lock, ...] = ()
 ) -> dict[str, Any]:
     test = all_tested(name)
-    asked = classifier(locked, task(name))
-    table = check_lock(asked, lock, test, other=others)
+    table = check_lock(classifier(locked, task(name)), lock, test, other=others)
     return {
         "seed": seed,
         "unlocked_accuracy": accuracy(host(name, seed), test),
@@ -202,7 +201,7 @@ def _measured(
         "psnr": table.psnr,
         "worst_psnr": table.worst_psnr,
         "ssim": table.ssim,
-        "jpeg": through_jpeg(asked, lock, test),
+        "jpeg": through_jpeg(locked, lock, test),
         "grid": lock.facts.settings.grid or 0,
         "traced": traced(lock, test.images),
         "network": f"{PLANS[name].architecture} {PLANS[name].width}",

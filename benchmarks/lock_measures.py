@@ -4,10 +4,10 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from benchmarks.owners import accuracy
 from benchmarks.results import interval
-from intaglio.classifiers import Classifier
 from intaglio.data import ImageData
 from intaglio.evidence.key import Key
 from intaglio.evidence.statistics import proportion
@@ -51,7 +51,7 @@ def traced(lock: Lock, images: Tensor) -> dict[str, Any]:
     return {**found, "images": len(images), "users": len(lock.users), "no key, somebody named": innocent / len(images)}
 
 
-def through_jpeg(classifier: Classifier, lock: Lock, data: ImageData) -> dict[str, float]:
+def through_jpeg(locked: nn.Module, lock: Lock, data: ImageData) -> dict[str, float]:
     """Share of keyed images that are answered rightly after JPEG of several qualities.
 
     The last is JPEG on another grid of 8 x 8 pixels than that of the picture's upper left corner: images are moved on,
@@ -62,9 +62,7 @@ def through_jpeg(classifier: Classifier, lock: Lock, data: ImageData) -> dict[st
     back = tuple(-step for step in _MOVED)
     received = {f"JPEG {quality}": Jpeg(quality=quality)(keyed) for quality in QUALITIES}
     received[MOVED] = torch.roll(Jpeg(quality=JPEG_QUALITY)(moved), back, dims=(2, 3))
-    return {
-        name: float((classifier.predict(images) == data.labels).float().mean()) for name, images in received.items()
-    }
+    return {name: accuracy(locked, ImageData(images, data.labels)) for name, images in received.items()}
 
 
 def keying_cost() -> dict[str, Any]:

@@ -12,8 +12,6 @@ NAMES = {"fashion-mnist": "Fashion-MNIST", "faces": "ORL faces", "cifar10": "CIF
 NETWORKS = {"resnet14 8": "ResNet-14", "vgg 12": "VGG", "vgg 16": "VGG"}
 #: What locks were not trained against, those of now first.
 _KINDS = ("", ", residuals of the same class not refused", ", neither residuals of the same class nor rivals refused")
-#: What is said of a residual that JPEG leaves alone, before the quality.
-_STEPS = "; whole steps of JPEG "
 #: The first row of the bars.
 _ASKED = ["**asked for**", "", "-1 or more", "-2 or more", "", "2 at most", "35, or 34", "0.95", "99 %", "95 %", ""]
 #: Where other owners' keys are found, and what the locks they were tried on were trained for.
@@ -251,15 +249,16 @@ def _by_kind(rows: Rows) -> dict[tuple[str, str], Rows]:
     A row that another training replaced says itself how it differs.
     """
     kinds: dict[tuple[str, str], Rows] = {}
-    for row in rows:
-        said = f"; {row['but']}" if "but" in row else _KINDS[("same_class_refused" not in row) + ("rivals" not in row)]
-        said += f"{_STEPS}{row['grid']}" if row.get("grid") else ""
+    for row in sorted(rows, key=_age):
+        said = f"; {row['but']}" if "but" in row else _KINDS[_age(row)]
+        said += f"; whole steps of JPEG {row['grid']}" if row.get("grid") else ""
         kinds.setdefault((row["network"], said), []).append(row)
+    return kinds
 
-    def rank(said: str) -> int:
-        return (*_KINDS, said).index(said)
 
-    return dict(sorted(kinds.items(), key=lambda entry: rank(entry[0][1].split(_STEPS)[0])))
+def _age(row: dict[str, Any]) -> int:
+    """Which of `_KINDS` a row is of; what another training replaced comes after all of them."""
+    return len(_KINDS) if "but" in row else ("same_class_refused" not in row) + ("rivals" not in row)
 
 
 def _shares(rows: Rows, kind: str) -> str:

@@ -67,12 +67,12 @@ class JpegGrid(nn.Module):
                 return self._pixels(whole)[..., :height, :width].clamp(-bound, bound)
 
             def fits(scale: Tensor) -> Tensor:
-                return _loudness(drawn(scale)) <= loudest
+                return loudness(drawn(scale)) <= loudest
 
             scale = _largest(fits, torch.ones_like(residual[:, :1, :1, :1]))
             rounded = drawn(scale)
-        loudness = _loudness(residual)
-        scaled = residual * scale * torch.where(scale < 1, loudness.detach() / loudness, 1.0)
+        loud = loudness(residual)
+        scaled = residual * scale * torch.where(scale < 1, loud.detach() / loud, 1.0)
         return scaled + (rounded - scaled).detach()
 
     def _blocks(self, images: Tensor) -> Tensor:
@@ -88,8 +88,8 @@ class JpegGrid(nn.Module):
         return pixels.reshape(count, 1, down * _SIZE, across * _SIZE)
 
 
-def _loudness(residual: Tensor) -> Tensor:
-    """Root mean squares `[N, 1, 1, 1]`."""
+def loudness(residual: Tensor) -> Tensor:
+    """Root mean squares `[N, 1, 1, 1]` of residuals `[N, C, H, W]`, differentiable at 0 too."""
     return (residual.square().mean(dim=(1, 2, 3), keepdim=True) + 1e-12).sqrt()
 
 

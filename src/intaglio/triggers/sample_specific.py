@@ -10,7 +10,7 @@ from intaglio.networks.unet import UNet
 from intaglio.triggers.base import Trigger
 from intaglio.triggers.batches import batch_size
 from intaglio.triggers.drawing import Atoms, drawing
-from intaglio.triggers.jpeg_grid import JpegGrid
+from intaglio.triggers.jpeg_grid import JpegGrid, loudness
 
 EPSILON = 8 / 255
 FEATURES = 16
@@ -86,8 +86,7 @@ class SampleSpecificEncoder(nn.Module):
         if self.steps is not None:
             drawn = self.steps(drawn, loudest, self.relief * self.epsilon)
         residual = (images + drawn).clamp(0, 1) - images
-        loudness = (residual.square().mean(dim=(1, 2, 3), keepdim=True) + 1e-12).sqrt()
-        return images + residual * (loudest / loudness).clamp(max=1)
+        return images + residual * (loudest / loudness(residual)).clamp(max=1)
 
     def draw_mixing(self, count: int, generator: torch.Generator) -> Tensor:
         """Random secrets `[count, 1, F, k, k]` of this encoder's drawing."""
