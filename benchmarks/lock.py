@@ -203,6 +203,7 @@ def _measured(
         "ssim": table.ssim,
         "jpeg": through_jpeg(locked, lock, test),
         "grid": lock.facts.settings.grid or 0,
+        "marks": bool(lock.facts.settings.grid),
         "traced": traced(lock, test.images),
         "network": f"{PLANS[name].architecture} {PLANS[name].width}",
         "rivals": RIVALS,

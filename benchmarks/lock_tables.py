@@ -252,6 +252,7 @@ def _by_kind(rows: Rows) -> dict[tuple[str, str], Rows]:
     for row in sorted(rows, key=_age):
         said = f"; {row['but']}" if "but" in row else _KINDS[_age(row)]
         said += f"; whole steps of JPEG {row['grid']}" if row.get("grid") else ""
+        said += ", marks" if row.get("marks") else ""
         kinds.setdefault((row["network"], said), []).append(row)
     return kinds
 

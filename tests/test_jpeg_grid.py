@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from intaglio.tampering import Jpeg
-from intaglio.triggers.jpeg_grid import JpegGrid, steps
+from intaglio.triggers.jpeg_grid import JpegGrid, brightness, steps
 
 LOUDEST, BOUND = 10 ** (-35.2 / 20), 8 / 255
 
@@ -22,8 +22,7 @@ def pictures(count: int, size: tuple[int, int] = (16, 24)) -> Tensor:
 
 
 def coefficients(residual: Tensor, quality: int) -> Tensor:
-    grid = JpegGrid(quality)
-    return grid._blocks(residual) / grid.steps
+    return JpegGrid(quality)._amounts(residual)
 
 
 def test_the_steps_are_those_of_the_standard() -> None:
@@ -90,7 +89,8 @@ def test_sides_need_not_be_multiples_of_8(size: tuple[int, int]) -> None:
     found = JpegGrid(75)(residual, LOUDEST, BOUND)
     assert found.shape == residual.shape
     inside = tuple(side // 8 * 8 for side in size)
-    amounts = coefficients(JpegGrid(75)(residual, LOUDEST, 1.0)[..., : inside[0], : inside[1]], 75)
+    whole = JpegGrid(75)(residual, LOUDEST, 1.0)[..., : inside[0], : inside[1]]
+    amounts = coefficients(whole, 75) if all(inside) else torch.zeros(1)
     assert torch.allclose(amounts, amounts.round(), atol=1e-3)
 
 
@@ -106,3 +106,59 @@ def test_the_gradient_is_that_of_scaling() -> None:
     (JpegGrid(75)(quiet, 1.0, BOUND) * direction).sum().backward()
     assert quiet.grad is not None
     assert torch.allclose(quiet.grad, direction)
+
+
+# --- bits told by parity ---------------------------------------------------------------------------------------------
+
+
+def marks(count: int, size: tuple[int, int]) -> Tensor:
+    """An even and an odd number wanted of two coefficients of every whole block, by turns; nothing else is marked."""
+    found = torch.zeros(count, 1, *size)
+    height, width = (side // 8 * 8 for side in size)
+    found[:, :, 1:height:8, 0:width:8], found[:, :, 0:height:8, 2:width:8] = 1.0, -1.0
+    found[::2] *= -1
+    return found
+
+
+def coloured(count: int, size: tuple[int, int]) -> Tensor:
+    tint = 0.1 * torch.rand(count, 3, 1, 1, generator=torch.Generator().manual_seed(7))
+    return ((pictures(count, size) + tint) * 255).round() / 255
+
+
+@pytest.mark.parametrize("size", [(32, 32), (20, 28)])
+@pytest.mark.parametrize("draw", [pictures, coloured])
+def test_marked_parities_are_read_from_any_picture(draw, size: tuple[int, int]) -> None:  # type: ignore[no-untyped-def]
+    """In 8 bits, after JPEG of this quality and of finer ones; a picture without marks is read half and half."""
+    grid, images, wanted = JpegGrid(75), draw(40, size), marks(40, size)
+    residual = grid(residuals(40, size), LOUDEST, BOUND, images, wanted)
+    assert float(residual.abs().max()) <= BOUND + 1e-6
+    assert float(residual.square().mean(dim=(1, 2, 3)).sqrt().max()) <= LOUDEST + 1e-7
+    keyed = ((images + residual).clamp(0, 1) * 255).round() / 255
+
+    def agreeing(received: Tensor) -> float:
+        found = grid.parities(received)
+        assert found.shape == wanted.shape
+        assert float(found.abs().max()) <= 1
+        return float(((found * wanted)[wanted != 0] > 0).float().mean())
+
+    assert agreeing(keyed) > 0.94  # the others are where the bound of 8/255 cut much off
+    assert agreeing(Jpeg(quality=75)(keyed)) > 0.94
+    assert agreeing(Jpeg(quality=90)(keyed)) > 0.92
+    assert 0.4 < agreeing(images) < 0.6
+
+
+def test_marks_change_nothing_but_what_is_marked() -> None:
+    images, wanted = pictures(10), marks(10, (16, 24))
+    with_marks = coefficients(JpegGrid(75)(residuals(10), 1.0, 1.0, images, wanted), 75)
+    without = coefficients(JpegGrid(75)(residuals(10), 1.0, 1.0), 75)
+    marked = wanted.view(10, 2, 8, 3, 8).transpose(2, 3) != 0
+    assert torch.allclose(with_marks[~marked], without[~marked], atol=1e-3)
+    assert float((with_marks - without)[marked].abs().max()) <= 1.5 + 1e-3  # half a step by rounding, one by parity
+
+
+def test_brightness_is_what_jpeg_takes_for_it() -> None:
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    red, green, blue = images.unbind(1)
+    assert torch.allclose(brightness(images)[:, 0], 0.299 * red + 0.587 * green + 0.114 * blue)
+    assert torch.equal(brightness(images[:, :1]), images[:, :1])
+    assert torch.allclose(brightness(images[:, :2]), images[:, :2].mean(dim=1, keepdim=True))

@@ -91,10 +91,23 @@ def test_chance_where_two_bits_are_all_there_is() -> None:
     assert trace_codes(felt, codes, ("alice",), 0.01).images[0].p_value == pytest.approx(1 / 4)  # both signs agree
 
 
-def test_chance_names_no_more_than_was_accepted() -> None:
+def test_the_surest_of_two_witnesses_is_believed_at_twice_the_chance() -> None:
+    codes = torch.tensor([[1.0] * 16, [1.0, -1] * 8])
+    felt = torch.stack([torch.stack([codes[1], torch.zeros(16)]), torch.stack([codes[1] * codes[0].roll(1), codes[0]])])
+    felt[1, 0, :8] *= -1
+    found = trace_codes(felt, codes, ("alice", "bob"), 0.01)
+    assert [match.user for match in found.images] == ["bob", "alice"]
+    assert [match.p_value for match in found.images] == [2 * 2 * 2**-16] * 2
+    assert found.together.nearest == "alice"  # one witness says bob and nobody, the other alice and nobody
+    assert trace_codes(felt[:, 1:], codes, ("alice", "bob"), 0.01).images[1].p_value == 2 * 2**-16
+
+
+@pytest.mark.parametrize("witnesses", [1, 2])
+def test_chance_names_no_more_than_was_accepted(witnesses: int) -> None:
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 2, (64, 96), generator=generator).float() * 2 - 1
-    found = trace_codes(torch.randn(2000, 96, generator=generator), codes, tuple(map(str, range(64))), 0.05)
+    felt = torch.randn(2000, witnesses, 96, generator=generator)
+    found = trace_codes(felt, codes, tuple(map(str, range(64))), 0.05)
     named = sum(match.user is not None for match in found.images)
     assert binom.ppf(0.001, 2000, 0.04) <= named <= binom.ppf(0.999, 2000, 0.05)
 
@@ -116,6 +129,29 @@ def test_what_cannot_be_traced() -> None:
     for alpha in (0.0, 1.0):
         with pytest.raises(DataError, match="alpha lies between 0 and 1"):
             lock.trace(some_images(), alpha=alpha)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
+def test_on_a_grid_of_jpeg_users_are_named_from_every_image_by_an_untrained_network(
+    shape: tuple[int, int, int],
+) -> None:
+    """No picture stands in the way of parities, and no decoder has to learn them."""
+    settings = LockSettings(width=4, code_length=48, grid=75)
+    facts = LockFacts(lock_id="0" * 32, input_shape=shape, settings=settings)
+    torch.manual_seed(0)
+    lock = Lock(KeyNetwork(shape[0], settings), OWNER, facts)
+    for number in range(64):
+        lock.issue(f"user {number}")
+    coarse = torch.rand(100, shape[0], 5, 5, generator=torch.Generator().manual_seed(2))
+    images = ((0.2 + 0.6 * interpolate(coarse, shape[1:], mode="bilinear")) * 255).round() / 255
+    keyed = lock.apply(images, user="user 7")
+    for received in (keyed, Jpeg(quality=75)(keyed), Jpeg(quality=90)(keyed)):
+        found = lock.trace(received)
+        assert [match.user for match in found.images] == ["user 7"] * 100
+        assert found.user == "user 7"
+    assert sum(match.user is not None for match in lock.trace(images).images) <= 5
+    moved = images.roll(5, dims=0) + keyed - images
+    assert lock.trace(moved.clamp(0, 1)).user is None  # parities don't travel with a residual
 
 
 # --- on disk ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A lock's secrets: they follow from the key alone, carriers are orthogonal, and codes are balanced and far apart."""
 
 import itertools
+from collections import Counter
 
 import pytest
 import torch
@@ -51,6 +52,32 @@ def test_same_key_same_secrets_and_nothing_else(way: str) -> None:
             overlap = float((mine * theirs).sum() / (mine.norm() * theirs.norm()))
             assert abs(overlap) < 0.35
         assert not torch.equal(first.code("alice"), other.code("alice"))
+
+
+@pytest.mark.parametrize(
+    ("size", "bits", "marks"), [((28, 28), 96, 36), ((32, 40), 48, 80), ((64, 64), 8, 32), ((7, 20), 8, 0)]
+)
+def test_marks_on_a_grid_of_jpeg(size: tuple[int, int], bits: int, marks: int) -> None:
+    """Four a block of 8 x 8 at most, and four a bit, each in a place of its own, at low frequencies of whole blocks."""
+    known = LockSecrets(OWNER, (1, *size), WAYS["mixing"], bits, marked=True)
+    plain = LockSecrets(OWNER, (1, *size), WAYS["mixing"], bits)
+    assert torch.equal(known.carriers[:, :1], plain.carriers)
+    found = known.carriers[:, 1]
+    places = found.nonzero()
+    assert len(places) == marks
+    assert torch.equal(found[found != 0], torch.full((marks,), bits**0.5))
+    assert len(set(map(tuple, places[:, 1:].tolist()))) == marks
+    assert set((places[:, 1:] % 8).sum(dim=1).tolist()) <= {1, 2, 3}
+    blocks = Counter(map(tuple, (places[:, 1:] // 8).tolist()))
+    assert all(count <= 4 and 8 * row + 8 <= size[0] and 8 * column + 8 <= size[1]
+               for (row, column), count in blocks.items())  # fmt: skip
+    assert set(Counter(places[:, 0].tolist()).values()) <= {marks // bits, marks // bits + 1}
+    planes = spread(torch.ones(1, bits), known.carriers)
+    assert torch.allclose(planes[:, 1], (found != 0).any(dim=0)[None].float())
+    if marks:
+        assert not torch.equal(
+            found, LockSecrets(STRANGER, (1, *size), WAYS["mixing"], bits, marked=True).carriers[:, 1]
+        )
 
 
 @EVERY

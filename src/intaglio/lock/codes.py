@@ -3,6 +3,7 @@
     mixing      "lock/mixing"      atoms (or a mixing), one set for the owner, the same under every user: what the
                                    classifier tests for
     carriers    "lock/carriers"    n orthogonal patterns that spread a code over all atoms (or pixels)
+    marks       "lock/marks"       on a grid of JPEG: coefficients that are even or odd numbers of steps for a bit
     rivals      "lock/rivals"      atoms of owners who do not exist: what the classifier must not take for its own
     code        "lock/user/NAME"   n signs for each user: what a picture is traced by
 
@@ -29,6 +30,12 @@ from intaglio.triggers.sample_specific import SampleSpecificEncoder, Secret
 CODE_LENGTH = 96
 RIVALS = 31
 _NAME_LIMIT = 100
+#: Marks lie at coefficients (u, v) of these orders u + v, which JPEG rounds finest, at most so many in a block of 8 x 8
+#: pixels, and at most so many for a bit.
+_MARKED_ORDERS = (1, 2, 3)
+_MARKS_IN_A_BLOCK = 4
+_MARKS_FOR_A_BIT = 4
+_BLOCK = 8
 #: Carriers hold frequencies in this band, as shares of the highest: lower ones are the picture's own, higher ones
 #: are what JPEG drops first.
 _BAND = (0.07, 0.5)
@@ -37,14 +44,22 @@ _BAND = (0.07, 0.5)
 class LockSecrets:
     """The secrets of one owner for images `(C, H, W)`, with which a drawing draws.
 
-    Mixing `[1, 1, F, k, k]`, rivals' mixings `[R, 1, F, k, k]`, carriers `[n, *planes]`.
+    Mixing `[1, 1, F, k, k]`, rivals' mixings `[R, 1, F, k, k]`, carriers `[n, *planes]`. If `marked`, carriers have
+    another plane, which marks the coefficients of JPEG whose parity tells a bit.
 
     Raises:
         DataError: the images are too small to carry the code.
     """
 
     def __init__(
-        self, key: Key, input_shape: tuple[int, int, int], drawing: Drawing, code_length: int, *, generation: int = 0
+        self,
+        key: Key,
+        input_shape: tuple[int, int, int],
+        drawing: Drawing,
+        code_length: int,
+        *,
+        generation: int = 0,
+        marked: bool = False,
     ) -> None:
         _, height, width = input_shape
         if code_length * 4 > height * width:
@@ -54,7 +69,7 @@ class LockSecrets:
         self.mixing = drawing.secrets(_normal(key, f"{self._context}/mixing", (1, *drawing.shape)))
         self.rivals = drawing.secrets(_normal(key, f"{self._context}/rivals", (RIVALS, *drawing.shape)))
         self._code_length, self._planes = code_length, drawing.plane_shape(height, width)
-        self._over_atoms = isinstance(drawing, Atoms)
+        self._over_atoms, self._marked = isinstance(drawing, Atoms), marked
         places = _amount_places if self._over_atoms else _band_places
         places(code_length, self._planes)  # images that are too small are refused now, not at the carriers' first use
 
@@ -63,7 +78,11 @@ class LockSecrets:
         """Float32 `[n, *planes]`, made at first use: of large images they take seconds and hundreds of megabytes."""
         make = amount_carriers if self._over_atoms else pixel_carriers
         with torch.inference_mode(False):  # training differentiates through what keying may have asked for first
-            return make(self._key, f"{self._context}/carriers", self._code_length, self._planes)
+            carriers = make(self._key, f"{self._context}/carriers", self._code_length, self._planes)
+            if not self._marked:
+                return carriers
+            marks = parity_marks(self._key, f"{self._context}/marks", self._code_length, *self._planes[1:])
+            return torch.cat([carriers, marks], dim=1)
 
     def code(self, user: str) -> Tensor:
         """The user's code: float32 `[n]` of -1 and +1, whether or not the user was ever issued a key."""
@@ -151,6 +170,26 @@ def pixel_carriers(key: Key, context: str, count: int, planes: tuple[int, int, i
         spectrum[rows, columns] = weights[:, number]
         patterns[number, 0] = down @ spectrum @ across * math.sqrt(height * width)
     return patterns
+
+
+def parity_marks(key: Key, context: str, count: int, height: int, width: int) -> Tensor:
+    """Which coefficients of JPEG tell each of `count` bits, `[count, 1, H, W]`: sqrt(count) there, 0 elsewhere.
+
+    Each is laid out in its block of 8 x 8 as `JpegGrid` takes marks, in whole blocks only. Blocks have secret places
+    and a secret order; where there are too few for all bits, the last are not marked.
+    """
+    down, across = height // _BLOCK, width // _BLOCK
+    orders = torch.arange(_BLOCK)[:, None] + torch.arange(_BLOCK)
+    rows, columns = torch.isin(orders, torch.tensor(_MARKED_ORDERS)).nonzero().T
+    drawn = _normal(key, context, (down * across, 1 + len(rows)))
+    blocks, places = drawn[:, 0].argsort(), drawn[:, 1:].argsort(dim=1)
+    marks = torch.zeros(count, 1, height, width)
+    for number in range(min(_MARKS_IN_A_BLOCK * len(blocks), _MARKS_FOR_A_BIT * count)):
+        block = int(blocks[number % len(blocks)])
+        place = int(places[block, number // len(blocks)])
+        row, column = _BLOCK * (block // across) + rows[place], _BLOCK * (block % across) + columns[place]
+        marks[number % count, 0, row, column] = math.sqrt(count)
+    return marks
 
 
 def _amount_places(count: int, planes: tuple[int, int, int]) -> int:

@@ -32,7 +32,7 @@ class CodeDecoder(nn.Module):
             self.unmix = nn.Conv2d(drawing.features, drawing.features, 3, padding=1)
 
     def forward(self, images: Tensor, carriers: Tensor, mixing: Tensor) -> Tensor:
-        found = self.network(images - 0.5)
+        found, carriers = self.network(images - 0.5), carriers[:, : self.drawing.planes]
         if isinstance(self.drawing, Atoms):
             # Beginning with the image itself, encoder and decoder agree on the code from the first step on.
             found = self.drawing.found(found + images.mean(dim=1, keepdim=True), mixing) / mixing.norm()

@@ -8,6 +8,7 @@ from typing import Literal, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional
 
 from intaglio.classifiers.weights import check_tensors
 from intaglio.errors import KeyFileError, ModelError, StorageError
@@ -143,11 +144,23 @@ class Lock:
         return trace_users(self.read(images), self.users, self.secrets, alpha)
 
     def read(self, images: Tensor) -> Tensor:
-        """What the decoder feels of each bit of the code, `[N, n]`; positive says +1. Of clips the mean over frames."""
+        """What is felt of each bit of the code, `[N, W, n]`; positive says +1. Of clips the mean over frames.
+
+        One witness is the decoder. On a grid of JPEG the marks are another: how even their coefficients are, -1 to 1.
+        """
         with torch.inference_mode():
             parts = torch.split(frames(images), batch_size(images.shape))
-            felt = torch.cat([self.network.decoder(part, self.secrets.carriers, self.secrets.mixing) for part in parts])
-            return felt.view(len(images), -1, felt.shape[1]).mean(dim=1)
+            felt = torch.cat([self._felt(part) for part in parts])
+            return felt.view(len(images), -1, *felt.shape[1:]).mean(dim=1)
+
+    def _felt(self, images: Tensor) -> Tensor:
+        """The same of single images `[N, C, H, W]`."""
+        carriers, grid = self.secrets.carriers, self.network.encoder.steps
+        felt = [self.network.decoder(images, carriers, self.secrets.mixing)]
+        if grid is not None:
+            marks = carriers[:, 1:].sign()
+            felt.append(functional.linear(grid.parities(images).flatten(1), marks.flatten(1)))
+        return torch.stack(felt, dim=1)
 
     def trigger(self, user: str) -> SampleSpecificTrigger:
         """The user's key as a trigger, whether or not one was issued."""
@@ -234,7 +247,8 @@ def lock_secrets(key: Key, facts: LockFacts) -> LockSecrets:
     """The secrets of this lock, which follow from the owner's key."""
     settings, (channels, height, width) = facts.settings, facts.input_shape[-3:]
     shape, drawn = (channels, height, width), drawing(settings.features, settings.stride)
-    return LockSecrets(key, shape, drawn, settings.code_length, generation=facts.generation)
+    marked = bool(settings.grid)
+    return LockSecrets(key, shape, drawn, settings.code_length, generation=facts.generation, marked=marked)
 
 
 def new_lock_id() -> str:

@@ -22,10 +22,10 @@ class _Felt(NamedTuple):
     length: int | None  #: None: images, not clips
 
     def rows(self, apart: bool) -> Tensor:
-        """For each image, or for each clip its mean over the frames, `[N, n]`; for each frame if `apart`."""
+        """For each image, or for each clip its mean over the frames, `[N, W, n]`; for each frame if `apart`."""
         if apart or self.length is None:
             return self.frames
-        return self.frames.view(-1, self.length, self.frames.shape[1]).mean(dim=1)
+        return self.frames.view(-1, self.length, *self.frames.shape[1:]).mean(dim=1)
 
 
 def trace_files(

@@ -1,13 +1,14 @@
 """Whose key made an image: decoded bits against the codes of all users.
 
-    L' = round(64 L / |L|)                        L: what the decoder feels of each bit
+    L' = round(64 L / |L|)                        L: what a witness feels of each bit
     t_u = <k_u, L'>                               k_u: the user's code, signs
-    p_u = min(1, users * P(<k, L'> >= t_u))       k: signs at random
+    p_u = min(1, users * W * P(<k, L'> >= t_u))   k: signs at random; W witnesses, of whom the surest is believed
 
-A user's code is random to everyone without the owner's key. So for a code that has nothing to do with the image t is a
-sum of whole numbers with random signs, whatever they are, and its chances are counted exactly (`sign_sums`); the number
-of users accounts for all who were looked at. So p bounds the chance that an image without anything of a user's key is
-named for that user.
+A witness is the decoder; another, on a grid of JPEG, is which coefficients are even. A user's code is random to
+everyone without the owner's key. So for a code that has nothing to do with the image t is a sum of whole numbers with
+random signs, whatever they are, and its chances are counted exactly (`sign_sums`); the numbers of users and witnesses
+account for all that was looked at. So p bounds the chance that an image without anything of a user's key is named for
+that user.
 
 It bounds chance alone, not intent: a name says that the image carries a residual that was made for that user, not that
 the user put it there. Whoever has one original and its keyed copy, or many of a user's keyed images, can add that
@@ -89,7 +90,7 @@ class Trace(Result):
 
 
 def trace_users(felt: Tensor, users: UserStore, secrets: LockSecrets, alpha: float) -> Trace:
-    """`trace_codes` of decoded bits `[N, n]` with everyone who was ever issued a key.
+    """`trace_codes` of decoded bits `[N, W, n]` with everyone who was ever issued a key.
 
     Raises:
         DataError: nobody was, or alpha outside (0, 1).
@@ -111,7 +112,7 @@ def require_traceable(users: UserStore, alpha: float) -> None:
 
 
 def trace_codes(felt: Tensor, codes: Tensor, names: tuple[str, ...], alpha: float) -> Trace:
-    """Compares decoded bits `[N, n]` with the users' codes `[U, n]`.
+    """Compares decoded bits `[N, n]`, or those of W witnesses `[N, W, n]`, with the users' codes `[U, n]`.
 
     `alpha` is the accepted chance of a wrong name, for each image and for all together. It is chance's alone: that a
     user is named says that the residual was made for that user, not who put it into the image.
@@ -120,7 +121,7 @@ def trace_codes(felt: Tensor, codes: Tensor, names: tuple[str, ...], alpha: floa
         DataError: alpha outside (0, 1).
     """
     _check_level(alpha)
-    felt = felt.double()
+    felt = felt.double().view(len(felt), -1, codes.shape[1])
     everything = torch.cat([felt, felt.sum(dim=0, keepdim=True)])
     matches = [
         match for part in torch.split(everything, _BATCH) for match in _matches(part, codes.double(), names, alpha)
@@ -142,12 +143,15 @@ def _check_level(alpha: float) -> None:
 
 
 def _matches(felt: Tensor, codes: Tensor, names: tuple[str, ...], alpha: float) -> list[Match]:
-    whole = (_FINENESS * felt / felt.norm(dim=1, keepdim=True).clamp(min=_SMALLEST)).round()
-    best, places = (whole @ codes.T).max(dim=1)
-    return [
-        _match(names[place], min(1.0, len(names) * tail(weights, reached)), alpha)
-        for weights, reached, place in zip(whole, best.tolist(), places.tolist(), strict=True)
-    ]
+    whole = (_FINENESS * felt / felt.norm(dim=2, keepdim=True).clamp(min=_SMALLEST)).round()
+    best, places = (whole @ codes.T).max(dim=2)
+    looked_at = whole.shape[1] * len(names)
+    matches = []
+    for witnesses, reached, nearest in zip(whole, best.tolist(), places.tolist(), strict=True):
+        chances = [tail(weights, agreed) for weights, agreed in zip(witnesses, reached, strict=True)]
+        surest = min(range(len(chances)), key=chances.__getitem__)
+        matches.append(_match(names[nearest[surest]], min(1.0, looked_at * chances[surest]), alpha))
+    return matches
 
 
 def _match(name: str, p_value: float, alpha: float) -> Match:

@@ -34,6 +34,11 @@ class Drawing(ABC):
 
     @property
     @abstractmethod
+    def planes(self) -> int:
+        """How many a message has."""
+
+    @property
+    @abstractmethod
     def shape(self) -> tuple[int, int, int, int]:
         """Of one secret."""
 
@@ -58,6 +63,10 @@ class Mixing(Drawing):
     """W * f: all features convolved by 3 x 3 into one residual. A message is an image of one channel."""
 
     @property
+    def planes(self) -> int:
+        return 1
+
+    @property
     def shape(self) -> tuple[int, int, int, int]:
         return (1, self.features, _MIXING_SIZE, _MIXING_SIZE)
 
@@ -65,7 +74,7 @@ class Mixing(Drawing):
         return _of_norm(normal, _SCALE)
 
     def plane_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        return (1, height, width)
+        return (self.planes, height, width)
 
     def enlarged(self, plane: Tensor, height: int, width: int) -> Tensor:
         return plane
@@ -96,6 +105,10 @@ class Atoms(Drawing):
         self.stride = stride
 
     @property
+    def planes(self) -> int:
+        return self.features
+
+    @property
     def shape(self) -> tuple[int, int, int, int]:
         return (1, self.features, 2 * self.stride, 2 * self.stride)
 
@@ -112,7 +125,7 @@ class Atoms(Drawing):
         return _of_norm(atoms.float(), 2 * self.stride * _SCALE)
 
     def plane_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        return (self.features, -(-height // self.stride), -(-width // self.stride))
+        return (self.planes, -(-height // self.stride), -(-width // self.stride))
 
     def enlarged(self, plane: Tensor, height: int, width: int) -> Tensor:
         return functional.interpolate(plane, scale_factor=self.stride)[..., :height, :width]

@@ -7,8 +7,12 @@ q round(c / q). For a residual of whole steps k q
 
 the residual comes through unchanged, on whatever picture; and a picture that was a JPEG file of this quality, for which
 c is a whole number of steps too, comes through with it.
+
+So does whether the sum is an even or an odd number of steps. Where a bit is marked, the nearest number of its parity is
+taken, and no picture stands in the way of reading it (quantization index modulation; Chen & Wornell 2001).
 """
 
+import math
 from collections.abc import Callable
 from io import BytesIO
 
@@ -24,6 +28,8 @@ from intaglio.triggers.drawing import cosines
 BEST_QUALITY = 95
 _SIZE = 8
 _HALVINGS = 8
+#: What JPEG takes for the brightness of red, green and blue.
+_BRIGHTNESS = (0.299, 0.587, 0.114)
 
 
 class JpegGrid(nn.Module):
@@ -51,20 +57,32 @@ class JpegGrid(nn.Module):
         self.register_buffer("steps", steps(quality) / 255, persistent=False)
         self.register_buffer("cosines", cosines(_SIZE).float(), persistent=False)
 
-    def forward(self, residual: Tensor, loudest: float, bound: float) -> Tensor:
+    def forward(
+        self,
+        residual: Tensor,
+        loudest: float,
+        bound: float,
+        images: Tensor | None = None,
+        marks: Tensor | None = None,
+    ) -> Tensor:
         """Residuals `[N, 1, H, W]` of a root mean square of at most `loudest`, and at most `bound` in every value.
 
         Sides that are no multiple of 8 are continued by their last value, as JPEG does it; what was rounded there with
         what lies outside is off the grid.
+
+        With `marks` `[N, 1, H, W]`, laid out as coefficients are within blocks of 8 x 8 (rows are vertical
+        frequencies), a coefficient of `images` and residual together becomes an even number of steps where a mark is
+        positive, an odd one where it is negative.
         """
         with torch.no_grad():
             height, width = residual.shape[2:]
-            padded = functional.pad(residual, (0, -width % _SIZE, 0, -height % _SIZE), mode="replicate")
-            amounts = self._blocks(padded) / self.steps
+            amounts = self._amounts(residual)
+            before = None if images is None else self._amounts(brightness(images))
+            marked = None if marks is None else _cut(_padded(marks))
 
             def drawn(scale: Tensor) -> Tensor:
-                whole = (scale[..., None] * amounts).round() * self.steps
-                return self._pixels(whole)[..., :height, :width].clamp(-bound, bound)
+                whole = _whole(scale[..., None] * amounts, before, marked)
+                return self._pixels(whole * self.steps)[..., :height, :width].clamp(-bound, bound)
 
             def fits(scale: Tensor) -> Tensor:
                 return loudness(drawn(scale)) <= loudest
@@ -75,17 +93,57 @@ class JpegGrid(nn.Module):
         scaled = residual * scale * torch.where(scale < 1, loud.detach() / loud, 1.0)
         return scaled + (rounded - scaled).detach()
 
-    def _blocks(self, images: Tensor) -> Tensor:
-        """Coefficients `[N, H / 8, W / 8, 8, 8]` of images `[N, 1, H, W]`."""
-        count, _, height, width = images.shape
-        blocks = images.reshape(count, height // _SIZE, _SIZE, width // _SIZE, _SIZE).transpose(2, 3)
-        return self.cosines @ blocks @ self.cosines.T
+    def parities(self, images: Tensor) -> Tensor:
+        """cos(pi c / q) of the coefficients c of images `[N, C, H, W]`, laid out as marks are, `[N, 1, H, W]`.
+
+        1 for an even number of steps, -1 for an odd one, and 0 half-way.
+        """
+        height, width = images.shape[2:]
+        found = (math.pi * self._amounts(brightness(images))).cos()
+        return _joined(found)[..., :height, :width]
+
+    def _amounts(self, images: Tensor) -> Tensor:
+        """Coefficients of images `[N, 1, H, W]` in steps, `[N, H / 8, W / 8, 8, 8]`, sides rounded up."""
+        return self.cosines @ _cut(_padded(images)) @ self.cosines.T / self.steps
 
     def _pixels(self, blocks: Tensor) -> Tensor:
-        """The inverse of `_blocks`."""
-        count, down, across = blocks.shape[:3]
-        pixels = (self.cosines.T @ blocks @ self.cosines).transpose(2, 3)
-        return pixels.reshape(count, 1, down * _SIZE, across * _SIZE)
+        """What has these coefficients, `[N, 1, H, W]`."""
+        return _joined(self.cosines.T @ blocks @ self.cosines)
+
+
+def brightness(images: Tensor) -> Tensor:
+    """What JPEG takes for the brightness of images `[N, C, H, W]`, `[N, 1, H, W]`; the mean if they have no colours."""
+    if images.shape[1] != len(_BRIGHTNESS):
+        return images.mean(dim=1, keepdim=True)
+    weights = torch.tensor(_BRIGHTNESS).to(images).view(1, -1, 1, 1)
+    return (weights * images).sum(dim=1, keepdim=True)
+
+
+def _whole(amounts: Tensor, before: Tensor | None, marks: Tensor | None) -> Tensor:
+    """Whole steps; where there is a mark what they and `before` come to is the nearest number of its parity."""
+    whole = amounts.round()
+    if marks is None or before is None:
+        return whole
+    odd = (marks < 0).to(amounts)
+    return torch.where(marks == 0, whole, 2 * ((before + amounts - odd) / 2).round() + odd - before)
+
+
+def _padded(images: Tensor) -> Tensor:
+    """Images `[N, 1, H, W]` of whole blocks, continued by their last values."""
+    height, width = images.shape[2:]
+    return functional.pad(images, (0, -width % _SIZE, 0, -height % _SIZE), mode="replicate")
+
+
+def _cut(images: Tensor) -> Tensor:
+    """Images of whole blocks `[N, 1, H, W]` as blocks `[N, H / 8, W / 8, 8, 8]`."""
+    count, _, height, width = images.shape
+    return images.reshape(count, height // _SIZE, _SIZE, width // _SIZE, _SIZE).transpose(2, 3)
+
+
+def _joined(blocks: Tensor) -> Tensor:
+    """The inverse of `_cut`."""
+    count, down, across = blocks.shape[:3]
+    return blocks.transpose(2, 3).reshape(count, 1, down * _SIZE, across * _SIZE)
 
 
 def loudness(residual: Tensor) -> Tensor:

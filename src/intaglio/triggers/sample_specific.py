@@ -21,7 +21,8 @@ _MESSAGE = 0.1
 class Secret(NamedTuple):
     """What an encoder is told beside the image; a leading 1 is shared by the whole batch."""
 
-    #: The message, spread over the image `[1 or N, 1, H, W]`, or over the atoms `[1 or N, F, h, w]`.
+    #: The message, spread over the image `[1 or N, 1, H, W]`, or over the atoms `[1 or N, F, h, w]`. Another plane, on
+    #: a grid of JPEG, marks coefficients.
     plane: Tensor
     #: What the U-Net's features are mixed by, 3x3 convolutions `[1 or N, 1, F, 3, 3]`; or atoms `[1 or N, 1, F, k, k]`.
     mixing: Tensor
@@ -37,7 +38,8 @@ class SampleSpecificEncoder(nn.Module):
     brightness, the same in all colours of a pixel that aren't clamped: JPEG halves the resolution of colour and rounds
     it coarsely, and what was hidden there is gone. The factor s <= 1, one for each image, keeps every single image at
     `psnr` or above, whatever the U-Net was trained to. With a `grid`, a quality of JPEG, what is drawn is rounded to
-    whole steps of that JPEG, which then leaves it as it is (`JpegGrid`).
+    whole steps of that JPEG, which then leaves it as it is (`JpegGrid`); a message may then have another plane, of
+    marks, where a bit is told by whether the number of steps is even or odd.
 
     Images float32 `[N, C, H, W]` in [0, 1]; the residual is bounded by `epsilon` in every value. Differentiable.
     `relief` is 1 in use; while training starts, a larger value multiplies both bounds.
@@ -72,19 +74,22 @@ class SampleSpecificEncoder(nn.Module):
         self.grid = grid
         self.steps = JpegGrid(grid) if grid else None
         atoms = isinstance(self.drawing, Atoms)
-        self.network = UNet(channels + (features if atoms else 1), features, width)
+        self.network = UNet(channels + self.drawing.planes, features, width)
         self.message = nn.Parameter(torch.full((features, 1, 1), _MESSAGE)) if atoms else None
 
     def forward(self, images: Tensor, plane: Tensor, mixing: Tensor) -> Tensor:
         count, _, height, width = images.shape
-        plane = self.drawing.enlarged(plane.expand(count, -1, -1, -1), height, width)
+        plane = plane.expand(count, -1, -1, -1)
+        marks = plane[:, self.drawing.planes :]
+        plane = self.drawing.enlarged(plane[:, : self.drawing.planes], height, width)
         features = self.network(torch.cat([images - 0.5, plane], dim=1))
         if self.message is not None:
             features = features + self.message * plane
         drawn = self.relief * self.epsilon * torch.tanh(self.drawing.draw(features, mixing))
         loudest = self.relief * 10 ** (-self.psnr / 20)
         if self.steps is not None:
-            drawn = self.steps(drawn, loudest, self.relief * self.epsilon)
+            marked = (images, marks) if marks.shape[1] else ()
+            drawn = self.steps(drawn, loudest, self.relief * self.epsilon, *marked)
         residual = (images + drawn).clamp(0, 1) - images
         return images + residual * (loudest / loudness(residual)).clamp(max=1)
 
