@@ -1,7 +1,7 @@
 """What a lock is worth: its leak tables, its tracing, and what attackers make of it.
 
     python -m benchmarks.lock [--cifar10 PATH]
-        [--parts cost,leaks,distilled,relocked,atoms,beyond,mislabel,attacks,together]
+        [--parts cost,leaks,grid,distilled,relocked,atoms,beyond,mislabel,attacks,together]
         [--tasks fashion-mnist,faces,cifar10] [--cached]
 
 Writes results/lock.json. Every cell and every lock is kept in the cache as soon as it is there, so an interrupted run
@@ -47,7 +47,9 @@ from intaglio.training import TrainingSettings, train
 
 SEEDS = (0, 1, 2)
 _ALL = 10_000
-PARTS = ("cost", "leaks", "distilled", "relocked", "atoms", "beyond", "mislabel", "attacks", "together")
+PARTS = ("cost", "leaks", "grid", "distilled", "relocked", "atoms", "beyond", "mislabel", "attacks", "together")
+#: How Fashion-MNIST is locked on a grid of JPEG; its plan is off it.
+ON_GRID = {"grid": 75, "steps": 1700, "refining_steps": 3800}
 #: The first owner's lock of Fashion-MNIST; it is attacked, and its keys shall have leaked.
 SHIPPED = Path(__file__).parents[1] / "examples" / "locked"
 
@@ -345,6 +347,8 @@ def main() -> None:
     closely = figures["fashion-mnist"]
     if "relocked" in parts:
         closely["relocked"] = relocked("fashion-mnist", SHIPPED)
+    if "grid" in parts:
+        closely["grid"] = [leaks("fashion-mnist", seed, **ON_GRID) for seed in seeds]
     if "atoms" in parts:
         row = leaks("fashion-mnist", 0, **ATOMS)
         closely["atoms"] = [row | {"but": "residual of atoms"}] if row else []

@@ -235,7 +235,8 @@ def cost() -> str:
 def _leaks(name: str) -> Rows:
     """The task's owners, those of the plan first, then those of other networks before it."""
     found = load("lock").get(name, {})
-    return [*found.get("leaks", []), *found.get("atoms", []), *found.get("leaks before", [])]
+    parts = ("leaks", "grid", "atoms", "leaks before")
+    return [row for part in parts for row in found.get(part, [])]
 
 
 def _latest(name: str) -> Rows:
