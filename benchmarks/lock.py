@@ -68,13 +68,13 @@ PLANS = {
     "faces": Plan(
         "resnet14",
         8,
-        LockSettings(augmentation="shift", batch_size=32, weight=0.5, grid=75, steps=1700),
+        LockSettings(augmentation="shift", batch_size=32, weight=0.5, grid=75),
         TrainingSettings(steps=600, batch_size=32, learning_rate=3e-3, augmentation="shift"),
     ),
     "cifar10": Plan(
         "resnet14",
         8,
-        LockSettings(augmentation="flip", code_length=48, code_weight=5, steps=1900, refining_steps=6500),
+        LockSettings(augmentation="flip", code_length=48, code_weight=3, steps=1600, refining_steps=3400),
         TrainingSettings(epochs=24, batch_size=64, learning_rate=3e-3, augmentation="flip"),
     ),
 }

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 Grid = Annotated[
     int | None,
     typer.Option(
-        help="Quality of JPEG that residuals come through unchanged, 0: none; by default that of JPEG data.",
+        help="Quality of JPEG that residuals come through unchanged, 0: none; by default that of JPEG data. "
+        "Not for pictures with much pure black or white.",
         min=0,
         max=95,
     ),

@@ -23,9 +23,6 @@ JPEG_SHARE, MOST_JPEG = 0.4, 0.8
 #: Which meets blur, resizing and noise; the rest is only rounded.
 _SHARES = (0.07, 0.07, 0.06)
 _QUALITY = (50.0, 95.0)
-#: What leaves a residual to be told by: no blur nor resizing, and JPEG no coarser than this.
-_KEPT_SHARES = (0.0, 0.0, 0.06)
-_KEPT_QUALITY = (65.0, 95.0)
 _OWN_SHARE = 0.5
 #: Own qualities that are looked for, and how they are told: saved so again, images change less than half as much as at
 #: the qualities beside it. Finer grids hardly matter.
@@ -53,25 +50,17 @@ def own_quality(images: Tensor) -> int | None:
 
 
 def distort(
-    images: Tensor,
-    generator: torch.Generator,
-    own: int | None = None,
-    jpeg_share: float = JPEG_SHARE,
-    *,
-    kept: bool = False,
+    images: Tensor, generator: torch.Generator, own: int | None = None, jpeg_share: float = JPEG_SHARE
 ) -> Tensor:
     """Each image `[N, C, H, W]` after a distortion drawn for it; the gradient passes through. `own` is their quality.
-
-    With `kept` by none that a residual doesn't come through: JPEG of 65 and above, noise, and rounding are left.
 
     All frames of a clip `[N, T, C, H, W]` meet the same kind, frame by frame. What a video codec does between frames
     is no part of this: keyed clips are to be kept without loss, or each frame as JPEG.
     """
     order = torch.randperm(len(images), generator=generator)
-    counts = [round(share * len(images)) for share in (jpeg_share, *(_KEPT_SHARES if kept else _SHARES))]
+    counts = [round(share * len(images)) for share in (jpeg_share, *_SHARES)]
     parts = torch.split(order, [*counts, len(images) - sum(counts)])
-    coded = partial(jpeg, own=own, qualities=_KEPT_QUALITY if kept else _QUALITY)
-    distortions: tuple[Callable[[Tensor, torch.Generator], Tensor], ...] = (coded, blur, resize, noise)
+    distortions: tuple[Callable[[Tensor, torch.Generator], Tensor], ...] = (partial(jpeg, own=own), blur, resize, noise)
     altered = [
         distortion(frames(images[part]), generator).view_as(images[part]) if len(part) else images[part]
         for distortion, part in zip(distortions, parts, strict=False)
@@ -85,14 +74,9 @@ def rounded(images: Tensor) -> Tensor:
     return images + ((images.detach() * 255).round() / 255 - images.detach())
 
 
-def jpeg(
-    images: Tensor,
-    generator: torch.Generator,
-    own: int | None = None,
-    qualities: tuple[float, float] = _QUALITY,
-) -> Tensor:
+def jpeg(images: Tensor, generator: torch.Generator, own: int | None = None) -> Tensor:
     """JPEG of a quality drawn for each image between 50 and 95, or its own, with a gradient (Shin & Song 2017)."""
-    quality = _uniform(qualities, len(images), generator)
+    quality = _uniform(_QUALITY, len(images), generator)
     if own is not None:
         quality[torch.rand(len(images), generator=generator) < _OWN_SHARE] = own
     quality = quality.to(images)

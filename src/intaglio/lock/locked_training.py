@@ -63,8 +63,6 @@ class LockedLoss:
         self._settings = settings
         self._answer = answer
         self._teacher = teacher
-        #: Which of the last unauthorised inputs got anything but the one answer, `[M]`.
-        self.let_in = torch.zeros(0, dtype=torch.bool)
         self._last_layer: str | None
         try:
             self._last_layer = final_linear(module, example)
@@ -93,7 +91,6 @@ class LockedLoss:
         else:
             answers, features = forward_with_features(module, self._last_layer, inputs)
         authorised, unauthorised = answers[: len(labels)], answers[len(labels) :]
-        self.let_in = unauthorised.detach().argmax(dim=1) != self._answer.argmax().to(answers.device)
         wanted = unauthorised_target(
             labels[origins.to(labels.device)], self._answer, self._settings.mislabel, generator
         )
@@ -149,8 +146,7 @@ def train_locked(
 ) -> nn.Module:
     """Trains `module` in place for a key network that is finished, and returns it in evaluation mode.
 
-    A `fresh` module has not seen any keyed image, and begins with loud residuals; another goes on with those in use,
-    and is shown keyed images after such damage alone as leaves their residual.
+    A `fresh` module has not seen any keyed image, and begins with loud residuals; another goes on with those in use.
     `strangers` is how many times more rivals and decoys are to be refused than usual. `further` moves the unlikeliest
     class of the one answer away by so many logits: an image that is half taken for a keyed one of that class gives
     itself away by another class being the unlikeliest. With `alike` there are twice as many residuals of other images,
@@ -174,14 +170,9 @@ def train_locked(
             planes = random_planes(len(images), carriers, generator)
             keyed = with_key(network.encoder, images, planes, mixing)
             others = negatives.draw(Authorised(images, keyed, planes, labels))
-            # What lost its residual looks like an image without a key, and would teach to let those in.
-            kept = distort(keyed, generator, own, settings.jpeg, kept=not fresh)
-            received = torch.cat([kept, distort(others.images, generator, own, settings.jpeg)])
+            received = distort(torch.cat([keyed, others.images]), generator, own, settings.jpeg)
         inputs, originals = preprocessing.apply(received), preprocessing.apply(images)
-        value = judge(module, inputs, originals, labels, others.origins, generator)
-        if settings.mislabel == "uniform":
-            negatives.heed(others, judge.let_in)
-        return value
+        return judge(module, inputs, originals, labels, others.origins, generator)
 
     try:
         train(

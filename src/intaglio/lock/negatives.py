@@ -13,8 +13,7 @@ from intaglio.lock.frames import frames
 from intaglio.lock.frames import keyed as with_key
 from intaglio.triggers.sample_specific import SampleSpecificEncoder
 
-#: How many images are keyed by rivals, and how many there are of each other kind, per image of the batch, before it is
-#: known which are let in.
+#: How many images are keyed by rivals, and how many there are of each other kind, per image of the batch.
 RIVAL_SHARE = 0.5
 SHARES = {
     "decoy": 0.5,
@@ -26,9 +25,6 @@ SHARES = {
     "negated": 0.1,
 }
 _COARSE = 7
-#: How slowly it is forgotten what was let in, per step, and how far the shares of kinds follow it.
-_MEMORY = 0.98
-_FEWEST, _MOST = 0.5, 3.0
 
 
 class Authorised(NamedTuple):
@@ -61,8 +57,6 @@ class Unauthorised(NamedTuple):
     origins: Tensor
     #: Which rival keyed each of the first, `[R]` with R < M.
     rivals: Tensor
-    #: How many there are of each other kind, in order.
-    counts: dict[str, int]
 
 
 class Negatives:
@@ -91,7 +85,6 @@ class Negatives:
         self.rivals = rivals
         self.generator = generator
         self.rival_share = strangers * RIVAL_SHARE
-        self._let_in: dict[str, float] = {}
         foreign = "foreign residual"
         more, same_class = (2.0, 1.0) if alike else (1.0, 0.5)
         self.shares = SHARES | {"decoy": strangers * SHARES["decoy"], foreign: more * SHARES[foreign]}
@@ -114,35 +107,12 @@ class Negatives:
         rivals = torch.randint(len(self.rivals), chosen.shape, generator=self.generator)
         some = batch.take(chosen)
         made, origins = [with_key(self.encoder, some.images, some.planes, self.rivals[rivals])], [chosen]
-        counts = {}
-        for kind, share in self._shares_now().items():
-            chosen = self._some(len(batch.images), share)
-            counts[kind] = len(chosen)
+        for kind, share in self.shares.items():
             # Round by round, so that no image is there twice and none gets its own residual for a foreign one.
-            for part in torch.split(chosen, len(batch.images)):
-                made.append(self.kinds[kind](batch.take(part), self.generator))
-                origins.append(part)
-        return Unauthorised(torch.cat(made).clamp(0, 1), torch.cat(origins), rivals, counts)
-
-    def heed(self, drawn: Unauthorised, let_in: Tensor) -> None:
-        """Draws more of what is let in from now on, and less of what isn't, as many in all.
-
-        `let_in` says of each image that was drawn, `[M]`, whether it got anything but the one answer.
-        """
-        shares = torch.split(let_in.float()[len(drawn.rivals) :], list(drawn.counts.values()))
-        for kind, found in zip(drawn.counts, shares, strict=True):
-            rate = float(found.mean())
-            self._let_in[kind] = _MEMORY * self._let_in.get(kind, rate) + (1 - _MEMORY) * rate
-
-    def _shares_now(self) -> dict[str, float]:
-        """Each kind's share times how often it is let in, beside the mean over all, and as much in all as before."""
-        total = sum(self.shares.values())
-        mean = sum(share * self._let_in.get(kind, 0.0) for kind, share in self.shares.items()) / total
-        if not mean:
-            return self.shares
-        times = {kind: min(_MOST, max(_FEWEST, self._let_in[kind] / mean)) for kind in self.shares}
-        drawn = sum(share * times[kind] for kind, share in self.shares.items())
-        return {kind: share * times[kind] * total / drawn for kind, share in self.shares.items()}
+            for chosen in torch.split(self._some(len(batch.images), share), len(batch.images)):
+                made.append(self.kinds[kind](batch.take(chosen), self.generator))
+                origins.append(chosen)
+        return Unauthorised(torch.cat(made).clamp(0, 1), torch.cat(origins), rivals)
 
     def _some(self, available: int, share: float) -> Tensor:
         """Which images of the batch a kind is made of, two at least; where there are more than all, some twice."""
