@@ -222,7 +222,7 @@ def cost() -> str:
     if not figures.get("cost"):
         return PENDING
     rows = [
-        ["keying an image of 3 x 32 x 32, in batches", f"{figures['cost']['ms_batched']:.2f} ms"],
+        ["keying an image of 3 x 32 x 32 on a grid of JPEG, in batches", f"{figures['cost']['ms_batched']:.2f} ms"],
         ["the same, one at a time", f"{figures['cost']['ms_alone']:.2f} ms"],
     ]
     for name, title in NAMES.items():
