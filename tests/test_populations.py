@@ -166,7 +166,7 @@ def test_interrupted_and_resumed(built: Path, tmp_path: Path, toy_file: Path) ->
 
 
 SCRIPT = """
-import os, sys, threading
+import os, signal, sys, threading
 from pathlib import Path
 from intaglio.populations import LocalExecutor, build_population, read_recipe
 
@@ -175,6 +175,7 @@ def hang(task):
     threading.Event().wait()
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     if sys.argv[1] == "hang":
         list(LocalExecutor(1).map(hang, [1]))
     progress = lambda done, total: print(done, flush=True)
@@ -193,11 +194,7 @@ def start(folder: Path, *arguments: str | Path) -> "subprocess.Popen[str]":
 
 
 def test_ctrl_c_in_a_terminal(tmp_path: Path, toy_file: Path) -> None:
-    parts = PARTS | {
-        "models": 40,
-        "data": str(toy_file),
-        "training": {"epochs": [40, 40], "batch_size": [16]},
-    }  # of 40 some are left on a busy machine too
+    parts = PARTS | {"data": str(toy_file), "training": {"epochs": [40, 40], "batch_size": [16]}}
     (tmp_path / "recipe.yaml").write_text(json.dumps(parts))
     out = tmp_path / "out"
     with start(tmp_path, tmp_path / "recipe.yaml", out) as process:
@@ -207,9 +204,9 @@ def test_ctrl_c_in_a_terminal(tmp_path: Path, toy_file: Path) -> None:
         process.communicate(timeout=60)  # ends when the last of them has closed its output
     assert process.returncode != 0
     first = open_population(out)
-    assert 1 <= len(first) < 40
+    assert 1 <= len(first) < 4
     assert names(out) == [*(f"{record.index:05d}" for record in first), "manifest.json", "recipe.json"]
-    executor, missing = InProcess(), min(set(range(40)) - {record.index for record in first})
+    executor, missing = InProcess(), min({0, 1, 2, 3} - {record.index for record in first})
     records = build_population(Recipe.model_validate(parts | {"models": missing + 1}), out, executor=executor)
     assert executor.asked == [missing]
     assert [record for record in records if record.index != missing] == first
