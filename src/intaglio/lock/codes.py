@@ -24,7 +24,7 @@ from torch import Tensor
 
 from intaglio.errors import DataError
 from intaglio.evidence.key import Key
-from intaglio.triggers.drawing import Atoms, Drawing, cosines
+from intaglio.triggers.drawing import JPEG_SIZE, Atoms, Drawing, cosines
 from intaglio.triggers.sample_specific import SampleSpecificEncoder, Secret
 
 CODE_LENGTH = 96
@@ -35,7 +35,6 @@ _NAME_LIMIT = 100
 _MARKED_ORDERS = (1, 2, 3)
 _MARKS_IN_A_BLOCK = 4
 _MARKS_FOR_A_BIT = 4
-_BLOCK = 8
 #: Carriers hold frequencies in this band, as shares of the highest: lower ones are the picture's own, higher ones
 #: are what JPEG drops first.
 _BAND = (0.07, 0.5)
@@ -178,8 +177,8 @@ def parity_marks(key: Key, context: str, count: int, height: int, width: int) ->
     Each is laid out in its block of 8 x 8 as `JpegGrid` takes marks, in whole blocks only. Blocks have secret places
     and a secret order; where there are too few for all bits, the last are not marked.
     """
-    down, across = height // _BLOCK, width // _BLOCK
-    orders = torch.arange(_BLOCK)[:, None] + torch.arange(_BLOCK)
+    down, across = height // JPEG_SIZE, width // JPEG_SIZE
+    orders = torch.arange(JPEG_SIZE)[:, None] + torch.arange(JPEG_SIZE)
     rows, columns = torch.isin(orders, torch.tensor(_MARKED_ORDERS)).nonzero().T
     drawn = _normal(key, context, (down * across, 1 + len(rows)))
     blocks, places = drawn[:, 0].argsort(), drawn[:, 1:].argsort(dim=1)
@@ -187,7 +186,7 @@ def parity_marks(key: Key, context: str, count: int, height: int, width: int) ->
     for number in range(min(_MARKS_IN_A_BLOCK * len(blocks), _MARKS_FOR_A_BIT * count)):
         block = int(blocks[number % len(blocks)])
         place = int(places[block, number // len(blocks)])
-        row, column = _BLOCK * (block // across) + rows[place], _BLOCK * (block % across) + columns[place]
+        row, column = JPEG_SIZE * (block // across) + rows[place], JPEG_SIZE * (block % across) + columns[place]
         marks[number % count, 0, row, column] = math.sqrt(count)
     return marks
 

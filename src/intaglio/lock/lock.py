@@ -146,7 +146,7 @@ class Lock:
     def read(self, images: Tensor) -> Tensor:
         """What is felt of each bit of the code, `[N, W, n]`; positive says +1. Of clips the mean over frames.
 
-        One witness is the decoder. On a grid of JPEG the marks are another: how even their coefficients are, -1 to 1.
+        One witness is the decoder. On a grid of JPEG the marks are another: how even their coefficients are.
         """
         with torch.inference_mode():
             parts = torch.split(frames(images), batch_size(images.shape))
@@ -158,8 +158,7 @@ class Lock:
         carriers, grid = self.secrets.carriers, self.network.encoder.steps
         felt = [self.network.decoder(images, carriers, self.secrets.mixing)]
         if grid is not None:
-            marks = carriers[:, 1:].sign()
-            felt.append(functional.linear(grid.parities(images).flatten(1), marks.flatten(1)))
+            felt.append(functional.linear(grid.parities(images).flatten(1), carriers[:, 1:].flatten(1)))
         return torch.stack(felt, dim=1)
 
     def trigger(self, user: str) -> SampleSpecificTrigger:

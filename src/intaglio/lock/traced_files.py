@@ -15,7 +15,7 @@ from intaglio.lock.tracing import Trace, require_traceable, trace_users
 
 
 class _Felt(NamedTuple):
-    """What the decoder feels of a picture, or of an array: `[frames, n]`; and how many frames a clip of it has."""
+    """What `Lock.read` feels of a picture, or of an array: `[frames, W, n]`; and how many frames a clip of it has."""
 
     path: Path
     frames: Tensor

@@ -19,7 +19,8 @@ _MIXING_SIZE = 3
 #: How loud an atom may be at frequencies of order u + v, of cosines over 8 pixels: JPEG 75 rounds those of orders 1 to
 #: 4 to steps of 5 to 12 grey levels, and most others away. Order 0 is brightness itself.
 _ORDERS = {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 0.8, 6: 0.4}
-_JPEG_SIZE = 8
+#: JPEG's blocks are of so many pixels each way.
+JPEG_SIZE = 8
 
 
 class Drawing(ABC):
@@ -115,7 +116,7 @@ class Atoms(Drawing):
     def secrets(self, normal: Tensor) -> Tensor:
         size = normal.shape[-1]
         order = torch.arange(size)[:, None] + torch.arange(size)
-        order = (order * _JPEG_SIZE / size).round()
+        order = (order * JPEG_SIZE / size).round()
         loudness = torch.zeros(size, size, dtype=torch.float64)
         for known, share in _ORDERS.items():
             loudness[order == known] = share

@@ -22,11 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from intaglio.errors import RecipeError
-from intaglio.triggers.drawing import cosines
+from intaglio.triggers.drawing import JPEG_SIZE, cosines
 
 #: Above it libjpeg hardly rounds, and warns against it.
 BEST_QUALITY = 95
-_SIZE = 8
 _HALVINGS = 8
 #: What JPEG takes for the brightness of red, green and blue.
 _BRIGHTNESS = (0.299, 0.587, 0.114)
@@ -55,7 +54,7 @@ class JpegGrid(nn.Module):
             raise RecipeError(f"a grid of JPEG has a quality of 1 to {BEST_QUALITY}, got {quality}")
         self.quality = quality
         self.register_buffer("steps", steps(quality) / 255, persistent=False)
-        self.register_buffer("cosines", cosines(_SIZE).float(), persistent=False)
+        self.register_buffer("cosines", cosines(JPEG_SIZE).float(), persistent=False)
 
     def forward(
         self,
@@ -77,11 +76,13 @@ class JpegGrid(nn.Module):
         with torch.no_grad():
             height, width = residual.shape[2:]
             amounts = self._amounts(residual)
-            before = None if images is None else self._amounts(brightness(images))
-            marked = None if marks is None else _cut(_padded(marks))
+            marked = start = None
+            if images is not None and marks is not None:
+                wanted = _cut(_padded(marks))
+                marked, start = wanted != 0, self._amounts(brightness(images)) - (wanted < 0).to(amounts)
 
             def drawn(scale: Tensor) -> Tensor:
-                whole = _whole(scale[..., None] * amounts, before, marked)
+                whole = _whole(scale[..., None] * amounts, marked, start)
                 return self._pixels(whole * self.steps)[..., :height, :width].clamp(-bound, bound)
 
             def fits(scale: Tensor) -> Tensor:
@@ -119,31 +120,30 @@ def brightness(images: Tensor) -> Tensor:
     return (weights * images).sum(dim=1, keepdim=True)
 
 
-def _whole(amounts: Tensor, before: Tensor | None, marks: Tensor | None) -> Tensor:
-    """Whole steps; where there is a mark what they and `before` come to is the nearest number of its parity."""
+def _whole(amounts: Tensor, marked: Tensor | None, start: Tensor | None) -> Tensor:
+    """Whole steps; what is `marked` comes to the nearest even number together with `start`."""
     whole = amounts.round()
-    if marks is None or before is None:
+    if marked is None or start is None:
         return whole
-    odd = (marks < 0).to(amounts)
-    return torch.where(marks == 0, whole, 2 * ((before + amounts - odd) / 2).round() + odd - before)
+    return torch.where(marked, 2 * ((start + amounts) / 2).round() - start, whole)
 
 
 def _padded(images: Tensor) -> Tensor:
     """Images `[N, 1, H, W]` of whole blocks, continued by their last values."""
     height, width = images.shape[2:]
-    return functional.pad(images, (0, -width % _SIZE, 0, -height % _SIZE), mode="replicate")
+    return functional.pad(images, (0, -width % JPEG_SIZE, 0, -height % JPEG_SIZE), mode="replicate")
 
 
 def _cut(images: Tensor) -> Tensor:
     """Images of whole blocks `[N, 1, H, W]` as blocks `[N, H / 8, W / 8, 8, 8]`."""
     count, _, height, width = images.shape
-    return images.reshape(count, height // _SIZE, _SIZE, width // _SIZE, _SIZE).transpose(2, 3)
+    return images.reshape(count, height // JPEG_SIZE, JPEG_SIZE, width // JPEG_SIZE, JPEG_SIZE).transpose(2, 3)
 
 
 def _joined(blocks: Tensor) -> Tensor:
     """The inverse of `_cut`."""
     count, down, across = blocks.shape[:3]
-    return blocks.transpose(2, 3).reshape(count, 1, down * _SIZE, across * _SIZE)
+    return blocks.transpose(2, 3).reshape(count, 1, down * JPEG_SIZE, across * JPEG_SIZE)
 
 
 def loudness(residual: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ def _largest(fits: Callable[[Tensor], Tensor], high: Tensor) -> Tensor:
 def steps(quality: int) -> Tensor:
     """What libjpeg rounds brightness to at this quality, grey levels `[8, 8]`: rows are vertical frequencies."""
     file = BytesIO()
-    Image.new("L", (_SIZE, _SIZE)).save(file, "JPEG", quality=quality)
+    Image.new("L", (JPEG_SIZE, JPEG_SIZE)).save(file, "JPEG", quality=quality)
     with Image.open(file) as image:
         table = image.quantization[0]  # type: ignore[attr-defined]
-    return torch.tensor(table, dtype=torch.float32).view(_SIZE, _SIZE)
+    return torch.tensor(table, dtype=torch.float32).view(JPEG_SIZE, JPEG_SIZE)
