@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from http_servers import CLASSES, SHAPE, Asked, FakeTime, pictures, serving, toy_scores
 from intaglio.classifiers import Access, HttpClassifier, HttpMapping, Preprocessing, open_classifier, read_mapping
 from intaglio.classifiers.http_answers import follow, parse_answer, shown, steps, to_labels, to_scores
+from intaglio.classifiers.http_conduct import Conduct
 from intaglio.classifiers.http_mapping import filled_headers
 from intaglio.data.picture import read_picture
 from intaglio.errors import ClassifierError, ModelError, RemoteError
@@ -252,6 +253,13 @@ def test_the_documented_mappings_are_read(tmp_path: Path) -> None:
     assert (several.single, several.batch, several.encoding, several.names) == (False, 16, "png", {})
     for mapping in (single, several):
         assert HttpMapping.model_validate(mapping.model_dump()) == mapping
+    page = (Path(__file__).parents[1] / "docs" / "servers.md").read_text()
+    assert SINGLE in page
+    assert SEVERAL in page
+    for entry in HttpMapping.model_fields:
+        assert f"| `{entry}` |" in page
+    for limit in Conduct.model_fields:
+        assert f"`{limit}`" in page
     for line in (SINGLE + SEVERAL).split("\n"):
         assert line in str(HttpMapping.__doc__)
 

@@ -423,7 +423,7 @@ def test_augmentations_keep_shape_bounds_and_input(kind: Augmentation) -> None:
     assert kind == "none" or not torch.equal(result, augmented(kind, seed=2))
 
 
-@pytest.mark.parametrize("kind", ["flip", "shift"])
+@pytest.mark.parametrize("kind", ["flip", "shift", "flip-shift"])
 def test_all_frames_of_a_clip_are_altered_alike(kind: Augmentation) -> None:
     frame = torch.rand(16, 1, 2, 9, 8, generator=torch.Generator().manual_seed(0))
     altered = augment(frame.expand(-1, 3, -1, -1, -1), kind, torch.Generator().manual_seed(1))
@@ -453,6 +453,24 @@ def test_shift_moves_each_image_as_a_whole() -> None:
         assert len(moves) == 1
         found += moves
     assert {down for down, _ in found} == {right for _, right in found} == set(range(5))
+
+
+def test_flip_shift_mirrors_about_half_and_moves_each() -> None:
+    mirrored = 0
+    for new, old in zip(augmented("flip-shift"), BATCH, strict=True):
+        found = [
+            flipped
+            for flipped in (False, True)
+            for down in range(2 * SHIFT + 1)
+            for right in range(2 * SHIFT + 1)
+            if torch.equal(
+                new,
+                nn.functional.pad(old.flip(2) if flipped else old, (SHIFT,) * 4)[:, down : down + 5, right : right + 7],
+            )
+        ]
+        assert len(found) == 1
+        mirrored += found[0]
+    assert 16 < mirrored < 48
 
 
 def test_noise_has_its_deviation() -> None:

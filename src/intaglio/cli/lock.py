@@ -53,7 +53,8 @@ def train(
     ] = 4500,
     batch_size: Annotated[int, typer.Option(help="Images a step; fewer where there are few.", min=8)] = 64,
     augmentation: Annotated[
-        Literal["none", "flip", "shift", "noise"], typer.Option(help="What training images meet: as MODEL's did.")
+        Literal["none", "flip", "shift", "flip-shift", "noise"],
+        typer.Option(help="What training images meet: as MODEL's did, and more where images are few."),
     ] = "none",
     psnr: Annotated[float, typer.Option(help="No keyed image is further from its original than this, in dB.")] = 35.2,
     weight: Annotated[
@@ -94,7 +95,7 @@ def train(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Lock a copy of MODEL. Exit code 0: it tells nothing without a key, 1: it leaks (see the table)."""
+    """Lock a copy of MODEL. Exit code 0: what the table counts tells nothing without a key, 1: it leaks."""
     from intaglio.classifiers.derived import with_weights
     from intaglio.cli.console import progress_bar, require_deliverable
     from intaglio.cli.splits import train_and_test

@@ -38,7 +38,7 @@ def embed(
         str, typer.Option(help="deep-fidelity, or hardened: rehearsal, adversarial-parametric, margin.")
     ] = "deep-fidelity",
     mode: Annotated[
-        str, typer.Option(help="What is trained and kept: fixll-pfl, ftal, ... (see the docs).")
+        str, typer.Option(help="What is trained and kept: fixll-pfl, ftal, ... (docs/mark.md).")
     ] = "fixll-pfl",
     trigger: Annotated[
         Literal["noise-blocks", "noise-chain", "public-blend"],

@@ -17,7 +17,7 @@ Preprocess = Annotated[str | None, typer.Option(help='Preprocessing as JSON, e.g
 OutputKind = Literal["auto", "logits", "probabilities", "log-probabilities"]
 Outputs = Annotated[OutputKind, typer.Option(help="What the model answers.")]
 Mapping = Annotated[
-    Path | None, typer.Option(help="YAML that describes a JSON API, for a MODEL that is its address (see the docs).")
+    Path | None, typer.Option(help="YAML that describes a JSON API, for a MODEL that is its address (docs/servers.md).")
 ]
 
 

@@ -15,6 +15,8 @@ def augment(images: Tensor, kind: Augmentation, generator: torch.Generator) -> T
         return images
     if images.ndim == 5:
         return augment(images.flatten(1, 2), kind, generator).view_as(images)
+    if kind == "flip-shift":
+        return augment(augment(images, "flip", generator), "shift", generator)
     count, _, height, width = images.shape
     if kind == "flip":
         mirrored = torch.rand(count, 1, 1, 1, generator=generator) < 0.5

@@ -8,17 +8,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from intaglio.errors import RecipeError
 
 OptimizerName = Literal["adam", "adamw", "sgd"]
-Augmentation = Literal["none", "flip", "shift", "noise"]
+Augmentation = Literal["none", "flip", "shift", "flip-shift", "noise"]
 Schedule = Literal["cosine", "constant"]
 
 
 class TrainingSettings(BaseModel):
     """Epochs, optimiser and augmentation. The learning rate follows half a cosine from its value down to zero.
 
-    `flip` mirrors half of the images, `shift` moves each by up to 2 pixels, `noise` adds Gaussian noise of
-    standard deviation 0.05. `steps`, if given, is the exact number of optimiser steps, in place of `epochs`; the
-    schedule `constant` keeps the learning rate. `freeze_batchnorm` keeps batch normalisation as it is, its statistics
-    and its affine parameters.
+    `flip` mirrors half of the images, `shift` moves each by up to 2 pixels, `flip-shift` does both, `noise` adds
+    Gaussian noise of standard deviation 0.05. `steps`, if given, is the exact number of optimiser steps, in place
+    of `epochs`; the schedule `constant` keeps the learning rate. `freeze_batchnorm` keeps batch normalisation as it
+    is, its statistics and its affine parameters.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
