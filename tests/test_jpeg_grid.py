@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from intaglio.tampering import Jpeg
-from intaglio.triggers.jpeg_grid import JpegGrid, brightness, steps
+from intaglio.triggers.jpeg_grid import JpegGrid, _joined, brightness, compared_blocks, mark_of, steps
 
 LOUDEST, BOUND = 10 ** (-35.2 / 20), 8 / 255
 
@@ -112,10 +112,15 @@ def test_the_gradient_is_that_of_scaling() -> None:
 
 
 def marks(count: int, size: tuple[int, int]) -> Tensor:
-    """An even and an odd number wanted of two coefficients of every whole block, by turns; nothing else is marked."""
+    """Two coefficients of every whole block, one for each bit, by turns; nothing else is marked."""
     found = torch.zeros(count, 1, *size)
     height, width = (side // 8 * 8 for side in size)
-    found[:, :, 1:height:8, 0:width:8], found[:, :, 0:height:8, 2:width:8] = 1.0, -1.0
+    blocks = -(-size[0] // 8) * -(-size[1] // 8)
+    generator = torch.Generator().manual_seed(3)
+    for place, sign in (((1, 0), 1.0), ((0, 2), -1.0)):
+        part = found[:, :, place[0] : height : 8, place[1] : width : 8]
+        four = torch.rand(*part[0, 0].shape, blocks, generator=generator).argsort(dim=2)[..., :4]
+        part.copy_((sign * mark_of(four, blocks)).expand_as(part))
     found[::2] *= -1
     return found
 
@@ -128,7 +133,10 @@ def coloured(count: int, size: tuple[int, int]) -> Tensor:
 @pytest.mark.parametrize("size", [(32, 32), (20, 28)])
 @pytest.mark.parametrize("draw", [pictures, coloured])
 def test_marked_parities_are_read_from_any_picture(draw, size: tuple[int, int]) -> None:  # type: ignore[no-untyped-def]
-    """In 8 bits, after JPEG of this quality and of finer ones; a picture without marks is read half and half."""
+    """In 8 bits, after JPEG of this quality and of finer ones.
+
+    A picture without marks is read half and half, and so is one that was given another's parities.
+    """
     grid, images, wanted = JpegGrid(75), draw(40, size), marks(40, size)
     residual = grid(residuals(40, size), LOUDEST, BOUND, images, wanted)
     assert float(residual.abs().max()) <= BOUND + 1e-6
@@ -136,15 +144,56 @@ def test_marked_parities_are_read_from_any_picture(draw, size: tuple[int, int]) 
     keyed = ((images + residual).clamp(0, 1) * 255).round() / 255
 
     def agreeing(received: Tensor) -> float:
-        found = grid.parities(received)
+        found = grid.parities(received, wanted.abs())
         assert found.shape == wanted.shape
         assert float(found.abs().max()) <= 1
-        return float(((found * wanted)[wanted != 0] > 0).float().mean())
+        assert not found[wanted == 0].any()
+        return float(((found * wanted)[found.abs() > 0.1] > 0).float().mean())
 
     assert agreeing(keyed) > 0.94  # the others are where the bound of 8/255 cut much off
     assert agreeing(Jpeg(quality=75)(keyed)) > 0.94
     assert agreeing(Jpeg(quality=90)(keyed)) > 0.92
     assert 0.4 < agreeing(images) < 0.6
+    copied = images + grid(torch.zeros_like(residual), 1.0, 1.0, images, parity_of(keyed).roll(1, dims=0))
+    assert 0.4 < agreeing((copied * 255).round().clamp(0, 255) / 255) < 0.6
+
+
+def parity_of(images: Tensor) -> Tensor:
+    """Marks by which a picture gets these parities whatever its blocks are: each compares a block with itself."""
+    height, width = (side // 8 * 8 for side in images.shape[2:])
+    even = _joined(coefficients(brightness(images), 75).round().remainder(2) == 0)[..., :height, :width]
+    found = torch.zeros(len(images), 1, *images.shape[2:])
+    found[..., :height, :width] = torch.where(even, 1.0, -1.0)
+    low = torch.zeros(images.shape[2:])
+    low[1:height:8, 0:width:8] = low[0:height:8, 2:width:8] = 1.0
+    return found * low
+
+
+def test_pictures_that_are_all_even_say_nothing_and_ties_are_told_by_nobody() -> None:
+    """Constant pictures, and pictures on a grid twice as coarse, would speak for whoever's code is even enough."""
+    wanted = marks(50, (32, 32))
+    grey = torch.linspace(0, 1, 50).view(50, 1, 1, 1).expand(50, 1, 32, 32)
+    assert float(JpegGrid(75).parities(grey, wanted.abs()).abs().max()) < 1e-3
+    coarse = JpegGrid(75).parities(Jpeg(quality=50)(pictures(50, (32, 32))), wanted[:1].abs())
+    assert float(coarse[coarse != 0].sign().mean().abs()) < 0.1
+
+
+@pytest.mark.parametrize("blocks", [4, 16, 784, 1_000_000])
+def test_marks_say_exactly_which_four_blocks_they_compare(blocks: int) -> None:
+    compared, apart = compared_blocks(blocks)
+    assert 4 <= compared <= 32
+    assert (compared - 1) * apart < blocks <= 2 * compared * apart
+    four = torch.rand(1000, compared, generator=torch.Generator().manual_seed(0)).argsort(dim=1)[:, :4]
+    four[0] = compared - 1
+    numbers = (mark_of(four, blocks) * 96**0.5 / 96**0.5).round().long() - 1  # as codes are spread
+    assert torch.equal(torch.stack([numbers // compared**place % compared for place in range(4)], dim=1), four)
+
+
+@pytest.mark.parametrize("quality", [20, 50, 75, 95])
+def test_marks_are_never_louder_than_is_said(quality: int) -> None:
+    grid, size = JpegGrid(quality), (32, 32)
+    residual = grid(torch.zeros(40, 1, *size), 0.0, 1.0, pictures(40, size), marks(40, size))
+    assert 0 < float(residual.square().mean(dim=(1, 2, 3)).sqrt().max()) <= grid.loudest_marks(2)
 
 
 def test_marks_change_nothing_but_what_is_marked() -> None:

@@ -18,6 +18,7 @@ from intaglio.data.picture import read_picture
 from intaglio.errors import DataError, IntaglioError, KeyFileError, ModelError, NothingToExamineError, StorageError
 from intaglio.evidence.key import Key
 from intaglio.lock import ExportedKey, Lock, LockSettings, Match, Trace, export_key, lock_picture, write_container
+from intaglio.lock.codes import spread
 from intaglio.lock.key_network import KeyNetwork
 from intaglio.lock.keyed_files import gather, key_files
 from intaglio.lock.lock import KEY_NETWORK_FILE, USERS_FILE, LockFacts
@@ -26,6 +27,7 @@ from intaglio.lock.settings import ATOMS
 from intaglio.lock.tracing import trace_codes
 from intaglio.tampering import Jpeg
 from intaglio.tensors import Packed
+from intaglio.triggers.jpeg_grid import JpegGrid, _joined, brightness
 from lock_models import ARCHITECTURE, OWNER, STRANGER, some_images, tiny_lock, tiny_model
 
 # --- keying ----------------------------------------------------------------------------------------------------------
@@ -152,6 +154,15 @@ def test_on_a_grid_of_jpeg_users_are_named_from_every_image_by_an_untrained_netw
     assert sum(match.user is not None for match in lock.trace(images).images) <= 5
     moved = images.roll(5, dims=0) + keyed - images
     assert lock.trace(moved.clamp(0, 1)).user is None  # parities don't travel with a residual
+    # Nor do those of one keyed image, copied exactly: what they say depends on the picture.
+    marked = spread(torch.ones(1, 48), lock.secrets.carriers[:, 1:]) != 0
+    grid = JpegGrid(75)
+    even = _joined(grid._amounts(brightness(keyed[:1])).round().remainder(2) == 0)[..., : shape[1], : shape[2]]
+    copied = torch.where(even, 1.0, -1.0) * marked  # of size 1: a block that is compared with itself
+    forged = images[1:] + grid(torch.zeros_like(images[1:, :1]), 1.0, 1.0, images[1:], copied.expand(99, -1, -1, -1))
+    found = lock.trace((forged.clamp(0, 1) * 255).round() / 255)
+    assert found.user is None
+    assert found.named.get("user 7", 0) <= 3
 
 
 # --- on disk ---------------------------------------------------------------------------------------------------------
@@ -546,7 +557,7 @@ def test_a_lock_on_a_grid_keys_and_exports_images_that_jpeg_leaves_alone(tmp_pat
     network = KeyNetwork(3, settings)
     with torch.no_grad():  # untrained residuals are below half a step
         network.encoder.network.out.weight.mul_(20)
-    lock, images = Lock(network, OWNER, facts), 0.2 + 0.6 * interpolate(some_images(4, (3, 2, 3)), (16, 24))
+    lock, images = Lock(network, OWNER, facts), 0.2 + 0.6 * interpolate(some_images(7, (3, 2, 3)), (16, 24))
     keyed = lock.apply(images, user="alice")
     assert 4 / 255 < float((keyed - images).abs().max()) <= 8.5 / 255 + 1e-6
     jpeg = Jpeg(quality=75)

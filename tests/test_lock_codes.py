@@ -55,7 +55,8 @@ def test_same_key_same_secrets_and_nothing_else(way: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "bits", "marks"), [((28, 28), 96, 36), ((32, 40), 48, 80), ((64, 64), 8, 32), ((7, 20), 8, 0)]
+    ("size", "bits", "marks"),
+    [((28, 28), 96, 36), ((32, 40), 48, 80), ((64, 64), 8, 32), ((7, 20), 8, 0), ((8, 24), 8, 0)],
 )
 def test_marks_on_a_grid_of_jpeg(size: tuple[int, int], bits: int, marks: int) -> None:
     """Four a block of 8 x 8 at most, and four a bit, each in a place of its own, at low frequencies of whole blocks."""
@@ -65,7 +66,13 @@ def test_marks_on_a_grid_of_jpeg(size: tuple[int, int], bits: int, marks: int) -
     found = known.carriers[:, 1]
     places = found.nonzero()
     assert len(places) == marks
-    assert torch.equal(found[found != 0], torch.full((marks,), bits**0.5))
+    sizes = found[found != 0] / bits**0.5
+    assert torch.allclose(sizes, sizes.round(), atol=1e-3)
+    compared = -(-size[0] // 8) * -(-size[1] // 8)
+    if compared <= 32:  # of more, as many evenly spaced
+        four = [[(int(number) - 1) // compared**place % compared for place in range(4)] for number in sizes.round()]
+        assert all(len(set(blocks)) == 4 for blocks in four)
+        assert not marks or len(set(map(tuple, four))) > 0.9 * marks
     assert len(set(map(tuple, places[:, 1:].tolist()))) == marks
     assert set((places[:, 1:] % 8).sum(dim=1).tolist()) <= {1, 2, 3}
     blocks = Counter(map(tuple, (places[:, 1:] // 8).tolist()))
@@ -73,11 +80,20 @@ def test_marks_on_a_grid_of_jpeg(size: tuple[int, int], bits: int, marks: int) -
                for (row, column), count in blocks.items())  # fmt: skip
     assert set(Counter(places[:, 0].tolist()).values()) <= {marks // bits, marks // bits + 1}
     planes = spread(torch.ones(1, bits), known.carriers)
-    assert torch.allclose(planes[:, 1], (found != 0).any(dim=0)[None].float())
+    assert torch.allclose(planes[:, 1], found.sum(dim=0)[None] / bits**0.5)
     if marks:
         assert not torch.equal(
             found, LockSecrets(STRANGER, (1, *size), WAYS["mixing"], bits, marked=True).carriers[:, 1]
         )
+
+
+def test_marks_of_a_bit_lie_in_different_blocks() -> None:
+    """64 bits in 64 blocks once had all four marks of each in one block, which one black block takes away."""
+    found = LockSecrets(OWNER, (1, 64, 64), WAYS["mixing"], 64, marked=True).carriers[:, 1]
+    places = found.nonzero()
+    blocks = [len({(row // 8, column // 8) for bit, row, column in places.tolist() if bit == one}) for one in range(64)]
+    assert min(blocks) >= 2
+    assert sum(blocks) > 3.8 * 64
 
 
 @EVERY

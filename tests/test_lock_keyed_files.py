@@ -1,5 +1,7 @@
 """Files that are keyed: none that was there is lost, none is keyed twice, and few are held at a time."""
 
+import zipfile
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from intaglio.data.picture import read_picture
 from intaglio.errors import DataError, IntaglioError, ModelError, NothingToExamineError, StorageError
 from intaglio.lock import ExportedKey, Lock
 from intaglio.lock.keyed_arrays import ImageArrays
-from intaglio.lock.keyed_files import gather, in_batches, key_files
+from intaglio.lock.keyed_files import gather, in_batches, key_files, read_pictures
 from intaglio.lock.traced_files import trace_files
 from intaglio.triggers.batches import batch_size
 from lock_models import some_images, tiny_lock
@@ -255,6 +257,41 @@ def test_files_are_traced_as_their_images_are(tmp_path: Path, monkeypatch: pytes
     )
     assert [match.nearest for match in found.images] == [match.nearest for match in expected.images]
     assert found.together.p_value == pytest.approx(expected.together.p_value, rel=1e-4)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tiff"])
+def test_pictures_of_several_frames_are_not_taken_for_their_first(tmp_path: Path, suffix: str) -> None:
+    frames = [Image.fromarray(np.full((12, 12), 80 * number, np.uint8)) for number in range(3)]
+    frames[0].save(tmp_path / f"all.{suffix}", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / f"one.{suffix}")
+    assert read_pictures([tmp_path / f"one.{suffix}"], FRAME).shape == (1, *FRAME)
+    with pytest.raises(DataError, match=rf"all\.{suffix}: holds 3 frames"):
+        read_pictures([tmp_path / f"all.{suffix}"], FRAME)
+
+
+def test_transparent_pictures_are_refused_and_opaque_ones_with_alpha_are_read(tmp_path: Path) -> None:
+    pixels = np.full((12, 12, 4), 255, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "opaque.png")
+    pixels[3, 4, 3] = 254
+    Image.fromarray(pixels).save(tmp_path / "glass.png")
+    assert read_pictures([tmp_path / "opaque.png"], FRAME).min() == 1
+    with pytest.raises(DataError, match=r"glass\.png: is transparent in parts"):
+        read_pictures([tmp_path / "glass.png"], FRAME)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_an_array_that_says_it_is_larger_than_it_is(tmp_path: Path, suffix: str) -> None:
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**12, 3, 32, 32)})
+    content = header.getvalue() + bytes(100)
+    path = tmp_path / f"bomb.{suffix}"
+    if suffix == "npy":
+        path.write_bytes(content)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("images.npy", content)
+    with pytest.raises(DataError, match=r"bomb\.np[yz]: not an array that can be read"):
+        ImageArrays(path, (3, 32, 32))
 
 
 def test_files_that_cannot_be_traced(tmp_path: Path) -> None:

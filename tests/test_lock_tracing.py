@@ -102,6 +102,43 @@ def test_single_names_without_one_for_all() -> None:
     assert found.lines()[2].startswith("nobody is named for all 3 together; one by one, chance names up to about 0.03")
 
 
+def test_nobody_hides_behind_an_innocent_whose_marks_were_copied() -> None:
+    """The decoder reads user 3 in all images, the marks say user 7 in some."""
+    decoder, marks = keyed(3, 40), torch.cat([keyed(7, 30, loudness=4), keyed(3, 10)])
+    found = trace_codes(torch.stack([decoder, marks], dim=1), CODES, NAMES, ALPHA)
+    assert found.named == {"user 3": 10}
+    assert all(match.user is None for match in found.images[:30])
+    assert all(match.disputed.keys() == {"user 3", "user 7"} for match in found.images[:30])
+    first = found.images[0]
+    assert first.nearest == next(iter(first.disputed)) == "user 7"  # the surest
+    assert first.p_value == first.disputed["user 7"] == first.against("user 3") < first.against("user 7")
+    assert (found.together.user, found.user) == (None, None)
+    text = " ".join(found.lines())
+    assert "30 of 40 images carry what was made for two users, user 7 and user 3: nobody is named for them" in text
+    assert found.together.disputed.keys() == {"user 3", "user 7"}
+    assert "all together carry what was made for two users, " in text
+    assert Trace.from_json(found.to_json()) == found
+
+
+def test_a_disputed_image_contradicts_whoever_is_named_for_all() -> None:
+    decoder, marks = keyed(3, 40, loudness=4), torch.cat([keyed(7, 1), keyed(3, 39, loudness=4)])
+    found = trace_codes(torch.stack([decoder, marks], dim=1), CODES, NAMES, ALPHA)
+    assert (found.together.user, found.user, found.named) == ("user 3", None, {"user 3": 39})
+    text = " ".join(found.lines())
+    assert "1 of 40 images carry what was made for two users, user 3 and user 7" in text
+    assert "the images disagree: 1 of 40 are named for others than user 3" in text
+
+
+def test_codes_that_are_too_short_for_so_many_users_are_said_to_be() -> None:
+    codes = CODES[:, :10]
+    found = trace_codes(codes[:3], codes, NAMES, ALPHA)
+    assert found.least == len(NAMES) * 2**-10 > ALPHA
+    assert [match.user for match in found.images] == [None] * 3
+    assert "nobody can be named at alpha 0.01: of 20 users and so few bits" in found.lines()[2]
+    assert trace_codes(codes[:1], codes, NAMES, 0.05).images[0].user == "user 0"
+    assert traced(keyed(5, 3)).least == pytest.approx(20 * 2**-96)
+
+
 def test_whoever_has_keyed_images_of_a_user_can_have_others_named_for_that_user() -> None:
     """The real lock of the examples: one original with its keyed copy frames its user in a hundred other images."""
     folder = Path(__file__).parents[1] / "examples" / "locked"
@@ -117,7 +154,7 @@ def test_whoever_has_keyed_images_of_a_user_can_have_others_named_for_that_user(
 
 def test_json_holds_the_counts_and_the_verdict() -> None:
     found = traced(keyed(5, 30), keyed(9, 20))
-    assert found.to_dict().keys() == {"images", "together", "users", "alpha", "named", "user"}
+    assert found.to_dict().keys() == {"images", "together", "users", "alpha", "least", "named", "user"}
     assert found.to_dict()["user"] is None
     assert found.to_dict()["named"] == {"user 5": 30, "user 9": 20}
     assert Trace.from_json(found.to_json()) == found

@@ -141,11 +141,17 @@ def test_a_lock_of_jpeg_data_is_on_their_grid_unless_told_otherwise() -> None:
         (LockSettings(), None, 0),
         (LockSettings(grid=0), 75, 0),
         (LockSettings(grid=90), 75, 90),
+        (LockSettings(psnr=45), 75, 0),  # marks alone would be louder
+        (LockSettings(psnr=45), 90, 90),
         (LockSettings(**ATOMS), 75, 0),
     ):
         assert settings.on_grid(own).grid == expected
     with pytest.raises(ValueError, match="atoms lies on no grid"):
         LockSettings(**ATOMS, grid=75)
+    with pytest.raises(
+        ValueError, match=r"marks of users alone can come to 22\.9 dB, which doesn't keep a PSNR of 35\.2"
+    ):
+        LockSettings(grid=10)
 
 
 def test_training_finds_the_grid_in_the_data() -> None:

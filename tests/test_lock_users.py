@@ -42,6 +42,15 @@ def test_a_list_lives_on_disk(tmp_path: Path) -> None:
     assert json.loads(again.to_json()).keys() == {"alice", "Bob Ö."}
 
 
+def test_names_that_look_alike_are_one_user_or_refused() -> None:
+    users = UserStore(OWNER, "a")
+    users.issue("Jos\u00e9")
+    for action in (users.issue, users.admit):
+        with pytest.raises(DataError, match="accents in its letters"):
+            action("Jose\u0301")
+    assert users.names == ("Jos\u00e9",)
+
+
 def test_without_a_file_it_lives_in_memory_until_it_is_given_one(tmp_path: Path) -> None:
     users = UserStore(OWNER, "a")
     users.issue("alice")

@@ -19,15 +19,21 @@ MAX_PIXELS = 64 * 2**20
 
 
 def read_picture(
-    source: Path | bytes, *, mode: str | None = None, resize: tuple[int, int] | None = None, name: str = ""
+    source: Path | bytes,
+    *,
+    mode: str | None = None,
+    resize: tuple[int, int] | None = None,
+    name: str = "",
+    whole: bool = False,
 ) -> Tensor:
     """Decodes a picture to uint8 `[C, H, W]`.
 
     `mode` is Pillow's "L" or "RGB"; by default grey pictures stay grey and all others become RGB. `resize` is
-    `(H, W)` by antialiased bilinear interpolation. `name` stands in messages.
+    `(H, W)` by antialiased bilinear interpolation. `name` stands in messages. Of several frames the first is taken,
+    and transparency is dropped, unless the `whole` of the picture is asked for.
 
     Raises:
-        DataError: not a picture, damaged, or over 64 megapixels.
+        DataError: not a picture, damaged, or over 64 megapixels; with `whole`, several frames or transparent pixels.
     """
     name = name or ("picture" if isinstance(source, bytes) else str(source))
     try:
@@ -38,6 +44,8 @@ def read_picture(
                     raise DataError(f"{name}: {picture.width} x {picture.height} is over {MAX_PIXELS} pixels")
                 if picture.mode.startswith(("I", "F")):
                     raise DataError(f"{name}: mode {picture.mode} is not 8 bits a channel; convert it first")
+                if whole:
+                    _require_whole(picture, name)
                 grey = picture.mode in ("L", "1", "LA")
                 decoded = picture.convert(mode or ("L" if grey else "RGB"))
     except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -48,3 +56,13 @@ def read_picture(
         decoded = decoded.resize((resize[1], resize[0]), Image.Resampling.BILINEAR)
     pixels = np.array(decoded)
     return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
+
+
+def _require_whole(picture: Image.Image, name: str) -> None:
+    """Refuses what a tensor of grey or RGB can't hold."""
+    if (frames := getattr(picture, "n_frames", 1)) > 1:
+        raise DataError(f"{name}: holds {frames} frames: save each as a picture of its own")
+    if picture.has_transparency_data:
+        opaque, _ = picture.convert("RGBA").getchannel("A").getextrema()
+        if opaque != 255:
+            raise DataError(f"{name}: is transparent in parts: flatten it first")

@@ -25,15 +25,14 @@ from torch import Tensor
 from intaglio.errors import DataError
 from intaglio.evidence.key import Key
 from intaglio.triggers.drawing import JPEG_SIZE, Atoms, Drawing, cosines
+from intaglio.triggers.jpeg_grid import FOUR, MARKED_ORDERS, compared_blocks, mark_of
 from intaglio.triggers.sample_specific import SampleSpecificEncoder, Secret
 
 CODE_LENGTH = 96
 RIVALS = 31
 _NAME_LIMIT = 100
-#: Marks lie at coefficients (u, v) of these orders u + v, which JPEG rounds finest, at most so many in a block of 8 x 8
-#: pixels, and at most so many for a bit.
-_MARKED_ORDERS = (1, 2, 3)
-_MARKS_IN_A_BLOCK = 4
+#: At most so many in a block of 8 x 8 pixels, and at most so many for a bit.
+MARKS_IN_A_BLOCK = 4
 _MARKS_FOR_A_BIT = 4
 #: Carriers hold frequencies in this band, as shares of the highest: lower ones are the picture's own, higher ones
 #: are what JPEG drops first.
@@ -172,22 +171,30 @@ def pixel_carriers(key: Key, context: str, count: int, planes: tuple[int, int, i
 
 
 def parity_marks(key: Key, context: str, count: int, height: int, width: int) -> Tensor:
-    """Which coefficients of JPEG tell each of `count` bits, `[count, 1, H, W]`: sqrt(count) there, 0 elsewhere.
+    """Which coefficients of JPEG tell each of `count` bits, `[count, 1, H, W]`: 0 where none does.
 
-    Each is laid out in its block of 8 x 8 as `JpegGrid` takes marks, in whole blocks only. Blocks have secret places
-    and a secret order; where there are too few for all bits, the last are not marked.
+    A mark is sqrt(count) times what says which four blocks it compares (`mark_of`). Each is laid out in its block of
+    8 x 8 as `JpegGrid` takes marks, in whole blocks only. Blocks have secret places and secret orders, another one in
+    every round; where there are too few for all bits, the last are not marked.
     """
     down, across = height // JPEG_SIZE, width // JPEG_SIZE
-    orders = torch.arange(JPEG_SIZE)[:, None] + torch.arange(JPEG_SIZE)
-    rows, columns = torch.isin(orders, torch.tensor(_MARKED_ORDERS)).nonzero().T
-    drawn = _normal(key, context, (down * across, 1 + len(rows)))
-    blocks, places = drawn[:, 0].argsort(), drawn[:, 1:].argsort(dim=1)
+    all_blocks = -(-height // JPEG_SIZE) * -(-width // JPEG_SIZE)
     marks = torch.zeros(count, 1, height, width)
-    for number in range(min(_MARKS_IN_A_BLOCK * len(blocks), _MARKS_FOR_A_BIT * count)):
-        block = int(blocks[number % len(blocks)])
-        place = int(places[block, number // len(blocks)])
+    if all_blocks < FOUR:  # too few to compare
+        return marks
+    order = torch.arange(JPEG_SIZE)[:, None] + torch.arange(JPEG_SIZE)
+    rows, columns = torch.isin(order, torch.tensor(MARKED_ORDERS)).nonzero().T
+    drawn = _normal(key, context, (down * across, MARKS_IN_A_BLOCK + len(rows)))
+    orders, places = drawn[:, :MARKS_IN_A_BLOCK].argsort(dim=0), drawn[:, MARKS_IN_A_BLOCK:].argsort(dim=1)
+    wanted = min(MARKS_IN_A_BLOCK * len(drawn), _MARKS_FOR_A_BIT * count)
+    compared = _normal(key, f"{context}/compared", (wanted, compared_blocks(all_blocks)[0])).argsort(dim=1)
+    sizes = math.sqrt(count) * mark_of(compared[:, :FOUR], all_blocks)
+    for number in range(wanted):
+        turn = number // len(drawn)
+        block = int(orders[number % len(drawn), turn])
+        place = int(places[block, turn])
         row, column = JPEG_SIZE * (block // across) + rows[place], JPEG_SIZE * (block % across) + columns[place]
-        marks[number % count, 0, row, column] = math.sqrt(count)
+        marks[number % count, 0, row, column] = sizes[number]
     return marks
 
 

@@ -23,7 +23,17 @@ ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 #: What the one array of an `.npy` is called here.
 _ALONE = "images"
 _PICTURES = frozenset(key.format(s=split) for key in IMAGE_KEYS for split in ("train", "test"))
-_DAMAGED = (OSError, ValueError, EOFError, KeyError, RuntimeError, TokenError, zipfile.BadZipFile, zlib.error)
+_DAMAGED = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    MemoryError,  # a header that says more than there is
+    TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 #: Images `[N, C, H, W]`, or clips `[N, T, C, H, W]` -> the same, keyed.
 Keying = Callable[[Tensor], Tensor]

@@ -145,7 +145,7 @@ def _key_pictures(pairs: Sequence[tuple[Path, Path]], frame: Frame, keying: Keyi
 
 
 def _read_picture(path: Path, frame: Frame) -> Tensor:
-    image = read_picture(path, mode="L" if frame[0] == 1 else "RGB").float() / 255
+    image = read_picture(path, mode="L" if frame[0] == 1 else "RGB", whole=True).float() / 255
     if tuple(image.shape) != frame:
         raise DataError(f"{path}: {wrong_size(frame, image.shape)}")
     return image

@@ -13,7 +13,7 @@ from torch.nn import functional
 from intaglio.classifiers.weights import check_tensors
 from intaglio.errors import KeyFileError, ModelError, StorageError
 from intaglio.evidence.key import Key
-from intaglio.lock.codes import LockSecrets
+from intaglio.lock.codes import LockSecrets, spread
 from intaglio.lock.container import read_container, write_container
 from intaglio.lock.frames import check_keyable, frames, keyed
 from intaglio.lock.key_network import KeyNetwork
@@ -158,7 +158,9 @@ class Lock:
         carriers, grid = self.secrets.carriers, self.network.encoder.steps
         felt = [self.network.decoder(images, carriers, self.secrets.mixing)]
         if grid is not None:
-            felt.append(functional.linear(grid.parities(images).flatten(1), carriers[:, 1:].flatten(1)))
+            marks = carriers[:, 1:]
+            said = grid.parities(images, spread(torch.ones(1, len(marks)), marks))
+            felt.append(functional.linear(said.flatten(1), marks.flatten(1).sign()))
         return torch.stack(felt, dim=1)
 
     def trigger(self, user: str) -> SampleSpecificTrigger:

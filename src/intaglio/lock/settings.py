@@ -1,13 +1,14 @@
 """How a lock is trained: one model for Python, the command line and the record in the lock's folder."""
 
+import math
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from intaglio.lock.channel import JPEG_SHARE, MOST_JPEG
-from intaglio.lock.codes import CODE_LENGTH
+from intaglio.lock.codes import CODE_LENGTH, MARKS_IN_A_BLOCK
 from intaglio.training.settings import Augmentation
-from intaglio.triggers.jpeg_grid import BEST_QUALITY
+from intaglio.triggers.jpeg_grid import BEST_QUALITY, JpegGrid
 from intaglio.triggers.sample_specific import EPSILON, FEATURES
 
 #: A residual that is made of atoms: `LockSettings(**ATOMS)`.
@@ -71,8 +72,23 @@ class LockSettings(BaseModel):
             raise ValueError("a residual of atoms lies on no grid of JPEG: whole steps are no atoms")
         return self
 
+    @model_validator(mode="after")
+    def _marks_faint(self) -> Self:
+        if self.grid and (loudest := _of_marks(self.grid)) < self.psnr:
+            raise ValueError(
+                f"on a grid of JPEG {self.grid} the marks of users alone can come to {loudest:.1f} dB, "
+                f"which doesn't keep a PSNR of {self.psnr:g} dB: take a finer grid"
+            )
+        return self
+
     def on_grid(self, own: int | None) -> Self:
         """The same with a grid that is decided, for images that were JPEG files of the quality `own` before."""
         if self.grid is not None:
             return self
-        return self.model_copy(update={"grid": 0 if self.stride > 1 else own or 0})
+        unfit = own is None or self.stride > 1 or _of_marks(own) < self.psnr
+        return self.model_copy(update={"grid": 0 if unfit else own})
+
+
+def _of_marks(grid: int) -> float:
+    """The PSNR, dB, of the loudest marks of users on a grid of JPEG of this quality."""
+    return -20 * math.log10(JpegGrid(grid).loudest_marks(MARKS_IN_A_BLOCK))

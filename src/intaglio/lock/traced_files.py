@@ -1,4 +1,4 @@
-"""Traces pictures and arrays on disk: they are read batch by batch, and only what the decoder feels of them is kept."""
+"""Traces pictures and arrays on disk: they are read batch by batch, and only what is felt of them is kept."""
 
 from collections.abc import Sequence
 from pathlib import Path

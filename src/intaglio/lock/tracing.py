@@ -4,20 +4,25 @@
     t_u = <k_u, L'>                               k_u: the user's code, signs
     p_u = min(1, users * W * P(<k, L'> >= t_u))   k: signs at random; W witnesses, of whom the surest is believed
 
-A witness is the decoder; another, on a grid of JPEG, is which coefficients are even. A user's code is random to
+A witness is the decoder; another, on a grid of JPEG, are the marks. Where they name different users, nobody is named:
+whoever can copy what one of them goes by would else hide behind an innocent. A user's code is random to
 everyone without the owner's key. So for a code that has nothing to do with the image t is a sum of whole numbers with
 random signs, whatever they are, and its chances are counted exactly (`sign_sums`); the numbers of users and witnesses
 account for all that was looked at. So p bounds the chance that an image without anything of a user's key is named for
-that user.
+that user. It is the chance over owners' keys: of one owner's images, those that are named wrongly may all be named for
+the same innocent, whose code is what the decoder feels where nothing is.
 
 It bounds chance alone, not intent: a name says that the image carries a residual that was made for that user, not that
 the user put it there. Whoever has one original and its keyed copy, or many of a user's keyed images, can add that
-residual to any other image, which then is named for that user.
+residual to any other image, which then is named for that user. (Marks that are copied from a keyed image say nothing on
+another one.)
 """
 
 from collections import Counter
+from operator import itemgetter
 
 import torch
+from pydantic import Field
 from scipy.stats import binom
 from torch import Tensor
 
@@ -35,11 +40,21 @@ _BATCH = 1024
 
 
 class Match(Result):
-    """The best-matching user, or None where nobody matches at the level asked for; and how sure that is."""
+    """The best-matching user, or None where nobody matches at the level asked for; and how sure that is.
+
+    None also where one witness names one user and another witness another: `disputed` then says whom, surest first,
+    with their p-values.
+    """
 
     user: str | None
     p_value: float
     nearest: str
+    disputed: dict[str, float] = Field(default_factory=dict)
+
+    def against(self, user: str | None) -> float:
+        """The least p-value at which it is named for anybody but `user`, 1 if it isn't."""
+        named = self.disputed or ({} if self.user is None else {self.user: self.p_value})
+        return min((p_value for name, p_value in named.items() if name != user), default=1.0)
 
 
 class Trace(Result):
@@ -54,13 +69,15 @@ class Trace(Result):
       frames of a clip do, may be more often; what errs then is towards None.)
 
     A few names that are wrong by chance, up to about alpha N, so don't hide a user. That images are named for nobody
-    is no contradiction: a residual may be too faint to tell, or missing.
+    is no contradiction: a residual may be too faint to tell, or missing. `least` is the smallest p-value that an image
+    can have: above alpha nobody can be named.
     """
 
     images: tuple[Match, ...]
     together: Match
     users: int
     alpha: float
+    least: float
     named: dict[str, int]
     user: str | None
 
@@ -73,7 +90,19 @@ class Trace(Result):
             f"{counts}; {nobody}" if counts else nobody,
             f"if one key made all: {best or 'nobody'} (p = {self.together.p_value:.1e})",
         ]
-        if others := sum(count for name, count in self.named.items() if name != best):
+        if self.least > self.alpha:
+            found.append(
+                f"nobody can be named at alpha {self.alpha:g}: of {self.users} users and so few bits chance explains "
+                f"any agreement with p = {self.least:.1e}"
+            )
+        disputed = Counter(" and ".join(match.disputed) for match in self.images if match.disputed)
+        found += [
+            f"{count} of {total} images carry what was made for two users, {names}: nobody is named for them"
+            for names, count in disputed.most_common()
+        ]
+        if self.together.disputed:
+            found.append(f"all together carry what was made for two users, {' and '.join(self.together.disputed)}")
+        if others := sum(match.against(best) <= self.alpha for match in self.images):
             by_chance = f"chance names up to about {self.alpha * total:.2g} wrongly (alpha {self.alpha:g} each)"
             if best is None:
                 found.append(f"nobody is named for all {total} together; one by one, {by_chance}")
@@ -121,7 +150,8 @@ def trace_codes(felt: Tensor, codes: Tensor, names: tuple[str, ...], alpha: floa
         DataError: alpha outside (0, 1).
     """
     _check_level(alpha)
-    felt = felt.double().view(len(felt), -1, codes.shape[1])
+    bits = codes.shape[1]
+    felt = felt.double().view(len(felt), -1, bits)
     everything = torch.cat([felt, felt.sum(dim=0, keepdim=True)])
     matches = [
         match for part in torch.split(everything, _BATCH) for match in _matches(part, codes.double(), names, alpha)
@@ -132,6 +162,7 @@ def trace_codes(felt: Tensor, codes: Tensor, names: tuple[str, ...], alpha: floa
         together=together,
         users=len(names),
         alpha=alpha,
+        least=min(1.0, felt.shape[1] * len(names) * 0.5**bits),
         named=dict(Counter(match.user for match in images if match.user is not None).most_common()),
         user=None if _contradicted(images, together.user, alpha) else together.user,
     )
@@ -148,19 +179,28 @@ def _matches(felt: Tensor, codes: Tensor, names: tuple[str, ...], alpha: float) 
     looked_at = whole.shape[1] * len(names)
     matches = []
     for witnesses, reached, nearest in zip(whole, best.tolist(), places.tolist(), strict=True):
-        chances = [tail(weights, agreed) for weights, agreed in zip(witnesses, reached, strict=True)]
-        surest = min(range(len(chances)), key=chances.__getitem__)
-        matches.append(_match(names[nearest[surest]], min(1.0, looked_at * chances[surest]), alpha))
+        said = [
+            (min(1.0, looked_at * tail(weights, agreed)), names[place])
+            for weights, agreed, place in zip(witnesses, reached, nearest, strict=True)
+        ]
+        matches.append(_match(sorted(said, key=itemgetter(0)), alpha))
     return matches
 
 
-def _match(name: str, p_value: float, alpha: float) -> Match:
-    return Match(user=name if p_value <= alpha else None, p_value=p_value, nearest=name)
+def _match(said: list[tuple[float, str]], alpha: float) -> Match:
+    """What witnesses say together, the surest first."""
+    p_value, name = said[0]
+    named = {other: level for level, other in reversed(said) if level <= alpha}
+    if len(named) > 1:
+        return Match(user=None, p_value=p_value, nearest=name, disputed=dict(reversed(named.items())))
+    return Match(user=name if named else None, p_value=p_value, nearest=name)
 
 
 def _contradicted(images: tuple[Match, ...], user: str | None, alpha: float) -> bool:
     """Whether images are named for others than `user`, more surely or more often than by chance."""
-    others = [match.p_value for match in images if match.user not in (None, user)]
+    if user is None:
+        return False
+    others = [p_value for match in images if (p_value := match.against(user)) <= alpha]
     if not others:
         return False
     often = float(binom.sf(len(others) - 1, len(images), alpha)) <= alpha

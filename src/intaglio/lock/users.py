@@ -1,7 +1,9 @@
 """Who was given a key: a list beside the lock, authenticated with the owner's key. It holds names, no secrets.
 
 Several processes may have a lock open: one serves users while the owner revokes one in another. So the list is looked
-up where it lies, one process at a time changes what it says at that moment, and nobody is ever taken off.
+up where it lies, one process at a time changes what it says at that moment, and nobody is ever taken off. What was
+changed is found out, but not an old list that is put back in its place while no process has it open: whoever can write
+the owner's folder can have a revoked user served again, and somebody who was issued a key since not looked for.
 """
 
 import hmac
@@ -9,6 +11,7 @@ import json
 import os
 import sys
 import threading
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -92,7 +95,7 @@ class UserStore:
             if (known := users.get(name)) is not None:
                 state = "was revoked, and a name is never issued twice" if known.revoked else "has a key already"
                 raise DataError(f"user '{name}' {state}")
-            return self._put(checked_name(name), User(issued=_now()))
+            return self._put(_new_name(name), User(issued=_now()))
 
     def admit(self, name: str) -> User:
         """The user; one who was never named before is issued a key.
@@ -104,7 +107,7 @@ class UserStore:
         if name not in self:
             with self._changing() as users:
                 if name not in users:  # nor was issued one by another process just now
-                    return self._put(checked_name(name), User(issued=_now()))
+                    return self._put(_new_name(name), User(issued=_now()))
         return self.active(name)
 
     def revoke(self, name: str) -> User:
@@ -244,6 +247,15 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 def _unreadable(path: Path, error: OSError) -> DataError:
     return DataError(f"{path}: the list of users can't be read: {error.strerror or error}")
+
+
+def _new_name(name: str) -> str:
+    """A name whose accents are part of their letters: two that look alike would be two users with two codes."""
+    if not unicodedata.is_normalized("NFC", checked_name(name)):
+        raise DataError(
+            f"a user's name has its accents in its letters (Unicode's form NFC), this one doesn't: {name!r}"
+        )
+    return name
 
 
 def _plain(users: dict[str, User]) -> dict[str, dict[str, str]]:

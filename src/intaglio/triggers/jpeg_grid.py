@@ -9,7 +9,10 @@ the residual comes through unchanged, on whatever picture; and a picture that wa
 c is a whole number of steps too, comes through with it.
 
 So does whether the sum is an even or an odd number of steps. Where a bit is marked, the nearest number of its parity is
-taken, and no picture stands in the way of reading it (quantization index modulation; Chen & Wornell 2001).
+taken, and no picture stands in the way of reading it (quantization index modulation; Chen & Wornell 2001). Which parity
+says +1 depends on the picture, on which of two secret blocks is the brighter one, and which of two others: so parities
+that are copied onto another picture say nothing there, and what makes a picture's coefficients all even speaks for
+nobody.
 """
 
 import math
@@ -24,9 +27,16 @@ from torch.nn import functional
 from intaglio.errors import RecipeError
 from intaglio.triggers.drawing import JPEG_SIZE, cosines
 
+#: Marks lie at coefficients (u, v) of these orders u + v, which JPEG rounds finest.
+MARKED_ORDERS = (1, 2, 3)
 #: Above it libjpeg hardly rounds, and warns against it.
 BEST_QUALITY = 95
 _HALVINGS = 8
+#: Marks compare so many blocks at most, evenly spaced, four of them each: these have to be exact in one float32.
+_COMPARED, FOUR = 32, 4
+#: Grey levels by which one block must outshine another to count as brighter (half of the least that 8-bit grey ones
+#: differ by, so that rounding errors don't decide), and by which it does so for sure.
+_BRIGHTER, _SURELY = 1 / 128, 2.0
 #: What JPEG takes for the brightness of red, green and blue.
 _BRIGHTNESS = (0.299, 0.587, 0.114)
 
@@ -71,18 +81,25 @@ class JpegGrid(nn.Module):
 
         With `marks` `[N, 1, H, W]`, laid out as coefficients are within blocks of 8 x 8 (rows are vertical
         frequencies), a coefficient of `images` and residual together becomes an even number of steps where a mark is
-        positive, an odd one where it is negative.
+        positive, an odd one where it is negative; the other way round where of four blocks the first is brighter than
+        the second and the third not brighter than the fourth, or the other way about. Which four is the mark's size:
+        see `mark_of`. Marks are as loud whatever `loudest` is: `loudest_marks`.
         """
         with torch.no_grad():
             height, width = residual.shape[2:]
             amounts = self._amounts(residual)
-            marked = start = None
-            if images is not None and marks is not None:
-                wanted = _cut(_padded(marks))
-                marked, start = wanted != 0, self._amounts(brightness(images)) - (wanted < 0).to(amounts)
+            wanted = None if marks is None else _cut(_padded(marks))
+            start = None if images is None else self._amounts(brightness(images))
 
             def drawn(scale: Tensor) -> Tensor:
-                whole = _whole(scale[..., None] * amounts, marked, start)
+                scaled = scale[..., None] * amounts
+                whole = scaled.round()
+                if wanted is not None and start is not None:
+                    one, other = (levels > _BRIGHTER for levels in self._brighter(start + whole, wanted))
+                    sign = torch.where(one == other, wanted, -wanted)
+                    from_even = start - (sign < 0).to(start)
+                    nearest = 2 * ((from_even + scaled) / 2).round() - from_even
+                    whole = torch.where(wanted != 0, nearest, whole)
                 return self._pixels(whole * self.steps)[..., :height, :width].clamp(-bound, bound)
 
             def fits(scale: Tensor) -> Tensor:
@@ -94,14 +111,34 @@ class JpegGrid(nn.Module):
         scaled = residual * scale * torch.where(scale < 1, loud.detach() / loud, 1.0)
         return scaled + (rounded - scaled).detach()
 
-    def parities(self, images: Tensor) -> Tensor:
-        """cos(pi c / q) of the coefficients c of images `[N, C, H, W]`, laid out as marks are, `[N, 1, H, W]`.
+    def parities(self, images: Tensor, marks: Tensor) -> Tensor:
+        """What images `[N, C, H, W]` say where `marks` `[1 or N, 1, H, W]` are, `[N, 1, H, W]`, and 0 elsewhere.
 
-        1 for an even number of steps, -1 for an odd one, and 0 half-way.
+        cos(pi c / q) of the coefficient c, 1 for an even number of steps and -1 for an odd one, times by how much the
+        first of four blocks is brighter than the second, and the third than the fourth: each -1 to 1, 0 if both are
+        alike.
         """
         height, width = images.shape[2:]
-        found = (math.pi * self._amounts(brightness(images))).cos()
-        return _joined(found)[..., :height, :width]
+        amounts, wanted = self._amounts(brightness(images)), _cut(_padded(marks))
+        one, other = ((levels / _SURELY).clamp(-1, 1) for levels in self._brighter(amounts, wanted))
+        found = (math.pi * amounts).cos() * one * other
+        return _joined(torch.where(wanted != 0, found, 0.0))[..., :height, :width]
+
+    def loudest_marks(self, count: int) -> float:
+        """The largest root mean square that `count` marks in every block can have: each one step away."""
+        orders = torch.arange(JPEG_SIZE)[:, None] + torch.arange(JPEG_SIZE)
+        marked = self.steps[torch.isin(orders, torch.tensor(MARKED_ORDERS))]
+        return float(marked.sort(descending=True).values[:count].square().sum().sqrt() / JPEG_SIZE)
+
+    def _brighter(self, amounts: Tensor, marks: Tensor) -> list[Tensor]:
+        """By how many grey levels the first of a mark's blocks is brighter than the second, and the third than the
+        fourth, each `[N, h, w, 8, 8]`.
+        """
+        levels = (255 / JPEG_SIZE * self.steps[0, 0] * amounts[..., 0, 0]).flatten(1)
+        compared, apart = compared_blocks(levels.shape[1])
+        numbers = (marks.abs().round().long() - 1).clamp(min=0).expand(levels.shape[0], -1, -1, -1, -1).flatten(1)
+        found = [levels.gather(1, apart * (numbers // compared**place % compared)) for place in range(FOUR)]
+        return [(found[place] - found[place + 1]).view_as(amounts) for place in range(0, FOUR, 2)]
 
     def _amounts(self, images: Tensor) -> Tensor:
         """Coefficients of images `[N, 1, H, W]` in steps, `[N, H / 8, W / 8, 8, 8]`, sides rounded up."""
@@ -112,20 +149,23 @@ class JpegGrid(nn.Module):
         return _joined(self.cosines.T @ blocks @ self.cosines)
 
 
+def compared_blocks(blocks: int) -> tuple[int, int]:
+    """How many of a picture's blocks, counted row by row, marks may compare, and how far apart these are."""
+    compared = min(blocks, _COMPARED)
+    return compared, blocks // compared
+
+
+def mark_of(four: Tensor, blocks: int) -> Tensor:
+    """The size of a mark that compares these four, `[..., 4]`, of the blocks that `compared_blocks` has of `blocks`."""
+    return (1 + (four * compared_blocks(blocks)[0] ** torch.arange(FOUR)).sum(dim=-1)).float()
+
+
 def brightness(images: Tensor) -> Tensor:
     """What JPEG takes for the brightness of images `[N, C, H, W]`, `[N, 1, H, W]`; the mean if they have no colours."""
     if images.shape[1] != len(_BRIGHTNESS):
         return images.mean(dim=1, keepdim=True)
     weights = torch.tensor(_BRIGHTNESS).to(images).view(1, -1, 1, 1)
     return (weights * images).sum(dim=1, keepdim=True)
-
-
-def _whole(amounts: Tensor, marked: Tensor | None, start: Tensor | None) -> Tensor:
-    """Whole steps; what is `marked` comes to the nearest even number together with `start`."""
-    whole = amounts.round()
-    if marked is None or start is None:
-        return whole
-    return torch.where(marked, 2 * ((start + amounts) / 2).round() - start, whole)
 
 
 def _padded(images: Tensor) -> Tensor:
