@@ -25,7 +25,7 @@ from torch import Tensor
 from intaglio.errors import DataError
 from intaglio.evidence.key import Key
 from intaglio.triggers.drawing import JPEG_SIZE, Atoms, Drawing, cosines
-from intaglio.triggers.jpeg_grid import FOUR, MARKED_ORDERS, compared_blocks, mark_of
+from intaglio.triggers.jpeg_grid import BLOCKS_OF_A_MARK, MARKED_ORDERS, compared_blocks, mark_of
 from intaglio.triggers.sample_specific import SampleSpecificEncoder, Secret
 
 CODE_LENGTH = 96
@@ -180,7 +180,7 @@ def parity_marks(key: Key, context: str, count: int, height: int, width: int) ->
     down, across = height // JPEG_SIZE, width // JPEG_SIZE
     all_blocks = -(-height // JPEG_SIZE) * -(-width // JPEG_SIZE)
     marks = torch.zeros(count, 1, height, width)
-    if all_blocks < FOUR:  # too few to compare
+    if all_blocks < BLOCKS_OF_A_MARK:  # too few to compare
         return marks
     order = torch.arange(JPEG_SIZE)[:, None] + torch.arange(JPEG_SIZE)
     rows, columns = torch.isin(order, torch.tensor(MARKED_ORDERS)).nonzero().T
@@ -188,7 +188,7 @@ def parity_marks(key: Key, context: str, count: int, height: int, width: int) ->
     orders, places = drawn[:, :MARKS_IN_A_BLOCK].argsort(dim=0), drawn[:, MARKS_IN_A_BLOCK:].argsort(dim=1)
     wanted = min(MARKS_IN_A_BLOCK * len(drawn), _MARKS_FOR_A_BIT * count)
     compared = _normal(key, f"{context}/compared", (wanted, compared_blocks(all_blocks)[0])).argsort(dim=1)
-    sizes = math.sqrt(count) * mark_of(compared[:, :FOUR], all_blocks)
+    sizes = math.sqrt(count) * mark_of(compared[:, :BLOCKS_OF_A_MARK], all_blocks)
     for number in range(wanted):
         turn = number // len(drawn)
         block = int(orders[number % len(drawn), turn])

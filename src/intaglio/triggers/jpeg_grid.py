@@ -33,7 +33,7 @@ MARKED_ORDERS = (1, 2, 3)
 BEST_QUALITY = 95
 _HALVINGS = 8
 #: Marks compare so many blocks at most, evenly spaced, four of them each: these have to be exact in one float32.
-_COMPARED, FOUR = 32, 4
+_COMPARED, BLOCKS_OF_A_MARK = 32, 4
 #: Grey levels by which one block must outshine another to count as brighter (half of the least that 8-bit grey ones
 #: differ by, so that rounding errors don't decide), and by which it does so for sure.
 _BRIGHTER, _SURELY = 1 / 128, 2.0
@@ -137,8 +137,8 @@ class JpegGrid(nn.Module):
         levels = (255 / JPEG_SIZE * self.steps[0, 0] * amounts[..., 0, 0]).flatten(1)
         compared, apart = compared_blocks(levels.shape[1])
         numbers = (marks.abs().round().long() - 1).clamp(min=0).expand(levels.shape[0], -1, -1, -1, -1).flatten(1)
-        found = [levels.gather(1, apart * (numbers // compared**place % compared)) for place in range(FOUR)]
-        return [(found[place] - found[place + 1]).view_as(amounts) for place in range(0, FOUR, 2)]
+        found = [levels.gather(1, apart * (numbers // compared**place % compared)) for place in range(BLOCKS_OF_A_MARK)]
+        return [(found[place] - found[place + 1]).view_as(amounts) for place in range(0, BLOCKS_OF_A_MARK, 2)]
 
     def _amounts(self, images: Tensor) -> Tensor:
         """Coefficients of images `[N, 1, H, W]` in steps, `[N, H / 8, W / 8, 8, 8]`, sides rounded up."""
@@ -157,7 +157,7 @@ def compared_blocks(blocks: int) -> tuple[int, int]:
 
 def mark_of(four: Tensor, blocks: int) -> Tensor:
     """The size of a mark that compares these four, `[..., 4]`, of the blocks that `compared_blocks` has of `blocks`."""
-    return (1 + (four * compared_blocks(blocks)[0] ** torch.arange(FOUR)).sum(dim=-1)).float()
+    return (1 + (four * compared_blocks(blocks)[0] ** torch.arange(BLOCKS_OF_A_MARK)).sum(dim=-1)).float()
 
 
 def brightness(images: Tensor) -> Tensor:
