@@ -1,4 +1,4 @@
-"""The tables of docs/lock.md, from results/lock.json; `benchmarks.tables` puts them in."""
+"""The tables of docs/lock.md and lock-lessons.md, from results/lock.json; `benchmarks.tables` puts them in."""
 
 from typing import Any
 
@@ -25,11 +25,15 @@ _STRANGERS = {
 KEYED, JPEG, LEAKED = "keyed, PNG", "keyed, JPEG 75", "another lock's key"
 
 
-def bars() -> str:
-    """Task by task: what the lock was asked to hold, and what it holds, mean over its owners (smallest to largest)."""
+def bars(*, before: bool = False) -> str:
+    """Task by task: what the lock was asked to hold, and what it holds, mean over its owners (smallest to largest).
+
+    With `before` those that were trained otherwise than the latest of their task.
+    """
     rows = [_ASKED]
     for name, title in NAMES.items():
-        for (_, kind), found in _by_kind(_leaks(name)).items():
+        kinds = list(_by_kind(_leaks(name)).items())
+        for (_, kind), found in kinds[1:] if before else kinds[:1]:
             lost = [100 * (row["table"][KEYED]["argmax"] - row["unlocked_accuracy"]) for row in found]
             jpeg = [100 * (row["table"][JPEG]["argmax"] - row["unlocked_accuracy"]) for row in found]
             rows.append(
@@ -250,7 +254,7 @@ def _by_kind(rows: Rows) -> dict[tuple[str, str], Rows]:
     A row that another training replaced says itself how it differs.
     """
     kinds: dict[tuple[str, str], Rows] = {}
-    for row in sorted(rows, key=_age):
+    for row in sorted(rows, key=lambda row: (_age(row), not row.get("marks"))):
         said = f"; {row['but']}" if "but" in row else _KINDS[_age(row)]
         said += f"; whole steps of JPEG {row['grid']}" if row.get("grid") else ""
         said += ", marks" if row.get("marks") else ""

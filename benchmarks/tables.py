@@ -148,6 +148,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "mark scan": mark_tables.scanned,
     "mark cost": mark_tables.cost,
     "lock bars": lock_tables.bars,
+    "lock bars before": lambda: lock_tables.bars(before=True),
     "lock jpeg": lock_tables.jpeg,
     "lock leaks, fashion-mnist": lambda: lock_tables.leaks("fashion-mnist"),
     "lock leaks, faces": lambda: lock_tables.leaks("faces"),
