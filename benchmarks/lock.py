@@ -68,7 +68,7 @@ PLANS = {
     "faces": Plan(
         "resnet14",
         8,
-        LockSettings(augmentation="shift", batch_size=32, weight=0.5, grid=75),
+        LockSettings(augmentation="flip-shift", batch_size=32, weight=0.4, code_weight=0.75, grid=75),
         TrainingSettings(steps=600, batch_size=32, learning_rate=3e-3, augmentation="shift"),
     ),
     "cifar10": Plan(

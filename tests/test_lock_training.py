@@ -1,6 +1,5 @@
 """Parts of training by hand (channel, quality, negatives, targets, bounds of the encoder), and short runs of it all."""
 
-import copy
 import itertools
 import math
 from typing import Any, get_args
@@ -19,7 +18,7 @@ from intaglio.lock.channel import blur, distort, jpeg, noise, own_quality, resiz
 from intaglio.lock.codes import random_codes, spread
 from intaglio.lock.critic import Critic
 from intaglio.lock.decoys import OtherKey, _decoys, keyed_by, keyed_by_decoys
-from intaglio.lock.locked_training import LockedLoss, unauthorised_target
+from intaglio.lock.locked_training import LockedLoss, train_locked, unauthorised_target
 from intaglio.lock.negatives import (
     RIVAL_SHARE,
     SHARES,
@@ -34,7 +33,7 @@ from intaglio.lock.quality import psnr, ssim
 from intaglio.lock.refining import refining
 from intaglio.lock.settings import ATOMS, Mislabel
 from intaglio.networks.final_linear import final_linear
-from intaglio.tampering import Jpeg, average_weights
+from intaglio.tampering import Jpeg
 from intaglio.triggers.sample_specific import SampleSpecificEncoder, SampleSpecificTrigger, Secret
 from lock_models import ARCHITECTURE, OWNER, STRANGER, TINY, some_images, tiny_lock, tiny_model
 
@@ -624,20 +623,22 @@ def test_refining_first_refuses_then_lets_in_and_meets_more_strangers_between() 
         assert all(part > 0 for part in parts)
 
 
-def test_a_locked_model_is_the_mean_of_its_last_two_stages(toy: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
-    ends: list[nn.Module] = []
+def test_a_locked_model_is_the_mean_of_its_last_stages(toy: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[Tensor] = []
 
-    def kept(first: nn.Module, second: nn.Module) -> nn.Module:
-        ends.extend(copy.deepcopy(end) for end in (first, second))
-        return average_weights(first, second)
+    def kept(module: nn.Module, *args: Any, **options: Any) -> nn.Module:
+        trained = train_locked(module, *args, **options)
+        ends.append(trained.get_parameter("fc.weight").detach().clone())
+        return trained
 
-    monkeypatch.setattr("intaglio.lock.refining.average_weights", kept)
-    settings = TINY.model_copy(update={"refining_steps": 18})
-    locked, _ = train_lock(tiny_model(), toy, OWNER, settings=settings, seed=1)
-    assert len(ends) == 2
-    first, last = (end.get_parameter("fc.weight") for end in ends)
-    assert not torch.equal(first, last)
-    assert torch.allclose(locked.get_parameter("fc.weight"), (first + last) / 2)
+    monkeypatch.setattr("intaglio.lock.refining.train_locked", kept)
+    for steps in (45, 2):  # all seven stages, or fewer
+        ends.clear()
+        settings = TINY.model_copy(update={"refining_steps": steps})
+        locked, _ = train_lock(tiny_model(), toy, OWNER, settings=settings, seed=1)
+        assert len(ends) == len(refining(settings)) == (7 if steps == 45 else len(ends))
+        assert len({float(end.sum()) for end in ends}) == len(ends)
+        assert torch.allclose(locked.get_parameter("fc.weight"), torch.stack(ends[-5:]).mean(dim=0), atol=1e-6)
 
 
 @pytest.mark.parametrize("mislabel", get_args(Mislabel))

@@ -18,7 +18,7 @@ from intaglio.tensors import pack, unpack
 from intaglio.training.checkpoint import CheckpointFile, require_run
 
 _STAGES = "stages"
-_NETWORK, _MODULE, _END = "key network", "module", "end"
+_NETWORK, _MODULE, _MEAN = "key network", "module", "mean"
 
 
 class LockCheckpoint(CheckpointFile):
@@ -60,10 +60,10 @@ class LockCheckpoint(CheckpointFile):
 
 
 class Refined(NamedTuple):
-    """How far refining has come: how many stages, and the first of the two models that are averaged, once there is."""
+    """How far refining has come: how many stages, and the mean of those ends that are averaged, once there is any."""
 
     stages: int = 0
-    end: nn.Module | None = None
+    mean: nn.Module | None = None
 
 
 def save_refined(file: CheckpointFile, run: str, network: nn.Module, module: nn.Module, refined: Refined) -> None:
@@ -72,7 +72,7 @@ def save_refined(file: CheckpointFile, run: str, network: nn.Module, module: nn.
     Raises:
         StorageError: it can't be written.
     """
-    parts = {_NETWORK: network, _MODULE: module} | ({_END: refined.end} if refined.end is not None else {})
+    parts = {_NETWORK: network, _MODULE: module} | ({_MEAN: refined.mean} if refined.mean is not None else {})
     tensors = {f"{part}/{name}": value for part, of in parts.items() for name, value in of.state_dict().items()}
     file.write(pack(tensors, {_STAGES: str(refined.stages), "run": run}))
 
@@ -91,15 +91,15 @@ def load_refined(file: CheckpointFile, run: str, network: nn.Module, module: nn.
         if _STAGES not in metadata:  # the training loop's, which looks at it
             return None
         require_run(metadata["run"], run)
-        parts: dict[str, dict[str, Tensor]] = {_NETWORK: {}, _MODULE: {}, _END: {}}
+        parts: dict[str, dict[str, Tensor]] = {_NETWORK: {}, _MODULE: {}, _MEAN: {}}
         for key, value in tensors.items():
             part, _, name = key.partition("/")
             parts[part][name] = value
-        end = copy.deepcopy(module) if parts[_END] else None
+        mean = copy.deepcopy(module) if parts[_MEAN] else None
         network.load_state_dict(parts[_NETWORK])
         module.load_state_dict(parts[_MODULE])
-        if end is not None:
-            end.load_state_dict(parts[_END])
-        return Refined(int(metadata[_STAGES]), end)
+        if mean is not None:
+            mean.load_state_dict(parts[_MEAN])
+        return Refined(int(metadata[_STAGES]), mean)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise file.refusal(error) from error

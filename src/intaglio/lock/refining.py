@@ -19,14 +19,16 @@ from intaglio.training.checkpoint import CheckpointFile
 #: Refining is in seven stages, these shares of it. After the first, multiples of lambda and of the silence: more keyed
 #: images are let in again, those that went through JPEG above all. In the third and fourth there are more strangers,
 #: for the fourth the unlikeliest class is moved further away, by so many logits, and in the fifth most are let in. The
-#: last two have more residuals of images of the same class, one as lenient, one strict; their weights are averaged
-#: (Izmailov et al. 2018).
+#: last two have more residuals of images of the same class, one as lenient, one strict.
 _STAGES = (8 / 45, 6 / 45, 9 / 45, 4 / 45, 8 / 45, 5 / 45, 5 / 45)
 _LETTING_IN, _SILENCING = 0.4, 3.0
 _STRANGERS = 3.0
 _FURTHER = 3.0
 _MOST, _STRICT = 0.3, 0.6
 _STRANGERS_AT_LAST = 2.0
+#: The weights at the ends of so many last stages are averaged (Izmailov et al. 2018): the mean lets in more keyed
+#: images for what it refuses than any of them.
+_AVERAGED = 5
 
 
 class Stage(NamedTuple):
@@ -76,7 +78,7 @@ def refine(
     run: str = "",
     progress: Progress | None = None,
 ) -> nn.Module:
-    """Refines `module` in all stages that are left, in place, and returns what it came to, in evaluation mode.
+    """Refines `module` in all stages that are left, in place, and returns the mean of the last ends of them.
 
     Args:
         training: what else `train_locked` is told.
@@ -84,8 +86,9 @@ def refine(
         file: written after every stage, as of the run `run`.
     """
     refined = begun or Refined()
-    done = settings.steps
-    for number, stage in enumerate(refining(settings)):
+    done, stages = settings.steps, refining(settings)
+    first = max(0, len(stages) - _AVERAGED)
+    for number, stage in enumerate(stages):
         if number >= refined.stages:
             train_locked(
                 module,
@@ -102,13 +105,15 @@ def refine(
                 progress=of_all(progress, done, settings),
                 **training,
             )
-            if stage.alike and refined.end is not None:  # the mean lets in more keyed images for what it refuses
-                module.load_state_dict(average_weights(refined.end, module).state_dict())
-            refined = Refined(number + 1, copy.deepcopy(module) if stage.alike else None)
+            mean = refined.mean
+            if number >= first:
+                share = 1 / (number - first + 1)
+                mean = copy.deepcopy(module) if mean is None else average_weights(mean, module, share=share)
+            refined = Refined(number + 1, mean)
             if file is not None:
                 save_refined(file, run, network, module, refined)
         done += stage.steps
-    return module.cpu().eval()
+    return (refined.mean or module).cpu().eval()
 
 
 def of_all(progress: Progress | None, before: int, settings: LockSettings) -> Progress | None:
