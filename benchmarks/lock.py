@@ -73,8 +73,8 @@ PLANS = {
     ),
     "cifar10": Plan(
         "resnet14",
-        8,
-        LockSettings(augmentation="flip", code_length=48, code_weight=3, steps=1600, refining_steps=3400),
+        16,
+        LockSettings(augmentation="flip", code_length=48, code_weight=0.5, steps=1600, refining_steps=3400),
         TrainingSettings(epochs=24, batch_size=64, learning_rate=3e-3, augmentation="flip"),
     ),
 }

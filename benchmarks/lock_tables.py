@@ -9,7 +9,7 @@ from intaglio.lock.leaks import HELD, READERS
 Rows = list[dict[str, Any]]
 PENDING = "Not measured yet: `python -m benchmarks.lock`."
 NAMES = {"fashion-mnist": "Fashion-MNIST", "faces": "ORL faces", "cifar10": "CIFAR-10 (JPEG)"}
-NETWORKS = {"resnet14 8": "ResNet-14", "vgg 12": "VGG", "vgg 16": "VGG"}
+NETWORKS = {"resnet14 8": "ResNet-14", "resnet14 16": "ResNet-14 of width 16", "vgg 12": "VGG", "vgg 16": "VGG"}
 #: What locks were not trained against, those of now first.
 _KINDS = ("", ", residuals of the same class not refused", ", neither residuals of the same class nor rivals refused")
 #: The first row of the bars.
@@ -21,6 +21,8 @@ _STRANGERS = {
     "strangers elsewhere": "ResNet-14, rivals and decoys; the keys are of locked VGGs",
     "strangers": "ResNet-14, rivals and decoys",
     "strangers rekeyed": "the same; the other owner's U-Net, with keys that it wasn't trained for most",
+    "strangers off the grid": "ResNet-14, rivals and decoys; off the grid of JPEG",
+    "strangers rekeyed off the grid": "the same; the other owner's U-Net, with keys that it wasn't trained for most",
 }
 KEYED, JPEG, LEAKED = "keyed, PNG", "keyed, JPEG 75", "another lock's key"
 
