@@ -56,7 +56,7 @@ def test_same_key_same_secrets_and_nothing_else(way: str) -> None:
 
 @pytest.mark.parametrize(
     ("size", "bits", "marks"),
-    [((28, 28), 96, 36), ((32, 40), 48, 80), ((64, 64), 8, 32), ((7, 20), 8, 0), ((8, 24), 8, 0)],
+    [((28, 28), 96, 36), ((32, 40), 48, 80), ((64, 64), 8, 32), ((7, 20), 8, 0), ((8, 24), 8, 0), ((7, 40), 8, 0)],
 )
 def test_marks_on_a_grid_of_jpeg(size: tuple[int, int], bits: int, marks: int) -> None:
     """Four a block of 8 x 8 at most, and four a bit, each in a place of its own, at low frequencies of whole blocks."""

@@ -269,6 +269,12 @@ def test_pictures_of_several_frames_are_not_taken_for_their_first(tmp_path: Path
         read_pictures([tmp_path / f"all.{suffix}"], FRAME)
 
 
+def test_a_cameras_second_copy_is_no_other_picture(tmp_path: Path) -> None:
+    first, second = (Image.fromarray(np.full((12, 12), level, np.uint8)) for level in (200, 10))
+    first.save(tmp_path / "photo.jpg", "MPO", save_all=True, append_images=[second])
+    assert float(read_pictures([tmp_path / "photo.jpg"], FRAME).mean()) == pytest.approx(200 / 255, abs=0.01)
+
+
 def test_transparent_pictures_are_refused_and_opaque_ones_with_alpha_are_read(tmp_path: Path) -> None:
     pixels = np.full((12, 12, 4), 255, np.uint8)
     Image.fromarray(pixels).save(tmp_path / "opaque.png")

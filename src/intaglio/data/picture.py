@@ -60,7 +60,8 @@ def read_picture(
 
 def _require_whole(picture: Image.Image, name: str) -> None:
     """Refuses what a tensor of grey or RGB can't hold."""
-    if (frames := getattr(picture, "n_frames", 1)) > 1:
+    # A camera's JPEG may hold a second, smaller copy (MPO), which is no other picture.
+    if (frames := getattr(picture, "n_frames", 1)) > 1 and picture.format != "MPO":
         raise DataError(f"{name}: holds {frames} frames: save each as a picture of its own")
     if picture.has_transparency_data:
         opaque, _ = picture.convert("RGBA").getchannel("A").getextrema()
