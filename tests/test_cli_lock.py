@@ -352,7 +352,13 @@ def test_every_mistake_is_one_line(
         (["train", str(host), *data, "--code-weight", "0"], ExitCode.USAGE, "--code-weight"),
         (["train", str(host), *data, "--jpeg", "0.9"], ExitCode.USAGE, "--jpeg"),
         (["train", str(host), *data, "--grid", "96"], ExitCode.USAGE, "--grid"),
-        (["train", str(host), *data, "--residual", "atoms", "--grid", "75"], ExitCode.USAGE, "--residual"),
+        (
+            ["train", str(host), *data, "--residual", "atoms", "--grid", "75"],
+            ExitCode.USAGE,
+            "--grid: a residual of atoms",
+        ),
+        (["train", str(host), *data, "--grid", "10"], ExitCode.USAGE, "marks of users alone can come to 22.9 dB"),
+        (["train", str(host), *data, "--distillation", "1.5"], ExitCode.USAGE, "--distillation"),
         (["train", str(host), *data, "--encrypt", "--onnx"], ExitCode.ERROR, "no plain copy as ONNX beside it"),
         (
             ["train", str(host), "--data", "fashion-mnist", *out],

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from intaglio.cli.lock_options import Grid, lock_settings
+from intaglio.cli.lock_options import Distillation, Grid, lock_settings
 from intaglio.cli.model import Arch, Classes, InputShape, Preprocess, open_model
 from intaglio.cli.options import Debug, Device, JsonFile, Quiet, Seed, TestData
 from intaglio.cli.passphrase import PassphraseFile, read_key
@@ -68,6 +68,7 @@ def train(
         float, typer.Option(help="What reading the code weighs; more where users are not named.")
     ] = 1.5,
     grid: Grid = None,
+    distillation: Distillation = 0,
     jpeg: Annotated[
         float,
         typer.Option(help="Share of images that meet JPEG in training, up to 0.8; JPEG data leak more for more of it."),
@@ -116,6 +117,7 @@ def train(
         code_length=code_length,
         code_weight=code_weight,
         grid=grid,
+        distillation=distillation,
         jpeg=jpeg,
     )
     classifier = with_weights(open_model(model, arch, input_shape, classes, preprocess, device))  # before any data
