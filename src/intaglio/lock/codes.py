@@ -25,7 +25,7 @@ from torch import Tensor
 from intaglio.errors import DataError
 from intaglio.evidence.key import Key
 from intaglio.triggers.drawing import JPEG_SIZE, Atoms, Drawing, cosines
-from intaglio.triggers.jpeg_grid import BLOCKS_OF_A_MARK, MARKED_ORDERS, compared_blocks, mark_of
+from intaglio.triggers.jpeg_grid import BLOCKS_OF_A_MARK, compared_blocks, mark_of, places_of_marks
 from intaglio.triggers.sample_specific import SampleSpecificEncoder, Secret
 
 CODE_LENGTH = 96
@@ -182,8 +182,7 @@ def parity_marks(key: Key, context: str, count: int, height: int, width: int) ->
     marks = torch.zeros(count, 1, height, width)
     if all_blocks < BLOCKS_OF_A_MARK:  # too few to compare
         return marks
-    order = torch.arange(JPEG_SIZE)[:, None] + torch.arange(JPEG_SIZE)
-    rows, columns = torch.isin(order, torch.tensor(MARKED_ORDERS)).nonzero().T
+    rows, columns = places_of_marks().nonzero().T
     drawn = _normal(key, context, (down * across, MARKS_IN_A_BLOCK + len(rows)))
     orders, places = drawn[:, :MARKS_IN_A_BLOCK].argsort(dim=0), drawn[:, MARKS_IN_A_BLOCK:].argsort(dim=1)
     wanted = min(MARKS_IN_A_BLOCK * len(drawn), _MARKS_FOR_A_BIT * count)

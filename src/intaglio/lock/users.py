@@ -95,7 +95,7 @@ class UserStore:
             if (known := users.get(name)) is not None:
                 state = "was revoked, and a name is never issued twice" if known.revoked else "has a key already"
                 raise DataError(f"user '{name}' {state}")
-            return self._put(_new_name(name), User(issued=_now()))
+            return self._add(name)
 
     def admit(self, name: str) -> User:
         """The user; one who was never named before is issued a key.
@@ -107,7 +107,7 @@ class UserStore:
         if name not in self:
             with self._changing() as users:
                 if name not in users:  # nor was issued one by another process just now
-                    return self._put(_new_name(name), User(issued=_now()))
+                    return self._add(name)
         return self.active(name)
 
     def revoke(self, name: str) -> User:
@@ -171,6 +171,9 @@ class UserStore:
                 self._users = _joined(self._read(self._path), self._users)
                 self._seen = stamp  # taken before reading: what is written in between is noticed the next time
             return self._users
+
+    def _add(self, name: str) -> User:
+        return self._put(_new_name(name), User(issued=_now()))
 
     def _put(self, name: str, user: User) -> User:
         users = {**self._users, name: user}

@@ -28,7 +28,7 @@ from intaglio.errors import RecipeError
 from intaglio.triggers.drawing import JPEG_SIZE, cosines
 
 #: Marks lie at coefficients (u, v) of these orders u + v, which JPEG rounds finest.
-MARKED_ORDERS = (1, 2, 3)
+_MARKED_ORDERS = (1, 2, 3)
 #: Above it libjpeg hardly rounds, and warns against it.
 BEST_QUALITY = 95
 _HALVINGS = 8
@@ -88,14 +88,16 @@ class JpegGrid(nn.Module):
         with torch.no_grad():
             height, width = residual.shape[2:]
             amounts = self._amounts(residual)
-            wanted = None if marks is None else _cut(_padded(marks))
-            start = None if images is None else self._amounts(brightness(images))
+            wanted = start = four = None
+            if images is not None and marks is not None:
+                start, wanted = self._amounts(brightness(images)), _cut(_padded(marks))
+                four = _compared_by(wanted)
 
             def drawn(scale: Tensor) -> Tensor:
                 scaled = scale[..., None] * amounts
                 whole = scaled.round()
-                if wanted is not None and start is not None:
-                    one, other = (levels > _BRIGHTER for levels in self._brighter(start + whole, wanted))
+                if wanted is not None and start is not None and four is not None:
+                    one, other = (levels > _BRIGHTER for levels in self._brighter(start + whole, four))
                     sign = torch.where(one == other, wanted, -wanted)
                     from_even = start - (sign < 0).to(start)
                     nearest = 2 * ((from_even + scaled) / 2).round() - from_even
@@ -120,24 +122,22 @@ class JpegGrid(nn.Module):
         """
         height, width = images.shape[2:]
         amounts, wanted = self._amounts(brightness(images)), _cut(_padded(marks))
-        one, other = ((levels / _SURELY).clamp(-1, 1) for levels in self._brighter(amounts, wanted))
+        one, other = ((levels / _SURELY).clamp(-1, 1) for levels in self._brighter(amounts, _compared_by(wanted)))
         found = (math.pi * amounts).cos() * one * other
         return _joined(torch.where(wanted != 0, found, 0.0))[..., :height, :width]
 
     def loudest_marks(self, count: int) -> float:
         """The largest root mean square that `count` marks in every block can have: each one step away."""
-        orders = torch.arange(JPEG_SIZE)[:, None] + torch.arange(JPEG_SIZE)
-        marked = self.steps[torch.isin(orders, torch.tensor(MARKED_ORDERS))]
-        return float(marked.sort(descending=True).values[:count].square().sum().sqrt() / JPEG_SIZE)
+        return float(
+            self.steps[places_of_marks()].sort(descending=True).values[:count].square().sum().sqrt() / JPEG_SIZE
+        )
 
-    def _brighter(self, amounts: Tensor, marks: Tensor) -> list[Tensor]:
+    def _brighter(self, amounts: Tensor, four: list[Tensor]) -> list[Tensor]:
         """By how many grey levels the first of a mark's blocks is brighter than the second, and the third than the
         fourth, each `[N, h, w, 8, 8]`.
         """
         levels = (255 / JPEG_SIZE * self.steps[0, 0] * amounts[..., 0, 0]).flatten(1)
-        compared, apart = compared_blocks(levels.shape[1])
-        numbers = (marks.abs().round().long() - 1).clamp(min=0).expand(levels.shape[0], -1, -1, -1, -1).flatten(1)
-        found = [levels.gather(1, apart * (numbers // compared**place % compared)) for place in range(BLOCKS_OF_A_MARK)]
+        found = [levels.gather(1, blocks.expand(levels.shape[0], -1)) for blocks in four]
         return [(found[place] - found[place + 1]).view_as(amounts) for place in range(0, BLOCKS_OF_A_MARK, 2)]
 
     def _amounts(self, images: Tensor) -> Tensor:
@@ -158,6 +158,19 @@ def compared_blocks(blocks: int) -> tuple[int, int]:
 def mark_of(four: Tensor, blocks: int) -> Tensor:
     """The size of a mark that compares these four, `[..., 4]`, of the blocks that `compared_blocks` has of `blocks`."""
     return (1 + (four * compared_blocks(blocks)[0] ** torch.arange(BLOCKS_OF_A_MARK)).sum(dim=-1)).float()
+
+
+def _compared_by(marks: Tensor) -> list[Tensor]:
+    """The inverse, for marks `[N, h, w, 8, 8]`: the first, second, third and fourth block of each, `[N, h w 64]`."""
+    compared, apart = compared_blocks(marks.shape[1] * marks.shape[2])
+    numbers = (marks.abs().round().long() - 1).clamp(min=0).flatten(1)
+    return [apart * (numbers // compared**place % compared) for place in range(BLOCKS_OF_A_MARK)]
+
+
+def places_of_marks() -> Tensor:
+    """Which coefficients of a block may be marked, `[8, 8]`."""
+    orders = torch.arange(JPEG_SIZE)[:, None] + torch.arange(JPEG_SIZE)
+    return torch.isin(orders, torch.tensor(_MARKED_ORDERS))
 
 
 def brightness(images: Tensor) -> Tensor:
