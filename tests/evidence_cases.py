@@ -1,5 +1,6 @@
 """Marks without training: a key, its commitment, and linear suspects that have learned the triggers by heart."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def claim(
     suspect: Suspect | None = None,
     suspects: int = 1,
     keys: int = 1,
+    spend: Callable[[], object] | None = None,
 ) -> Path:
     """A claim's file about batch 1, by the owner."""
     commitment = commitment or signed()
@@ -97,5 +99,6 @@ def claim(
         suspects=suspects,
         keys=keys,
         public=public,
+        spend=spend,
     )
     return path

@@ -453,3 +453,12 @@ def test_a_file_of_any_size_is_read_up_to_its_limit(
 def test_help(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == ExitCode.CLEAN
     assert expected in capsys.readouterr().out
+
+
+def test_strangers_files_do_not_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "claim.json"
+    path.write_bytes(sign_statement(OWNER, {"m": "ab" * 32}, "\x1b[2K\x1b[1GVerified\u202e", {}).to_bytes())
+    assert main(["evidence", "verify", str(path)]) == ExitCode.ERROR
+    said = only_line(capsys)
+    assert said.rstrip("\n").isprintable()
+    assert "Verified" in said

@@ -1,6 +1,7 @@
 """Claims of ownership: verified by a stranger from one file, and refused when any of it is changed or made up."""
 
 import base64
+import errno
 import json
 import re
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from evidence_cases import (
     suspect_of,
 )
 from intaglio.classifiers import CallableClassifier, Classifier, Exchange, image_digest, open_classifier
-from intaglio.errors import DataError, EvidenceError
+from intaglio.errors import DataError, EvidenceError, StorageError
 from intaglio.evidence import bundle as bundle_module
 from intaglio.evidence.batches import draw_batch
 from intaglio.evidence.binomial import chance_p_value, needed_hits
@@ -516,11 +517,27 @@ def test_a_commitment_is_verified_alone(tmp_path: Path) -> None:
         verify_evidence(tmp_path / "c.json", threshold=0.01)
 
 
+def test_no_batch_is_spent_on_a_file_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spent: list[str] = []
+    claim(tmp_path / "good.json", spend=lambda: spent.append("good"))
+    assert spent == ["good"]
+
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        claim(tmp_path / "lost.json", spend=lambda: spent.append("lost"))
+    assert spent == ["good"]
+    assert [path.name for path in tmp_path.iterdir()] == ["good.json"]
+
+
 @needs_openssl
 def test_a_stamped_commitment_is_verified_alone(stamped: tuple[SignedCommitment, bytes], tmp_path: Path) -> None:
     commitment, roots = stamped
     commitment.write(tmp_path / "c.json")
     check = verify_evidence(tmp_path / "c.json", roots=roots)
+    assert verify_evidence(tmp_path / "c.json", roots=roots + roots) == check  # as bundles put together often are
     assert isinstance(check, CommitmentCheck)
     assert check.stamped is not None
     assert check.checked[1] == f"it existed at {check.stamped} (time stamp)"

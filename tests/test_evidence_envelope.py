@@ -142,6 +142,10 @@ def edited(**changes: Any) -> bytes:
             "_type: Input should be 'https://in-toto.io/Statement/v1'",
         ),
         (resigned(subject=[]), "subject: Tuple should have at least 1 item"),
+        (
+            resigned(subject=[{"name": "m", "digest": {"sha256": sha}} for sha in (SHA, "cd" * 32)]),
+            "names each of its subjects once",
+        ),
         (resigned(subject=[{"name": "m", "digest": {"md5": "0"}}]), "subject.0.digest.sha256: Field required"),
         (resigned(predicate=[1]), "predicate: Input should be a valid dictionary"),
         (resigned(predicate=None), "predicate: Field required"),

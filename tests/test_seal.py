@@ -82,6 +82,17 @@ def labels_of(model: TorchClassifier) -> CallableClassifier:
 # --- the untouched model ---------------------------------------------------------------------------------------------
 
 
+def test_other_names_for_the_classes_are_another_model() -> None:
+    names = ("cat", "dog", "owl")
+    seal = make_seal(classifier(classes=names), KEY, method=Boundary(ways=2), pairs=2)
+    assert seal.record.classes == names
+    for suspect in (classifier(classes=names), classifier(), labels_of(classifier())):
+        assert check_seal(suspect, seal, KEY).intact
+    with pytest.raises(ClassifierError, match="calls class 0 'owl', but the sealed model 'cat'"):
+        check_seal(classifier(classes=names[::-1]), seal, KEY)
+    assert check_seal(classifier(classes=names), toy_seal(), KEY).intact
+
+
 def test_the_untouched_model_is_intact_and_unchanged() -> None:
     model = classifier()
     before = weights_digest(model.module)
@@ -193,6 +204,11 @@ def test_a_seal_that_was_asked_whole_by_others_is_called_spent() -> None:
 
 
 def test_the_order_is_fresh_unless_a_seed_fixes_it() -> None:
+    images, _ = sealed_answers(toy_seal(), KEY)
+    twins = {
+        image.numpy().tobytes(): (pair, twin) for pair, both in enumerate(images) for twin, image in enumerate(both)
+    }
+
     def asked(**options: Any) -> bytes:
         seen: list[Tensor] = []
         model = classifier()
@@ -203,7 +219,11 @@ def test_the_order_is_fresh_unless_a_seed_fixes_it() -> None:
 
         recorder = CallableClassifier(answer, input_shape=SHAPE, num_classes=3, access=Access.LABELS)
         check_seal(recorder, toy_seal(), KEY, **options)
-        assert all(len(pair) == 2 for pair in seen)
+        assert all(len(images) == 1 for images in seen)
+        first, then = ([twins[image[0].numpy().tobytes()] for image in part] for part in (seen[:PAIRS], seen[PAIRS:]))
+        assert {pair for pair, _ in first} == {pair for pair, _ in then} == set(range(PAIRS))
+        assert {(pair, 1 - twin) for pair, twin in then} == set(first)
+        assert len({twin for _, twin in first}) == 2
         return torch.cat(seen).numpy().tobytes()
 
     assert asked(seed=1) == asked(seed=1) != asked(seed=2)
@@ -496,8 +516,41 @@ def test_the_file_and_the_sealed_model_are_all_the_answers() -> None:
     assert check_seal(liar, toy_seal(), KEY).intact
 
 
-def test_without_the_key_the_file_tells_no_answer() -> None:
-    """A forger with the file and a tampered model guesses by the model, by the twin, and by the commitments."""
+def liar_by_twins(tampered: TorchClassifier) -> CallableClassifier:
+    """Keeps what it was asked, and tells from the difference of twins' scores which of them was sealed as which.
+
+    Tampering moves the scores of both alike, so the difference is as it was in the original: of the classes that
+    are about as likely, the one that gains most from the first twin to the second is the second's.
+    """
+    asked: list[tuple[Tensor, Tensor]] = []
+
+    def answer(images: Tensor) -> Tensor:
+        asked.extend(zip(images, tampered.scores(images), strict=True))
+        labels = []
+        for image, own in asked[-len(images) :]:
+            gain = [own - other for twin, other in asked if 0 < float((twin - image).abs().sum()) < 1]
+            far = own < own.max() - 0.1
+            labels.append(int((gain[0].masked_fill(far, -1.0) if gain else own).argmax()))
+        return torch.tensor(labels)
+
+    return CallableClassifier(answer, input_shape=SHAPE, num_classes=3, access=Access.LABELS)
+
+
+def test_whoever_compares_twins_has_answered_one_of_each_before() -> None:
+    """The differences are worth all answers; so no twin is asked before one of every pair was answered alone."""
+    tampered = classifier()
+    with torch.no_grad():
+        tampered.module.get_parameter("fc.bias")[0] += 1e-3
+    images, answers = sealed_answers(toy_seal(), KEY)
+    knows = torch.stack([liar_by_twins(tampered).predict(pair) for pair in images])
+    assert torch.equal(knows, answers)
+    for seed in range(5):
+        assert not check_seal(liar_by_twins(tampered), toy_seal(), KEY, seed=seed).intact
+    assert check_seal(liar_by_twins(classifier()), toy_seal(), KEY).intact
+
+
+def test_order_and_commitments_tell_no_answer() -> None:
+    """A forger with the file and a tampered model guesses by the model, by the commitments, and by the order."""
     seal = make_seal(classifier(), KEY, pairs=24)
     record = seal.record
     images, answers = sealed_answers(seal, KEY)
@@ -552,8 +605,7 @@ def test_ties_around_a_mismatch_that_is_certain_hide_nothing() -> None:
     def answer(images: Tensor) -> Tensor:
         count[0] += 1
         scores = model.scores(images)
-        tied = torch.zeros_like(scores)
-        return tied if count[0] == 1 else torch.stack([tied[0], -scores[1]])
+        return -scores if count[0] == 4 else torch.zeros_like(scores)
 
     suspect = CallableClassifier(answer, input_shape=SHAPE, num_classes=3, outputs="logits")
     check = check_seal(suspect, toy_seal(), KEY)
@@ -583,7 +635,7 @@ def test_one_mismatch_is_no_proof_where_noise_is_loud() -> None:
     def answer(images: Tensor) -> Tensor:
         calls[0] += 1
         labels = model.predict(images)
-        return (labels + torch.tensor([int(calls[0] == 2), 0])) % 3
+        return (labels + int(calls[0] == 3)) % 3
 
     suspect = CallableClassifier(answer, input_shape=SHAPE, num_classes=3, access=Access.LABELS)
     check = check_seal(suspect, seal, KEY)

@@ -22,7 +22,7 @@ from intaglio.evidence.envelope import Envelope, read_envelope, sign_statement
 from intaglio.evidence.key import Key
 from intaglio.evidence.reading import LOWEST, Reading, centred_labels
 from intaglio.evidence.suspect import Suspect, check_transcript
-from intaglio.files import write_bytes
+from intaglio.files import atomic_path
 from intaglio.results import Result
 
 BUNDLE_TYPE = "https://intaglio.dev/ownership-claim/v1"
@@ -119,9 +119,10 @@ def write_bundle(
     )
     envelope = sign_statement(key, _subjects(bundle, plan), BUNDLE_TYPE, bundle.to_dict())
     check_bundle(envelope)
-    if spend is not None:
-        spend()
-    write_bytes(path, canonical_json(envelope.to_dict()) + b"\n")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(canonical_json(envelope.to_dict()) + b"\n")
+        if spend is not None:  # a disk that is full has said so by now: no batch is spent on a file that isn't there
+            spend()
     return bundle
 
 

@@ -102,6 +102,8 @@ class Envelope(Result):
         fields = parse_json(decode_base64(self.payload, "payload"), "statement")
         form = validated(_StatementForm, fields, "not an in-toto statement about SHA-256 digests")
         subjects = {subject.name: subject.digest.sha256 for subject in form.subject}
+        if len(subjects) < len(form.subject):  # readers would differ in which digest a name has
+            raise EvidenceError("not an in-toto statement that names each of its subjects once")
         return Statement(subjects, form.predicate_type, form.predicate)
 
     def to_bytes(self) -> bytes:

@@ -86,7 +86,7 @@ def verify_time_stamp(response: bytes, message: bytes, roots: bytes) -> datetime
     if stamp.status != _GRANTED:
         raise EvidenceError("the time stamp can't be trusted: it is an authority's refusal to stamp")
     builder = VerifierBuilder()
-    for certificate in certificates:
+    for certificate in dict.fromkeys(certificates):  # a root that is there twice is refused
         builder = builder.add_root_certificate(certificate)
     try:
         builder.build().verify_message(stamp, message)

@@ -58,7 +58,10 @@ def check_seal(
     max_queries: int | None = None,
     seed: int | None = None,
 ) -> SealCheck:
-    """Asks `classifier` for labels, pair by pair in a secret order, until the answer is clear.
+    """Asks `classifier` for labels, image by image in a secret order, until the answer is clear.
+
+    Of every pair one image is asked, and only then all their twins, each in a request of its own: whoever sees both
+    twins can tell from the difference of a tampered model's scores which was sealed as which.
 
     Any access will do. A failure to answer is passed on as it is (RemoteError and its like), never taken for tampering.
     A suspect that this process computes is computed without TF32, which PyTorch's defaults allow on a GPU.
@@ -81,18 +84,16 @@ def check_seal(
     nonce = os.urandom(16).hex() if seed is None else f"seed {seed}"
     started = time.perf_counter()
     draws = Draws(key, record.seal_id)
-    places = pair_places(draws, record)
     mismatches = queries = undecided = 0
     first: int | None = None
     p_value = 1.0
-    for pair in draws.shuffled(record.pairs, "order", nonce)[: planned // 2]:
-        expected = [_expected(draws, record, place) for place in places[pair]]
-        for agrees in _agreements(classifier, record, places[pair], expected):
-            queries += 1
-            undecided += agrees is None
-            if agrees is False:
-                mismatches += 1
-                first = first or queries
+    for place in _questions(draws, record, planned // 2, nonce):
+        agrees = _agrees(classifier, record, place, _expected(draws, record, place))
+        queries += 1
+        undecided += agrees is None
+        if agrees is False:
+            mismatches += 1
+            first = first or queries
         p_value = sequence_p_value(mismatches, planned, record.noise.flip_bound)
         if p_value <= ALPHA:
             break
@@ -167,6 +168,12 @@ def _require_fitting(classifier: Classifier, record: SealRecord) -> None:
             f"{classifier.source}: has {classifier.num_classes} classes, but the sealed model has "
             f"{record.num_classes}: this is another model, or another seal"
         )
+    if record.classes and classifier.classes:
+        for label, (name, sealed) in enumerate(zip(classifier.classes, record.classes, strict=True)):
+            if name != sealed:  # the answers are numbers; what they are taken for was changed
+                raise ClassifierError(
+                    f"{classifier.source}: calls class {label} '{name}', but the sealed model '{sealed}'"
+                )
 
 
 def _expected(draws: Draws, record: SealRecord, place: int) -> int:
@@ -176,19 +183,23 @@ def _expected(draws: Draws, record: SealRecord, place: int) -> int:
     return label
 
 
-def _agreements(
-    classifier: Classifier, record: SealRecord, places: list[int], expected: list[int]
-) -> list[bool | None]:
-    """For each trigger whether the answer is the expected one; None where it ties with another."""
-    images = record.images(places)
-    wanted = torch.tensor(expected)
+def _questions(draws: Draws, record: SealRecord, pairs: int, nonce: str) -> list[int]:
+    """The places to ask in turn: of so many pairs one image each, a secret one, and then their twins."""
+    places = pair_places(draws, record)
+    chosen = draws.shuffled(record.pairs, "order", nonce)[:pairs]
+    first = {pair: draws.number("first", nonce, pair) % 2 for pair in chosen}
+    return [places[pair][twin ^ first[pair]] for twin in (0, 1) for pair in chosen]
+
+
+def _agrees(classifier: Classifier, record: SealRecord, place: int, expected: int) -> bool | None:
+    """Whether a trigger's answer is the expected one; None where it ties with another."""
+    image = record.images([place])
     if classifier.access is Access.LABELS:
-        return (classifier.predict(images) == wanted).tolist()
-    scores = classifier.scores(images)
-    best = scores == scores.amax(dim=1, keepdim=True)
-    tied = best.sum(dim=1) > 1
-    hit = best.gather(1, wanted[:, None]).squeeze(1)
-    return [None if tie and right else bool(right) for tie, right in zip(tied.tolist(), hit.tolist(), strict=True)]
+        return int(classifier.predict(image)) == expected
+    scores = classifier.scores(image)[0]
+    best = scores == scores.max()
+    right = bool(best[expected])
+    return None if right and int(best.sum()) > 1 else right
 
 
 def _statement(intact: bool, mismatches: int, queries: int, undecided: int, p_value: float, record: SealRecord) -> str:

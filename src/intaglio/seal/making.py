@@ -101,6 +101,7 @@ def make_seal(
         model_sha256=classifier.sha256,
         input_shape=_shape(classifier.input_shape),
         num_classes=classifier.num_classes,
+        classes=classifier.classes,
         task=classifier.task,
         triggers=tuple(encode_png(triggers.levels[index]) for index in order),
         commitments=tuple(draws.commitment(place, int(triggers.labels[index])) for place, index in enumerate(order)),

@@ -26,8 +26,9 @@ _Side = Annotated[int, Field(ge=1, le=1 << 14)]
 class SealRecord(Result):
     """What is sealed.
 
-    `triggers`: PNGs in base64, in a keyed order that hides which two are a pair. `commitments`: for each, the HMAC of
-    the sealed answer. `digest`: SHA-256 of the weights (of the file, where weights are out of reach).
+    `triggers`: PNGs in base64, in a keyed order (twins are as like as few grey levels make them: who has the file sees
+    which they are). `commitments`: for each, the HMAC of the sealed answer. `digest`: SHA-256 of the weights (of the
+    file, where weights are out of reach).
     """
 
     format: Literal["intaglio-seal/1"] = "intaglio-seal/1"
@@ -38,6 +39,7 @@ class SealRecord(Result):
     model_sha256: Hex32 | None  #: of the file it was sealed from
     input_shape: tuple[_Side, _Side, _Side] | tuple[_Side, _Side, _Side, _Side]
     num_classes: int = Field(ge=2)
+    classes: tuple[str, ...] = ()  #: their names, if the sealed model had any
     task: Name | None
     triggers: tuple[str, ...] = Field(min_length=2, repr=False)
     commitments: tuple[Hex32, ...] = Field(repr=False)
@@ -52,6 +54,8 @@ class SealRecord(Result):
     def _complete(self) -> Self:
         if len(self.triggers) % 2 or len(self.commitments) != len(self.triggers):
             raise ValueError(f"{len(self.triggers)} triggers with {len(self.commitments)} commitments")
+        if len(self.classes) not in (0, self.num_classes):
+            raise ValueError(f"{len(self.classes)} names for {self.num_classes} classes")
         return self
 
     @property
@@ -71,7 +75,8 @@ class SealRecord(Result):
 class Seal(Result):
     """A seal as it is kept: a DSSE envelope around an in-toto statement about the sealed model.
 
-    It tells no answer in clear, but which images will be asked: whoever has it and the sealed model has the answers.
+    It tells no answer in clear, but which images will be asked: whoever has it and the sealed model, or a faintly
+    tampered copy, has the answers.
     """
 
     envelope: Envelope
