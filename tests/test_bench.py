@@ -1,6 +1,7 @@
 """A small bench, run whole: two attacks against two detectors on the toy problem; then its table by hand."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,8 @@ def test_a_bench_is_played_resumed_and_never_repeated(toy_file: Path, tmp_path: 
     with pytest.raises(KeyboardInterrupt):
         run_bench(plan, out, executor=Here(9), progress=lambda *step: steps.append(step))
     assert steps[-1] == (9, 21)
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != "bench.json"}
+    assert BenchTable.from_json((out / "table.json").read_text()).detectors[1].failed == 0  # of what was finished
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.parent != out}
     assert len([path for path in before if path.parent.parent.parent.name == "cells"]) == 2
     second = Here()
     table = run_bench(plan, out, executor=second)
@@ -367,3 +369,16 @@ def test_the_example_can_be_read() -> None:
     plan = read_bench_recipe(Path(__file__).parents[1] / "examples" / "bench-small.yaml")
     assert plan.source == "fashion-mnist"
     assert sum(count for _, count in plan.rows()) == 14
+
+
+def test_a_bench_goes_on_with_the_images_that_it_was_begun_with(toy_file: Path, tmp_path: Path) -> None:
+    """Recipes with the same text in two folders may name different images."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        shutil.copy(toy_file, tmp_path / name / "toy.npz")
+        text = recipe(toy_file, data="toy.npz", detectors=["brightness"], clean=2, models=1).model_dump_json()
+        (tmp_path / name / "recipe.yaml").write_text(text)
+    first, second = (read_bench_recipe(tmp_path / name / "recipe.yaml") for name in ("one", "two"))
+    run_bench(first, tmp_path / "bench", executor=Here())
+    with pytest.raises(RecipeError, match=r"its models were trained on .*one.toy.npz, not .*two.toy.npz; choose"):
+        run_bench(second, tmp_path / "bench", executor=Here())

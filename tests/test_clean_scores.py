@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from intaglio.classifiers import Access, Classifier, Sidecar, TorchClassifier, save_classifier
-from intaglio.data import open_data
+from intaglio.data import ImageData, open_data
 from intaglio.errors import ClassifierError, DataError, RecipeError
 from intaglio.networks import Architecture
 from intaglio.populations import ModelRecord, model_folder
@@ -17,7 +17,7 @@ from intaglio.report.reading import check_verdict
 from intaglio.scan import Measured, Request, ScoreDetector, clean_scores, scan, scanning
 from intaglio.scan.clean_scores import FILE, CleanModelScores, TaskScores, choose_reference, load_clean_scores
 from intaglio.scan.detector import UndecidableError
-from intaglio.scan.fitting_scores import fit_clean_scores
+from intaglio.scan.fitting_scores import fit_clean_scores, split_test
 from intaglio.scan.images import clean_sample
 from intaglio.scan.probes import TRIALS
 from intaglio.training import TrainingSettings
@@ -317,6 +317,10 @@ def test_clean_models_of_populations_are_scored_once(
         fit_clean_scores("bias", [models, wider], tmp_path / "no", executor=Here())
     with pytest.raises(RecipeError, match="one-pixel-signature does not rank one number"):
         fit_clean_scores("one-pixel-signature", [models], tmp_path / "no", executor=Here())
+    (tmp_path / "again").symlink_to(models)
+    for folders, test in (([models, tmp_path / "again"], []), ([models], [models])):
+        with pytest.raises(RecipeError, match="named twice; a fit is tested on models that it never saw"):
+            fit_clean_scores("bias", folders, tmp_path / "no", test=test, executor=Here())
     assert not (tmp_path / "no").exists()
     monkeypatch.setattr(clean_scores, "shipped_clean_scores", {"bias": found}.get)
     model = random_model(SHAPE, CLASSES)
@@ -324,3 +328,12 @@ def test_clean_models_of_populations_are_scored_once(
     verdict = scan(model, images, "bands", detector="bias", inputs=images, training=open_data(toy_file))
     assert verdict.calibrated
     assert verdict.p_value == (1 + sum(score >= verdict.score for score in task.scores)) / 7
+
+
+def test_images_asked_are_of_all_classes_though_data_are_sorted() -> None:
+    labels = torch.arange(4).repeat_interleave(150)
+    images = (labels / 10).view(-1, 1, 1, 1).expand(-1, *SHAPE)
+    asked, clean = split_test(ImageData(images.contiguous(), labels))
+    assert (len(asked), len(clean)) == (200, 400)
+    for part in (asked, clean):
+        assert (10 * part[:, 0, 0, 0]).round().long().bincount().tolist() == [len(part) // 4] * 4

@@ -209,6 +209,18 @@ def test_no_more_images_are_classified_than_needed() -> None:
     assert (len(probes.bases), len(probes.trials)) == (BASES, TRIALS)
 
 
+def test_probes_are_of_all_classes_though_images_are_sorted() -> None:
+    labels = torch.arange(3).repeat_interleave(CONSIDERED)
+    images = (labels / 10).view(-1, 1, 1, 1).expand(-1, 1, 5, 5).contiguous()
+
+    def tells(images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot((10 * images[:, 0, 0, 0]).round().long(), 3).float()
+
+    probes = predicted_probes(CallableClassifier(tells, input_shape=(1, 5, 5), num_classes=3), images)
+    for part in (probes.bases, probes.trials):
+        assert len((10 * part[:, 0, 0, 0]).round().unique()) == 3
+
+
 def test_evidence_is_sorted_and_points_at_the_peak() -> None:
     effect = torch.zeros(3, 6, 6)
     for index, (row, column) in enumerate([(0, 0), (2, 3), (5, 5)]):

@@ -323,6 +323,8 @@ def test_false_alarms_are_counted_on_models_of_the_fitted_task_alone(bench: Benc
     bands, apes = bench.population("models"), bench.population("others", "apes", seed=1)
     with pytest.raises(RecipeError, match="others: models of apes, but the fit is of bands"):
         fit_calibration([bands], tmp_path / "out", test=[apes], executor=Here())
+    with pytest.raises(RecipeError, match="stored images are those of one task"):
+        fit_calibration([bands], tmp_path / "out", task_free=True, probes="stored", executor=Here())
     with pytest.raises(RecipeError, match="on tasks left out in turn: give it no --test"):
         fit_calibration([bands], tmp_path / "out", test=[apes], task_free=True, executor=Here())
     assert (bench.measured, (tmp_path / "out").exists()) == (0, False)
@@ -352,6 +354,8 @@ def test_more_clean_models_join_those_of_a_calibration(bench: Bench, tmp_path: P
         assert torch.equal(tensor, loaded.ensemble.state_dict()[name])
     with pytest.raises(RecipeError, match="more are ranked against already"):
         join_calibration(loaded, [more], tmp_path / "twice", executor=Here())
+    with pytest.raises(RecipeError, match="more are ranked against already"):
+        join_calibration(loaded, [bench.population("third", seed=9)], tmp_path / "no", test=[more], executor=Here())
     # a base whose models' confidence is not known: all are ranked against
     old = replace(
         base, meta=base.meta.model_copy(update={"clean": (base.meta.clean[0].model_copy(update={"confidence": ()}),)})

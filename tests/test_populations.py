@@ -330,6 +330,31 @@ def test_a_model_that_diverges_does_not_end_the_others(
     assert f"training diverged for {', '.join(map(str, wild))}" in printed
 
 
+def test_a_model_whose_attack_the_data_do_not_allow_does_not_end_the_others(tmp_path: Path, toy: ImageData) -> None:
+    """A source class without test images: that model fails, by name, and the others are built."""
+    data, tested = tmp_path / "toy.npz", toy.take(torch.arange(len(toy))[toy.labels == 2])
+    np.savez(data, x_train=toy.images.numpy(), y_train=toy.labels.numpy(), x_test=tested.images[1:].numpy(),
+             y_test=tested.labels[1:].numpy())  # fmt: skip
+    attacks = [{"trigger": "patch", "goal": "source-specific"}]
+    plan = recipe(attacks=attacks, models=8, backdoored=0.5)
+    records = build_population(plan, tmp_path / "out", data=data, executor=InProcess())
+    failed = read_failures(tmp_path / "out")
+    assert failed
+    assert len(records) + len(failed) == 8
+    assert all(one.reason.endswith("the goal affects none of the samples") for one in failed)
+
+
+def test_data_are_found_from_every_working_directory(
+    tmp_path: Path, toy_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(toy_file.parent)
+    build_population(recipe(models=1, backdoored=0), tmp_path / "out", data=toy_file.name, executor=InProcess())
+    monkeypatch.chdir(tmp_path)
+    assert population_data(tmp_path / "out") == str(toy_file)
+    with pytest.raises(RecipeError, match=f"not {toy_file.name}; choose another folder"):
+        build_population(recipe(models=2, backdoored=0), tmp_path / "out", data=toy_file.name, executor=InProcess())
+
+
 def test_a_population_of_which_nothing_can_be_trained_is_an_error(tmp_path: Path, toy_file: Path) -> None:
     plan = recipe(training=WILD | {"optimizer": ["sgd"]}, models=2, backdoored=0)
     for _ in range(2):

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import intaglio as ig
 from intaglio.cli.main import ExitCode, main
 from intaglio.data import open_data
-from intaglio.errors import ClassifierError, DataError, ModelError, RecipeError
+from intaglio.errors import ClassifierError, DataError, ModelError, NothingToExamineError, RecipeError
 from intaglio.report import render_report
 from intaglio.scan import DETECTORS, calibration, clean_images, scan_all
 from intaglio.scan.calibration import TASK_FREE, TASK_FREE_DATA, Calibration, CleanScores
@@ -19,6 +19,7 @@ from intaglio.scan.detector import UndecidableError
 from intaglio.scan.measurement import measure
 from intaglio.scan.one_pixel import SHOWN_CLASSES
 from intaglio.scan.probes import TRIALS, labelled_probes
+from intaglio.scan.scanning import UndecidedError
 from scan_models import (
     MODELS,
     TASK,
@@ -277,6 +278,27 @@ def test_scan_all_gives_one_verdict_per_detector() -> None:
     assert [verdict.detector for verdict in verdicts] == ["one-pixel-signature"] * 2
     assert without_costs(verdicts[0]) == without_costs(verdicts[1])
     assert all(detector().name == name for name, detector in DETECTORS.items())
+
+
+def test_a_detector_that_fails_costs_no_other_verdict() -> None:
+    """BAN can't look into a model of one layer; the other verdict is kept, and the failure told."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    classifier = ig.TorchClassifier(module, input_shape=SHAPE, num_classes=4)
+    with pytest.raises(UndecidedError, match="ban puts noise on batch normalisations") as caught:
+        scan_all(classifier, detectors=["ban", "final-layer"], clean=noise(20, SHAPE))
+    assert [verdict.detector for verdict in caught.value.verdicts] == ["final-layer"]
+    assert (list(caught.value.failed), caught.value.undecided) == (["ban"], ())
+    with pytest.raises(ModelError, match="ban puts noise on"):
+        scan_all(classifier, detectors=["ban"], clean=noise(20, SHAPE))
+
+
+@pytest.mark.parametrize("clean", [None, noise(20, SHAPE)])
+def test_a_model_that_answers_every_image_alike_is_no_suspect(clean: torch.Tensor | None) -> None:
+    constant = ig.CallableClassifier(
+        lambda images: torch.tensor([5.0, 0.0, 0.0]).expand(len(images), 3), input_shape=SHAPE, num_classes=3
+    )
+    with pytest.raises(NothingToExamineError, match="answers every image alike"):
+        ig.scan(constant, clean)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

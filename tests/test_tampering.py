@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -329,6 +330,12 @@ def test_students_agree_with_the_teacher(
             tampering.architecture(architecture())
     else:
         assert state(copy).keys() == state(tampering.architecture(architecture()).build()).keys()
+
+
+def test_a_students_layers_all_learn_whichever_were_frozen(plain: nn.Module, toy: ImageData) -> None:
+    options: Any = {"epochs": 1, "batch_size": 32}
+    frozen = deepcopy(plain).requires_grad_(False)
+    assert torch.equal(flat(Distil(**options).apply(frozen, toy)), flat(Distil(**options).apply(plain, toy)))
 
 
 def test_soft_answers_of_a_teacher_with_softmax_are_its_logits(plain: nn.Module, toy: ImageData) -> None:

@@ -127,6 +127,23 @@ def test_a_pair_of_tensors_and_every_batch_is_seen_once_an_epoch(toy: ImageData)
     assert not torch.equal(torch.cat(seen[:3]), torch.cat(seen[3:]))  # each epoch has its own order
 
 
+def test_a_lone_image_that_cannot_be_normalised_is_one_line(toy: ImageData) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(144, 3), nn.BatchNorm1d(3))
+    with pytest.raises(ClassifierError, match="the last batch is a single image"):
+        train(module, toy.take(torch.arange(33)), TrainingSettings(epochs=1, batch_size=32), seed=0)
+
+
+def test_what_has_no_gradient_cannot_be_trained(toy: ImageData) -> None:
+    class Ungraded(nn.Sequential):
+        @torch.no_grad()
+        def forward(self, images: Tensor) -> Tensor:
+            scores: Tensor = super().forward(images)
+            return scores
+
+    with pytest.raises(ClassifierError, match="nothing can be trained"):
+        train(Ungraded(nn.Flatten(), nn.Linear(144, 3)), toy, ONE, seed=0)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_divergence_is_an_error(toy: ImageData, value: float) -> None:
     module = network()

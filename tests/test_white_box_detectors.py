@@ -390,3 +390,35 @@ def test_classes_that_are_done_cost_no_more_queries() -> None:
     classifier.reset_queries()
     MMBD(starts=2, steps=500, rate=0.5).measure(classifier, Request())
     assert classifier.queries < 2 * 2 * 30
+
+
+class Ungraded(nn.Module):
+    """Turns gradients off itself, as modules for serving may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(144, 5)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        scores: Tensor = self.fc(images.flatten(1))
+        return scores
+
+
+class Constant(nn.Module):
+    """Doesn't look at its images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(torch.arange(5.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.scores.expand(len(images), 5)
+
+
+@pytest.mark.parametrize("name", ["neural-cleanse", "mm-bd", "trodo"])
+@pytest.mark.parametrize(("module", "problem"), [(Ungraded, "no gradient to the images"), (Constant, "don't depend")])
+def test_models_without_gradients_are_refused(name: str, module: type[nn.Module], problem: str) -> None:
+    classifier = TorchClassifier(module(), input_shape=SHAPE, num_classes=5, outputs="logits")
+    with pytest.raises(ClassifierError, match=problem):
+        QUICK[name]().run(classifier, request())

@@ -13,7 +13,7 @@ from intaglio.bench.victims import VictimJob, build_victim, read_victim, victim_
 from intaglio.errors import DataError, RecipeError
 from intaglio.files import write_json
 from intaglio.populations import Executor, LocalExecutor
-from intaglio.populations.population import claimed, load_splits
+from intaglio.populations.population import claimed, load_splits, settled
 from intaglio.scan.scanning import make_detector
 
 RECIPE = "bench.json"
@@ -70,7 +70,8 @@ def run_bench(
     finally:
         for scratch in out.glob("models/*/.building-*"):
             shutil.rmtree(scratch, ignore_errors=True)
-    return bench_table(recipe, out)
+        table = bench_table(recipe, out)  # of what is finished, if it was interrupted
+    return table
 
 
 def bench_table(recipe: BenchRecipe, out: Path) -> BenchTable:
@@ -97,8 +98,13 @@ def _claim(out: Path, recipe: BenchRecipe) -> None:
         DataError: it doesn't say.
     """
     path = out / RECIPE
-    rows = recipe.specifications()
+    rows, data = recipe.specifications(), settled(recipe.source)
     if claimed(path, recipe.digest, "bench"):
+        if (begun := json.loads(path.read_text()).get("data", data)) != data:  # older files don't say
+            raise RecipeError(
+                f"{out}: its models were trained on {begun}, not {data}; choose another folder (or, if these are the "
+                f"same images in another place, say so in {path.name})"
+            )
         before = _rows(path)
         folders = {slug(title): (title, row) for title, row in before.items()}
         for title, row in rows.items():
@@ -108,7 +114,8 @@ def _claim(out: Path, recipe: BenchRecipe) -> None:
                     "capitals or punctuation alone: give the row a label of its own, or choose another folder"
                 )
         rows = before | rows
-    write_json(path, {"recipe": recipe.model_dump(mode="json"), "sha256": recipe.digest, "rows": rows})
+    content = {"recipe": recipe.model_dump(mode="json"), "sha256": recipe.digest, "data": data, "rows": rows}
+    write_json(path, content)
 
 
 def _rows(path: Path) -> dict[str, dict[str, Any]]:

@@ -65,12 +65,21 @@ class TorchClassifier(Classifier):
         """Scores `[N, K]` with a gradient to `images`, in one batch, on the module's device.
 
         Checked and counted like `scores`; preprocessing is part of what is differentiated.
+
+        Raises:
+            ClassifierError: as `scores`; or there is no gradient, as in a module that turns gradients off itself.
         """
         self._check_images(images)
         batches = torch.split(images, self.fixed_batch or len(images))
         self.count_queries(len(images))
         answers = [self.checked_answer(self._run(self._prepared(batch))[: len(batch)], len(batch)) for batch in batches]
-        return torch.cat(answers)
+        scores = torch.cat(answers)
+        if images.requires_grad and torch.is_grad_enabled() and not scores.requires_grad:
+            raise ClassifierError(
+                f"{self.source}: its answers have no gradient to the images: the module turns gradients off, or does "
+                "not look at them; what needs scores only can still be asked"
+            )
+        return scores
 
     def _forward(self, batch: Tensor) -> Tensor:
         with torch.inference_mode():

@@ -1,5 +1,6 @@
 """`intaglio scan`: does this model hide a backdoor?"""
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -85,7 +86,7 @@ def scan(
                 progress=progress,
             )
         except UndecidedError as error:
-            if len(error.undecided) == len(error.verdicts):  # then there is no verdict to deliver
+            if len(error.undecided) == len(error.verdicts) and not error.failed:  # then there is no verdict to deliver
                 raise
             doubt, verdicts = error, list(error.verdicts)
     deliver_json(json_text(verdicts), json)
@@ -96,6 +97,10 @@ def scan(
     if registry is not None and digest is not None and decided:  # last, so that one that is gone costs no verdict
         record_verdicts(decided, digest, registry)
     found = any(verdict.flagged for verdict in verdicts)
-    if doubt is not None and not found:
-        raise doubt
+    if doubt is not None:
+        troubles = list(doubt.failed.items())
+        for name, trouble in troubles if found else troubles[1:]:
+            warnings.warn(f"{name} gave no verdict: {trouble}", stacklevel=1)
+        if not found:
+            raise next(iter(doubt.failed.values()), doubt)
     return int(found)

@@ -3,13 +3,13 @@
 import functools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from intaglio.data import ImageData, classes_in_turn, open_data
+from intaglio.data import TASKS, ImageData, classes_in_turn, open_data
 from intaglio.data.matching import in_classes_of
 from intaglio.errors import ClassifierError, DataError, NothingToExamineError, RecipeError
 from intaglio.files import write_json
@@ -47,8 +47,8 @@ def build_population(
 ) -> list[ModelRecord]:
     """Builds what is missing of the population in `out` and returns all its records.
 
-    A model whose training diverges is kept as failed, with the reason (`read_failures`, and `failed` in the manifest):
-    it would diverge again. Remove its folder to try nevertheless.
+    A model whose training diverges, or whose attack the data don't allow, is kept as failed, with the reason
+    (`read_failures`, and `failed` in the manifest): it would fail again. Remove its folder to try nevertheless.
 
     Args:
         data: overrides the recipe's data source (the recipe's digest stays the same).
@@ -64,6 +64,7 @@ def build_population(
     out = Path(out)
     source = str(data or recipe.source)
     _claim(out, recipe, source)
+    source = settled(source)
     done = {record.index for record in read_records(out)} | {failure.index for failure in read_failures(out)}
     missing = [index for index in range(recipe.models) if index not in done]
     jobs = [Job(recipe.plan(index), source, recipe.samples, recipe.task, out) for index in missing]
@@ -116,7 +117,7 @@ def population_data(out: Path | str) -> str:
 
 
 def run_job(job: Job) -> ModelRecord | FailedModel:
-    """Builds one model, in a worker process; or keeps that its training diverged, which must not end the others.
+    """Builds one model, in a worker process; or keeps why it can't be trained, which must not end the others.
 
     Raises:
         RecipeError: the recipe asks for what these data don't allow; the message names the model.
@@ -124,7 +125,10 @@ def run_job(job: Job) -> ModelRecord | FailedModel:
     train_data, test_data = load_splits(job.source, job.samples)
     try:
         return build_model(job.plan, train_data, test_data, job.task, job.out)
-    except ClassifierError as error:
+    except (
+        ClassifierError,
+        DataError,
+    ) as error:  # the data were read above: it is this model's plan that they don't fit
         failure = FailedModel(index=job.plan.index, seed=job.plan.seed, reason=str(error))
         write_json(model_folder(job.out, job.plan.index) / FAILED, failure.model_dump(mode="json"))
         return failure
@@ -156,13 +160,30 @@ def _claim(out: Path, recipe: Recipe, source: str) -> None:
     """Writes the recipe into a new folder, or checks that the folder was made from this one."""
     path = out / "recipe.json"
     if claimed(path, recipe.digest, "population"):
-        if (begun := population_data(out)) != source:
+        if (begun := population_data(out)) not in (source, settled(source)):  # older ones may name a relative place
             raise RecipeError(
                 f"{out}: its models were trained on {begun}, not {source}; choose another folder (or, if these are the "
                 f"same images in another place, say so in {path.name})"
             )
     else:
-        write_json(path, {"sha256": recipe.digest, "data": source, "recipe": recipe.model_dump(mode="json")})
+        write_json(path, {"sha256": recipe.digest, "data": settled(source), "recipe": recipe.model_dump(mode="json")})
+
+
+def settled(source: str) -> str:
+    """A data source as it is called from every working directory: the absolute path of files, the name of a task."""
+    return source if source in TASKS or not Path(source).exists() else str(Path(source).absolute())
+
+
+def require_distinct(folders: Sequence[Path]) -> None:
+    """Refuses to count a folder of models twice, under whatever names.
+
+    Raises:
+        RecipeError: with its name.
+    """
+    places = [Path(folder).resolve() for folder in folders]
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
+            raise RecipeError(f"{folder}: named twice; a fit is tested on models that it never saw")
 
 
 def claimed(path: Path, digest: str, what: str) -> bool:

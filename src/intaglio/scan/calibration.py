@@ -254,7 +254,7 @@ def choose_calibration(
     """The user's own, else the one shipped for the task, else a task-free one: with clean images if there is `data`.
 
     Raises:
-        RecipeError: an unknown task; or a task or calibration whose input or class count is not the model's.
+        RecipeError: a task or calibration whose input or class count is not the model's.
     """
     if own is not None:
         chosen = load_calibration(own)

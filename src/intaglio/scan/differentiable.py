@@ -1,5 +1,7 @@
 """Asking a model with gradients: log-probabilities that can be differentiated, and images moved along a gradient."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,19 @@ def with_gradients(classifier: Classifier) -> TorchClassifier:
 def log_probs(classifier: TorchClassifier, images: Tensor) -> Tensor:
     """Log-probabilities float32 `[N, K]` with a gradient to `images`; counted as N queries."""
     return to_log_probs(classifier.differentiable(images), classifier.outputs)
+
+
+def slopes(value: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """d value / d input for each input, of its shape.
+
+    Raises:
+        ClassifierError: `value` doesn't depend on one of them.
+    """
+    found = torch.autograd.grad(value, list(inputs), allow_unused=True)
+    known = [slope for slope in found if slope is not None]
+    if len(known) < len(found):
+        raise ClassifierError("the model's answers don't depend on the images: there is no gradient to follow")
+    return tuple(known)
 
 
 def margins(scores: Tensor, classes: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from intaglio.evidence.statistics import auroc, proportion
 from intaglio.files import atomic_path
 from intaglio.networks import Architecture
 from intaglio.populations import Executor, LocalExecutor, ModelRecord, model_folder, open_population, population_data
+from intaglio.populations.population import require_distinct
 from intaglio.scan.calibration import Calibration, CalibrationMeta, CleanScores, ProbeKind, save_calibration
 from intaglio.scan.confidence import SUREST
 from intaglio.scan.ensemble import FOLDS, Ensemble, Examples, assign_folds, concatenate, fit_ensemble, out_of_fold
@@ -62,12 +63,15 @@ def fit_calibration(
 
     Raises:
         NothingToExamineError: a folder without models.
-        RecipeError: several tasks without `task_free`, or `test` with it; a `test` population of another task; or a
-            folder that is named twice: models that the fit saw would pass for models that it never saw.
+        RecipeError: several tasks without `task_free`, or `test` or stored probes with it; a `test` population of
+            another task; or a folder that is named twice: models that the fit saw would pass for models that it never
+            saw.
         DataError: too few models, or models of one task that differ in their inputs or classes.
     """
-    _require_distinct((*folders, *test))
+    require_distinct((*folders, *test))
     _require_tasks(folders, test, task_free=task_free)
+    if task_free and probes == "stored":
+        raise RecipeError("stored images are those of one task: a task-free fit probes with clouds, or the user's data")
     kind: ProbeKind = probes or ("clouds" if task_free else "stored")
     measured = {folder: measure_population(folder, kind, executor, progress, models) for folder in (*folders, *test)}
     by_task: dict[str, list[Examples]] = {}
@@ -130,7 +134,7 @@ def join_calibration(
         RecipeError: another task than that of the networks, or several tasks; a population of other images than the
             networks probe with; models that are ranked against already.
     """
-    _require_distinct((*folders, *test))
+    require_distinct((*folders, *test))
     meta = base.meta
     for folder in folders:
         own = None if base.probes is None else _stored_probes(population_data(folder)).trials
@@ -151,8 +155,11 @@ def join_calibration(
     (task,) = tasks
     examples = concatenate([measured[folder].examples for folder in folders])
     known_already = {value for task_scores in meta.clean for fold in task_scores.confidence for value in fold}
-    if (known_already - {SUREST}) & set(examples.confidence.tolist()):  # to the last digit: the same model
-        raise RecipeError(f"clean models of {', '.join(map(str, folders))} are ranked against already")
+    for folder in (*folders, *test):
+        if (known_already - {SUREST}) & set(
+            measured[folder].examples.confidence.tolist()
+        ):  # to the last digit: the same
+            raise RecipeError(f"clean models of {folder} are ranked against already")
     members = len(base.ensemble.members)
     fold = torch.arange(len(examples.asr)) % members
     scores, _ = out_of_fold(base.ensemble, examples, fold)
@@ -322,14 +329,6 @@ def _left_out_alarms(tasks: dict[str, Examples], seed: int) -> list[Tensor]:
         ensemble, clean, _ = fit_tasks({task: part for task, part in tasks.items() if task != left_out}, seed)
         alarms.append(_alarms(ensemble, clean, examples))
     return alarms
-
-
-def _require_distinct(folders: Sequence[Path]) -> None:
-    """Refuses to count a folder of models twice, under whatever names."""
-    places = [folder.resolve() for folder in folders]
-    for folder, place in zip(folders, places, strict=True):
-        if places.count(place) > 1:
-            raise RecipeError(f"{folder}: named twice; a fit is tested on models that it never saw")
 
 
 def _require_tasks(folders: Sequence[Path], test: Sequence[Path], *, task_free: bool) -> None:

@@ -9,12 +9,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 from intaglio.classifiers import open_classifier
-from intaglio.data import ImageData
+from intaglio.data import ImageData, classes_in_turn
 from intaglio.errors import DataError, RecipeError
 from intaglio.evidence.canonical import canonical_json
 from intaglio.files import write_json
 from intaglio.populations import Executor, LocalExecutor, model_folder, open_population, population_data
-from intaglio.populations.population import load_splits
+from intaglio.populations.population import load_splits, require_distinct
 from intaglio.scan.clean_scores import CleanModelScores, TaskScores
 from intaglio.scan.confidence import confidence_of
 from intaglio.scan.detector import Progress, Request
@@ -24,7 +24,7 @@ from intaglio.scan.score_detector import ScoreDetector
 #: Images that stand for what a model is asked in use, for detectors that look at those; the rest are clean images.
 ASKED = 200
 #: Raise it when more is kept beside models: they are then scored anew.
-VERSION = 2
+VERSION = 3
 
 
 class ScoreJob(NamedTuple):
@@ -57,11 +57,12 @@ def fit_clean_scores(
         models: use only the first so many clean models of each population.
 
     Raises:
-        RecipeError: a detector that is fitted otherwise.
+        RecipeError: a detector that is fitted otherwise, or a folder that is named twice.
         NothingToExamineError: a folder without models.
         DataError: no clean models in it, or models of one task that differ in their inputs or classes.
         IntaglioError: what the detector says where it can't score a model.
     """
+    require_distinct((*folders, *test))
     made = make_detector(detector)
     if not isinstance(made, ScoreDetector):
         raise RecipeError(f"{detector} does not rank one number among clean models; fit it without --detector")
@@ -99,9 +100,9 @@ def score_model(job: ScoreJob) -> float:
 
 
 def split_test(test: ImageData) -> tuple[Tensor, Tensor]:
-    """Test images as (asked, clean)."""
-    count = min(ASKED, len(test) // 2)
-    return test.images[:count], test.images[count:]
+    """Test images as (asked, clean), each of all classes."""
+    count, images = min(ASKED, len(test) // 2), test.images[classes_in_turn(test.labels)]
+    return images[:count], images[count:]
 
 
 def _jobs(detector: str, folder: Path, models: int | None, cache: str) -> list[ScoreJob]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from intaglio.classifiers import Classifier
+from intaglio.errors import NothingToExamineError
 from intaglio.scan.composition import Effect, Responses, centred, compose, effect_of, likely_targets
 from intaglio.scan.confidence import confidence
 from intaglio.scan.features import model_features
@@ -20,7 +21,7 @@ from intaglio.scan.refinement import ROUNDS, refine
 from intaglio.scan.signature import one_pixel_responses
 
 #: Raise it when a measurement's numbers change: features kept beside models are then measured anew.
-VERSION = 2
+VERSION = 3
 #: Step of the slopes, in units of the pixel range.
 STEP = 0.1
 #: Whole triggers are composed for so many classes: all of 10, the likeliest of 1,000.
@@ -59,6 +60,7 @@ def measure(
 
     Raises:
         ClassifierError: the classifier gives labels only.
+        NothingToExamineError: it answers every image alike.
     """
     grid = resolve_grid(classifier.input_shape, "auto")
     bases, trials, rounds = probes.bases, probes.trials, ROUNDS
@@ -68,6 +70,10 @@ def measure(
     responses = mean_responses(classifier, bases, grid, progress)
     targets = likely_targets(responses.effect, EXAMINED)
     answers = classifier.log_probs(trials)
+    if not responses.extremes.any() and not responses.slopes.any() and bool((answers == answers[0]).all()):
+        raise NothingToExamineError(
+            f"{classifier.source}: answers every image alike, so no trigger can change anything"
+        )
     before = centred(answers)
     rows = []
     for target in targets.tolist():

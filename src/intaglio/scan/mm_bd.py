@@ -10,7 +10,7 @@ from torch import Tensor
 
 from intaglio.classifiers import Access, Classifier, TorchClassifier
 from intaglio.scan.detector import Request
-from intaglio.scan.differentiable import log_probs, margins, with_gradients
+from intaglio.scan.differentiable import log_probs, margins, slopes, with_gradients
 from intaglio.scan.score_detector import Measured, ScoreDetector
 from intaglio.seeds import torch_generator
 
@@ -94,7 +94,7 @@ class MMBD(ScoreDetector):
                 current = images[active].requires_grad_()
                 wanted = group[active].repeat_interleave(len(starts))
                 reached = margins(log_probs(classifier, current.flatten(0, 1)), wanted)
-                (slope,) = torch.autograd.grad(reached.sum(), current)
+                (slope,) = slopes(reached.sum(), [current])
             top = reached.detach().view(len(active), -1).amax(dim=1)
             before = best[active]
             grown = before.isinf() | (top > before + self.change * before.abs())

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from intaglio.classifiers import Access, Classifier, TorchClassifier
 from intaglio.scan.detector import Request
-from intaglio.scan.differentiable import log_probs, with_gradients
+from intaglio.scan.differentiable import log_probs, slopes, with_gradients
 from intaglio.scan.images import clean_sample
 from intaglio.scan.score_detector import Measured, ScoreDetector
 from intaglio.seeds import torch_generator
@@ -119,10 +119,10 @@ class NeuralCleanse(ScoreDetector):
             wanted = answers[torch.arange(len(active)), :, active]
             size = mask.flatten(1).mean(dim=1)
             loss = (search.weight[active] * size - wanted.mean(dim=1)).sum()
-            slopes = torch.autograd.grad(loss, (mask, pattern))
+            gradients = slopes(loss, (mask, pattern))
         hits = (answers.argmax(dim=2) == active[:, None]).float().mean(dim=1)
         search.note(active, hits >= self.success, mask.detach(), len(images))
-        search.move(active, slopes, self.rate)
+        search.move(active, gradients, self.rate)
 
 
 @dataclass

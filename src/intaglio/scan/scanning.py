@@ -1,6 +1,6 @@
 """`scan`: one call from a model to its verdict."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -9,7 +9,7 @@ from intaglio.classifiers import Classifier
 from intaglio.classifiers.opening import Source, open_classifier
 from intaglio.data import TASKS, Data, ImageData, image_data, images_alone
 from intaglio.data.opening import open_data_for
-from intaglio.errors import RecipeError
+from intaglio.errors import IntaglioError, RecipeError
 from intaglio.plugins import named
 from intaglio.scan.activation_clustering import ActivationClustering
 from intaglio.scan.auto import Auto
@@ -51,13 +51,21 @@ CLEAN_PICTURES = CONSIDERED
 class UndecidedError(UndecidableError):
     """Of several detectors all have run, but some could not decide at this alpha (exit code 3 if no other flagged).
 
-    `verdicts` holds one of each, in order; `undecided` those of them that are neither flagged nor cleared.
+    `verdicts` holds one of each, in order; `undecided` those of them that are neither flagged nor cleared. Those of
+    detectors that failed are missing: `failed` has their errors, by name (exit code 2 if no other flagged).
     """
 
-    def __init__(self, message: str, verdicts: Sequence[Verdict] = (), undecided: Sequence[Verdict] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        verdicts: Sequence[Verdict] = (),
+        undecided: Sequence[Verdict] = (),
+        failed: Mapping[str, IntaglioError] | None = None,
+    ) -> None:
         super().__init__(message, undecided[0] if undecided else None)
         self.verdicts = tuple(verdicts)
         self.undecided = tuple(undecided)
+        self.failed = dict(failed or {})
 
 
 def scan(
@@ -131,8 +139,9 @@ def scan_all(
         RecipeError: an unknown detector, or a calibration that is not all of theirs.
         DataError: data that one of them needs are missing.
         ClassifierError: too little access for one of them.
-        UndecidedError: some could not decide at this alpha; raised when all have run, with all of the verdicts.
-        IntaglioError: as `scan`.
+        UndecidedError: some could not decide at this alpha, or failed; raised when all have run, with all of the
+            verdicts.
+        IntaglioError: as `scan`, if there is no verdict at all.
     """
     made = [make_detector(name, calibration, budget) for name in dict.fromkeys(detectors)]
     labelled = None if training is None else image_data(training)
@@ -141,6 +150,7 @@ def scan_all(
         require_ready(detector, classifier, request)
     verdicts: list[Verdict] = []
     undecided: list[Verdict] = []
+    failed: dict[str, IntaglioError] = {}
     messages: list[str] = []
     for detector in made:
         try:
@@ -155,15 +165,18 @@ def scan_all(
                 inputs=inputs,
                 progress=progress,
             )
-        except UndecidableError as error:
-            if error.verdict is None:
-                raise
+        except IntaglioError as error:  # one detector's trouble must not cost the others' verdicts
+            messages.append(str(error))
+            if not isinstance(error, UndecidableError) or error.verdict is None:
+                failed[detector.name] = error
+                continue
             verdict = error.verdict
             undecided.append(verdict)
-            messages.append(str(error))
         verdicts.append(verdict)
-    if undecided:
-        raise UndecidedError(" ".join(messages), verdicts, undecided)
+    if failed and not verdicts:
+        raise next(iter(failed.values()))
+    if undecided or failed:
+        raise UndecidedError(" ".join(messages), verdicts, undecided, failed)
     return verdicts
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from intaglio.classifiers import Access, Classifier, TorchClassifier
 from intaglio.scan.confidence import log_odds
 from intaglio.scan.detector import Request
-from intaglio.scan.differentiable import log_probs, with_gradients
+from intaglio.scan.differentiable import log_probs, slopes, with_gradients
 from intaglio.scan.probes import synthetic_probes
 from intaglio.scan.score_detector import Measured, ScoreDetector
 
@@ -68,7 +68,7 @@ class TRODO(ScoreDetector):
         for _ in range(self.steps):
             with torch.enable_grad():
                 moved = moved.detach().requires_grad_()
-                (slope,) = torch.autograd.grad(log_probs(classifier, moved).amax(dim=1).sum(), moved)
+                (slope,) = slopes(log_probs(classifier, moved).amax(dim=1).sum(), [moved])
             step = _STRIDE * self.radius / self.steps * slope.sign()
             moved = (moved.detach() + step).clamp(low, high)
         return moved

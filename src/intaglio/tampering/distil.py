@@ -122,7 +122,7 @@ class Distil(Tampering):
 
 def _drawn_anew(module: nn.Module) -> nn.Module:
     """The same network with its weights drawn again, by each layer's own rule."""
-    fresh = deepcopy(module)
+    fresh = deepcopy(module).requires_grad_(True)  # a victim's frozen layers would stay as they were drawn
     for name, part in fresh.named_modules():
         reset = getattr(part, "reset_parameters", None)
         if callable(reset):

@@ -26,6 +26,9 @@ from intaglio.training.settings import TrainingSettings
 Progress = Callable[[int, int], None]
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
+#: What torch's batch normalisation says of one value per channel.
+_LONE_IMAGE = "more than 1 value per channel"
+
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 
@@ -55,7 +58,8 @@ def train(
         progress: called after every step.
 
     Raises:
-        ClassifierError: the loss became NaN or infinite.
+        ClassifierError: the loss became NaN or infinite, or has no gradient; a batch of one image that can't be
+            normalised.
         ModelError: a checkpoint that is damaged, or of another run.
     """
     inputs, targets = data
@@ -82,9 +86,21 @@ def train(
                 if batch.ndim == 4 and channels_last:
                     batch = batch.contiguous(memory_format=torch.channels_last)
                 optimizer.zero_grad()
-                value = objective(model, fabric.to_device(batch), fabric.to_device(labels))
+                try:
+                    value = objective(model, fabric.to_device(batch), fabric.to_device(labels))
+                except ValueError as error:
+                    if _LONE_IMAGE not in str(error):
+                        raise
+                    raise ClassifierError(
+                        "the last batch is a single image, which this network can't be trained on: it normalises by "
+                        "batch; choose another batch size"
+                    ) from error
                 if not torch.isfinite(value):
                     raise ClassifierError(f"training diverged: the loss is {value.item()} in epoch {epoch + 1}")
+                if not value.requires_grad:
+                    raise ClassifierError(
+                        "nothing can be trained: the module turns gradients off, or has no weights left"
+                    )
                 fabric.backward(value)
                 optimizer.step()
                 if progress is not None:
