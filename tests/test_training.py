@@ -137,7 +137,7 @@ def test_what_has_no_gradient_cannot_be_trained(toy: ImageData) -> None:
     class Ungraded(nn.Sequential):
         @torch.no_grad()
         def forward(self, images: Tensor) -> Tensor:
-            scores: Tensor = super().forward(images)
+            scores: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
             return scores
 
     with pytest.raises(ClassifierError, match="nothing can be trained"):
