@@ -327,7 +327,7 @@ def test_a_model_that_diverges_does_not_end_the_others(
     assert main(command) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert f"{6 - len(wild)} models" in printed
-    assert f"training diverged for {', '.join(map(str, wild))}" in printed
+    assert f"not built (see failed.json): {', '.join(map(str, wild))}" in printed
 
 
 def test_a_model_whose_attack_the_data_do_not_allow_does_not_end_the_others(tmp_path: Path, toy: ImageData) -> None:

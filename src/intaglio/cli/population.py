@@ -42,7 +42,7 @@ def build(
     say(
         f"{out}: {len(records)} models, {len(backdoored)} of them backdoored "
         f"({sum(asr >= 0.9 for asr in backdoored)} with an attack success rate of 0.9 or more)"
-        + (f"; training diverged for {failed}" if failed else ""),
+        + (f"; not built (see failed.json): {failed}" if failed else ""),
         quiet=quiet,
         json_to_stdout=json == "-",
     )

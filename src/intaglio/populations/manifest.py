@@ -44,7 +44,7 @@ class ModelRecord(BaseModel):
 
 
 class FailedModel(BaseModel):
-    """A model that its recipe does not allow, and why: its training diverged. Trying again would do so again."""
+    """A model that its recipe or the data do not allow, and why. Trying again would fail again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
