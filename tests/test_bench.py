@@ -320,6 +320,14 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     assert (detector.false_alarms.events, detector.false_alarms.trials) == (1, 4)
     assert (detector.seconds, detector.queries, detector.mean_auroc) == (2.0, 10, 0.75)
     assert detector.peak_memory_mb == 300.0
+    kinds = [
+        cell.model_copy(update={"by": "a" if cell.row == CLEAN else "b", "p_value": p})
+        for cell, p in zip(cells, (0.9, 0.5, 0.3, 0.04, 0.2, 0.02), strict=True)
+    ]
+    by_rank = make_table(plan, victims, kinds).entry("badnets", "d")  # scores of two kinds: 9.0 is not above 3.0
+    assert by_rank.auroc is not None
+    assert by_rank.auroc_working is not None
+    assert (by_rank.auroc.value, by_rank.auroc_working.value) == (0.875, 0.75)
     unknown = [cell.model_copy(update={"peak_memory_mb": None}) for cell in cells]
     table = make_table(plan, victims, unknown)
     assert table.detectors[0].peak_memory_mb is None

@@ -18,9 +18,10 @@ from intaglio.scan import scan
 class Cell(BaseModel):
     """What a detector said of a model, and what that cost. `failed` says why it could say nothing.
 
-    `confidence`: how sure the model is of its answers, where that decides which clean models it is ranked among.
-    `peak_memory_mb`: the highest resident memory of the worker's process while the detector ran, with interpreter,
-    libraries, model and images; None on systems that can't say.
+    `by`: what the score is of, where a detector has several (a task's networks, or task-free ones; a stack, or a member
+    alone); scores of different kinds are not comparable. `confidence`: how sure the model is of its answers, where that
+    decides which clean models it is ranked among. `peak_memory_mb`: the highest resident memory of the worker's process
+    while the detector ran, with interpreter, libraries, model and images; None on systems that can't say.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +30,7 @@ class Cell(BaseModel):
     row: str
     index: int
     score: float | None = None
+    by: str | None = None
     p_value: float | None = None
     calibrated: bool | None = None
     confidence: float | None = None
@@ -103,6 +105,7 @@ def fill_cell(job: CellJob) -> Cell:
             cell = cell.model_copy(
                 update={
                     "score": verdict.score,
+                    "by": f"{verdict.detector}, {'' if verdict.calibrated else 'not '}calibrated",
                     "p_value": verdict.p_value,
                     "calibrated": verdict.calibrated,
                     "confidence": verdict.calibration.confidence,

@@ -118,8 +118,8 @@ def make_table(recipe: BenchRecipe, victims: Sequence[VictimRecord], cells: Sequ
         for detector in recipe.detectors:
             mine = by_key.get((row.title, detector), [])
             scored = [cell for cell in mine if cell.score is not None]
-            negative = [cell.score for cell in by_key.get((CLEAN, detector), []) if cell.score is not None]
-            working = [cell.score for cell in scored if asr[cell.row, cell.index] >= WORKING and cell.score is not None]
+            negative = [cell for cell in by_key.get((CLEAN, detector), []) if cell.score is not None]
+            working = [cell for cell in scored if asr[cell.row, cell.index] >= WORKING]
             aimed = [cell for cell in scored if targets[cell.row, cell.index] is not None]
             entries.append(
                 Entry(
@@ -127,7 +127,7 @@ def make_table(recipe: BenchRecipe, victims: Sequence[VictimRecord], cells: Sequ
                     detector=detector,
                     models=len(scored),
                     failed=len(mine) - len(scored),
-                    auroc=_auroc([cell.score for cell in scored if cell.score is not None], negative),
+                    auroc=_auroc(scored, negative),
                     auroc_working=_auroc(working, negative),
                     named=_mean([float(cell.guess == targets[cell.row, cell.index]) for cell in aimed]),
                 )
@@ -200,8 +200,17 @@ def _detector(name: str, clean: list[Cell], entries: list[Entry]) -> DetectorSum
     )
 
 
-def _auroc(positive: list[float], negative: list[float]) -> Estimate | None:
-    return Estimate.of(auroc(positive, negative)) if positive and negative else None
+def _auroc(positive: list[Cell], negative: list[Cell]) -> Estimate | None:
+    """Of scores if they are all of one kind, of p-values if not: these are comparable, if coarse."""
+    if not positive or not negative:
+        return None
+    comparable = len({cell.by for cell in (*positive, *negative)}) == 1
+
+    def suspicions(cells: list[Cell]) -> list[float]:
+        found = [cell.score if comparable or cell.p_value is None else 1 - cell.p_value for cell in cells]
+        return [value for value in found if value is not None]
+
+    return Estimate.of(auroc(suspicions(positive), suspicions(negative)))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
