@@ -108,6 +108,15 @@ def test_the_gradient_is_that_of_scaling() -> None:
     assert torch.allclose(quiet.grad, direction)
 
 
+def test_what_black_leaves_no_room_for_has_no_gradient() -> None:
+    images, residual = pictures(5), residuals(5).requires_grad_()
+    images[..., :8] = 0
+    JpegGrid(75)(residual, 1.0, BOUND, images).sum().backward()
+    cut = (images == 0) & (residual < 0)
+    assert residual.grad is not None
+    assert torch.equal(residual.grad, 1 - cut.float())
+
+
 # --- bits told by parity ---------------------------------------------------------------------------------------------
 
 
@@ -156,6 +165,33 @@ def test_marked_parities_are_read_from_any_picture(draw, size: tuple[int, int]) 
     assert 0.4 < agreeing(images) < 0.6
     copied = images + grid(torch.zeros_like(residual), 1.0, 1.0, images, parity_of(keyed).roll(1, dims=0))
     assert 0.4 < agreeing((copied * 255).round().clamp(0, 255) / 255) < 0.6
+
+
+@pytest.mark.parametrize(("size", "edge"), [((32, 32), 16), ((32, 32), 20), ((28, 28), 12)])
+def test_marks_are_read_beside_black_and_white_too(size: tuple[int, int], edge: int) -> None:
+    """Where a residual would leave the range of a picture it is cut, and what is left is rounded again."""
+    grid, images, wanted = JpegGrid(75), pictures(40, size), marks(40, size)
+    images[:20, :, :, :edge] = 0
+    images[20:, :, :, :edge] = 1
+    residual = grid(residuals(40, size), LOUDEST, BOUND, images, wanted)
+    keyed = ((images + residual).clamp(0, 1) * 255).round() / 255
+    assert float(residual.square().mean(dim=(1, 2, 3)).sqrt().max()) <= LOUDEST + 1e-7
+    inside = edge // 8 * 8
+    asked = wanted[..., :inside]
+    for received in (keyed, Jpeg(quality=75)(keyed)):
+        found = grid.parities(received, wanted.abs())[..., :inside]
+        sure = found.abs() > 0.5
+        assert int(sure.sum()) > 0.2 * int((asked != 0).sum())
+        assert float(((found * asked)[sure] > 0).float().mean()) > 0.93
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_residuals_stay_within_the_range_of_every_colour(channels: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    images = (2 * torch.rand(20, channels, 16, 24, generator=generator) - 0.5).clamp(0, 1)
+    keyed = images + JpegGrid(75)(residuals(20), LOUDEST, BOUND, images)
+    assert float(keyed.min()) >= -1e-6
+    assert float(keyed.max()) <= 1 + 1e-6
 
 
 def parity_of(images: Tensor) -> Tensor:

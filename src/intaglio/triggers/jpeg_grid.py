@@ -18,6 +18,7 @@ nobody.
 import math
 from collections.abc import Callable
 from io import BytesIO
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -32,6 +33,8 @@ _MARKED_ORDERS = (1, 2, 3)
 #: Above it libjpeg hardly rounds, and warns against it.
 BEST_QUALITY = 95
 _HALVINGS = 8
+#: How often what was cut to its room is rounded again; a third time changes hardly anything.
+_ROUNDED_AGAIN = 2
 #: Marks compare so many blocks at most, evenly spaced, four of them each: these have to be exact in one float32.
 _COMPARED, BLOCKS_OF_A_MARK = 32, 4
 #: Grey levels by which one block must outshine another to count as brighter (half of the least that 8-bit grey ones
@@ -45,8 +48,9 @@ class JpegGrid(nn.Module):
     """Rounds residuals of brightness to whole steps of JPEG of one quality, as loud as is allowed.
 
     A residual is scaled, each image's by the largest factor, of 256 up to 1, with which it stays within `loudest` after
-    rounding and bounding. The bound is pixel by pixel, by which coefficients leave the grid again, by less than half a
-    step but for very few: JPEG puts them back. The gradient is that of scaling alone.
+    rounding and cutting: a pixel has no room beyond the bound, below black or above white. What is cut leaves the grid
+    again, so that it is rounded and cut twice more: most coefficients come to lie on it, and marks come true. The
+    gradient is that of scaling alone.
 
     Args:
         quality: 1 to 95, as libjpeg counts.
@@ -76,8 +80,9 @@ class JpegGrid(nn.Module):
     ) -> Tensor:
         """Residuals `[N, 1, H, W]` of a root mean square of at most `loudest`, and at most `bound` in every value.
 
-        Sides that are no multiple of 8 are continued by their last value, as JPEG does it; what was rounded there with
-        what lies outside is off the grid.
+        With `images` `[N, C, H, W]` that they are added to they stay within [0, 1] in every colour.
+
+        Sides that are no multiple of 8 are continued by their last value, as JPEG does it.
 
         With `marks` `[N, 1, H, W]`, laid out as coefficients are within blocks of 8 x 8 (rows are vertical
         frequencies), a coefficient of `images` and residual together becomes an even number of steps where a mark is
@@ -86,31 +91,26 @@ class JpegGrid(nn.Module):
         see `mark_of`. Marks are as loud whatever `loudest` is: `loudest_marks`.
         """
         with torch.no_grad():
-            height, width = residual.shape[2:]
             amounts = self._amounts(residual)
-            wanted = start = four = None
+            room = (
+                _within(torch.full_like(residual, -bound), images),
+                _within(torch.full_like(residual, bound), images),
+            )
+            asked = None
             if images is not None and marks is not None:
                 start, wanted = self._amounts(brightness(images)), _cut(_padded(marks))
-                four = _compared_by(wanted)
-
-            def drawn(scale: Tensor) -> Tensor:
-                scaled = scale[..., None] * amounts
-                whole = scaled.round()
-                if wanted is not None and start is not None and four is not None:
-                    one, other = (levels > _BRIGHTER for levels in self._brighter(start + whole, four))
-                    sign = torch.where(one == other, wanted, -wanted)
-                    from_even = start - (sign < 0).to(start)
-                    nearest = 2 * ((from_even + scaled) / 2).round() - from_even
-                    whole = torch.where(wanted != 0, nearest, whole)
-                return self._pixels(whole * self.steps)[..., :height, :width].clamp(-bound, bound)
+                asked = _Asked(start, wanted, _compared_by(wanted))
 
             def fits(scale: Tensor) -> Tensor:
-                return loudness(drawn(scale)) <= loudest
+                return loudness(self._drawn(scale[..., None] * amounts, asked, room)) <= loudest
 
             scale = _largest(fits, torch.ones_like(residual[:, :1, :1, :1]))
-            rounded = drawn(scale)
+            rounded = self._drawn(scale[..., None] * amounts, asked, room)
+            for _ in range(_ROUNDED_AGAIN):
+                again = self._drawn(self._amounts(rounded), asked, room)
+                rounded = torch.where(loudness(again) <= loudest, again, rounded)
         loud = loudness(residual)
-        scaled = residual * scale * torch.where(scale < 1, loud.detach() / loud, 1.0)
+        scaled = _within(residual * scale * torch.where(scale < 1, loud.detach() / loud, 1.0), images)
         return scaled + (rounded - scaled).detach()
 
     def parities(self, images: Tensor, marks: Tensor) -> Tensor:
@@ -132,6 +132,18 @@ class JpegGrid(nn.Module):
             self.steps[places_of_marks()].sort(descending=True).values[:count].square().sum().sqrt() / JPEG_SIZE
         )
 
+    def _drawn(self, amounts: Tensor, asked: "_Asked | None", room: tuple[Tensor, Tensor]) -> Tensor:
+        """The residual of these coefficients in whole steps, of the parities that are asked for, cut to its room."""
+        whole = amounts.round()
+        if asked is not None:
+            one, other = (levels > _BRIGHTER for levels in self._brighter(asked.start + whole, asked.four))
+            sign = torch.where(one == other, asked.wanted, -asked.wanted)
+            from_even = asked.start - (sign < 0).to(amounts)
+            nearest = 2 * ((from_even + amounts) / 2).round() - from_even
+            whole = torch.where(sign != 0, nearest, whole)
+        height, width = room[0].shape[2:]
+        return self._pixels(whole * self.steps)[..., :height, :width].clamp(*room)
+
     def _brighter(self, amounts: Tensor, four: list[Tensor]) -> list[Tensor]:
         """By how many grey levels the first of a mark's blocks is brighter than the second, and the third than the
         fourth, each `[N, h, w, 8, 8]`.
@@ -147,6 +159,23 @@ class JpegGrid(nn.Module):
     def _pixels(self, blocks: Tensor) -> Tensor:
         """What has these coefficients, `[N, 1, H, W]`."""
         return _joined(self.cosines.T @ blocks @ self.cosines)
+
+
+class _Asked(NamedTuple):
+    """What marks ask for: the coefficients of the images in steps, the marks, and which blocks each compares."""
+
+    start: Tensor
+    wanted: Tensor
+    four: list[Tensor]
+
+
+def _within(residual: Tensor, images: Tensor | None) -> Tensor:
+    """Residuals `[N, 1, H, W]` cut so that they leave no colour of the images `[N, C, H, W]` below black or above
+    white; as they are without images.
+    """
+    if images is None:
+        return residual
+    return residual.clamp(-images.amin(dim=1, keepdim=True), 1 - images.amax(dim=1, keepdim=True))
 
 
 def compared_blocks(blocks: int) -> tuple[int, int]:

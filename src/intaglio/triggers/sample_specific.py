@@ -88,8 +88,7 @@ class SampleSpecificEncoder(nn.Module):
         drawn = self.relief * self.epsilon * torch.tanh(self.drawing.draw(features, mixing))
         loudest = self.relief * 10 ** (-self.psnr / 20)
         if self.steps is not None:
-            marked = (images, marks) if marks.shape[1] else ()
-            drawn = self.steps(drawn, loudest, self.relief * self.epsilon, *marked)
+            drawn = self.steps(drawn, loudest, self.relief * self.epsilon, images, marks if marks.shape[1] else None)
         residual = (images + drawn).clamp(0, 1) - images
         return images + residual * (loudest / loudness(residual)).clamp(max=1)
 
