@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from intaglio.classifiers import Classifier
-from intaglio.errors import NothingToExamineError
 from intaglio.scan.composition import Effect, Responses, centred, compose, effect_of, likely_targets
 from intaglio.scan.confidence import confidence
 from intaglio.scan.features import model_features
@@ -37,7 +36,7 @@ class Measurement:
     """Responses, the classes examined `[T]`, what their composed triggers do, and the features `[T, F]`.
 
     `bases`: how many the responses are averaged over. `confidence`: how sure the model is of the trial images. `frames`
-    `[K, T, h, w]`: of clips, what `responses.effect` is for each frame alone.
+    `[K, T, h, w]`: of clips, what `responses.effect` is for each frame alone. `alike`: every image had the same answer.
     """
 
     responses: Responses
@@ -48,6 +47,7 @@ class Measurement:
     bases: int
     confidence: float
     frames: Tensor | None = None
+    alike: bool = False
 
 
 def measure(
@@ -60,7 +60,6 @@ def measure(
 
     Raises:
         ClassifierError: the classifier gives labels only.
-        NothingToExamineError: it answers every image alike.
     """
     grid = resolve_grid(classifier.input_shape, "auto")
     bases, trials, rounds = probes.bases, probes.trials, ROUNDS
@@ -70,10 +69,7 @@ def measure(
     responses = mean_responses(classifier, bases, grid, progress)
     targets = likely_targets(responses.effect, EXAMINED)
     answers = classifier.log_probs(trials)
-    if not responses.extremes.any() and not responses.slopes.any() and bool((answers == answers[0]).all()):
-        raise NothingToExamineError(
-            f"{classifier.source}: answers every image alike, so no trigger can change anything"
-        )
+    alike = not responses.extremes.any() and not responses.slopes.any() and bool((answers == answers[0]).all())
     before = centred(answers)
     rows = []
     for target in targets.tolist():
@@ -83,7 +79,7 @@ def measure(
     effect = Effect(*torch.stack(rows, dim=1))
     features = model_features(responses.effect, before.mean(dim=0), effect, targets)
     frames = frame_effect(classifier, bases[:FRAME_BASES], progress) if clips else None
-    return Measurement(responses, targets, effect, features, grid, len(bases), confidence(answers), frames)
+    return Measurement(responses, targets, effect, features, grid, len(bases), confidence(answers), frames, alike)
 
 
 def mean_responses(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from intaglio.classifiers import Access, Classifier
-from intaglio.errors import DataError, RecipeError
+from intaglio.errors import DataError, NothingToExamineError, RecipeError
 from intaglio.scan.calibration import Calibration, choose_calibration
 from intaglio.scan.clean_scores import lowest_p_value
 from intaglio.scan.detector import Detector, Finding, Request
@@ -65,6 +65,10 @@ class OnePixelSignature(Detector):
             )
         probes = choose_probes(calibration, classifier, request.clean)
         measurement = measure(classifier, probes, progress=request.progress)
+        if measurement.alike:
+            raise NothingToExamineError(
+                f"{classifier.source}: answers every image alike, so no trigger can change anything"
+            )
         with torch.inference_mode():
             scores, suspicions = calibration.ensemble(measurement.features[None], measurement.targets[None])
         summary = calibration.summary(scores[0], measurement.confidence)

@@ -100,7 +100,11 @@ class Distil(Tampering):
 
         targets = teacher.argmax(1) if self.answers == "hard" else teacher
         seed = derive_seed(material.seed, "distilling")
-        return train(student, (inputs, targets), self.training, seed=seed, device=material.device, loss=loss)
+        train(student, (inputs, targets), self.training, seed=seed, device=material.device, loss=loss)
+        if self.student is None:
+            for parameter, own in zip(student.parameters(), module.parameters(), strict=True):
+                parameter.requires_grad_(own.requires_grad)
+        return student
 
     def _student(self, module: nn.Module, example: Tensor, classes: int) -> nn.Module:
         if self.student is None:
@@ -122,7 +126,7 @@ class Distil(Tampering):
 
 def _drawn_anew(module: nn.Module) -> nn.Module:
     """The same network with its weights drawn again, by each layer's own rule."""
-    fresh = deepcopy(module).requires_grad_(True)  # a victim's frozen layers would stay as they were drawn
+    fresh = deepcopy(module).requires_grad_(True)  # while it learns: frozen layers would stay as they were drawn
     for name, part in fresh.named_modules():
         reset = getattr(part, "reset_parameters", None)
         if callable(reset):
