@@ -74,7 +74,15 @@ PLANS = {
     "cifar10": Plan(
         "resnet14",
         16,
-        LockSettings(augmentation="flip", code_length=48, code_weight=0.5, steps=1600, refining_steps=3400),
+        LockSettings(
+            augmentation="flip",
+            code_length=48,
+            code_weight=0.5,
+            steps=1600,
+            refining_steps=3400,
+            distillation=0.7,
+            weight=2.5,
+        ),
         TrainingSettings(epochs=24, batch_size=64, learning_rate=3e-3, augmentation="flip"),
     ),
 }
