@@ -13,7 +13,7 @@ from intaglio.bench.victims import VictimJob, build_victim, read_victim, victim_
 from intaglio.errors import DataError, RecipeError
 from intaglio.files import write_json
 from intaglio.populations import Executor, LocalExecutor
-from intaglio.populations.population import claimed, load_splits, settled
+from intaglio.populations.population import claimed, load_splits, require_data, settled
 from intaglio.scan.scanning import make_detector
 
 RECIPE = "bench.json"
@@ -100,11 +100,7 @@ def _claim(out: Path, recipe: BenchRecipe) -> None:
     path = out / RECIPE
     rows, data = recipe.specifications(), settled(recipe.source)
     if claimed(path, recipe.digest, "bench"):
-        if (begun := json.loads(path.read_text()).get("data", data)) != data:  # older files don't say
-            raise RecipeError(
-                f"{out}: its models were trained on {begun}, not {data}; choose another folder (or, if these are the "
-                f"same images in another place, say so in {path.name})"
-            )
+        require_data(json.loads(path.read_text()).get("data", data), data, path)  # older files don't say
         before = _rows(path)
         folders = {slug(title): (title, row) for title, row in before.items()}
         for title, row in rows.items():

@@ -160,11 +160,7 @@ def _claim(out: Path, recipe: Recipe, source: str) -> None:
     """Writes the recipe into a new folder, or checks that the folder was made from this one."""
     path = out / "recipe.json"
     if claimed(path, recipe.digest, "population"):
-        if (begun := population_data(out)) not in (source, settled(source)):  # older ones may name a relative place
-            raise RecipeError(
-                f"{out}: its models were trained on {begun}, not {source}; choose another folder (or, if these are the "
-                f"same images in another place, say so in {path.name})"
-            )
+        require_data(population_data(out), source, path)
     else:
         write_json(path, {"sha256": recipe.digest, "data": settled(source), "recipe": recipe.model_dump(mode="json")})
 
@@ -172,6 +168,19 @@ def _claim(out: Path, recipe: Recipe, source: str) -> None:
 def settled(source: str) -> str:
     """A data source as it is called from every working directory: the absolute path of files, the name of a task."""
     return source if source in TASKS or not Path(source).exists() else str(Path(source).absolute())
+
+
+def require_data(begun: str, source: str, path: Path) -> None:
+    """Refuses to go on with other images than a folder was begun with, as its recipe file at `path` names them.
+
+    Raises:
+        RecipeError: they are others.
+    """
+    if begun not in (source, settled(source)):  # older files may name a relative place
+        raise RecipeError(
+            f"{path.parent}: its models were trained on {begun}, not {source}; choose another folder (or, if these are "
+            f"the same images in another place, say so in {path.name})"
+        )
 
 
 def require_distinct(folders: Sequence[Path]) -> None:
