@@ -170,6 +170,26 @@ def test_a_detector_that_cannot_decide_costs_no_other_verdict(
     assert not alone.exists()
 
 
+def test_a_detector_that_fails_costs_no_other_verdict(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> Measured:
+        raise ClassifierError("it went away")
+
+    monkeypatch.setattr(FinalLayer, "measure", fails)
+    options = ["--detector", "final-layer", "--detector", "mm-bd", "--json", str(tmp_path / "verdicts.json")]
+    for p_value, flagged, code, said in (
+        (0.5, False, ExitCode.ERROR, "intaglio: it went away"),
+        (1e-6, True, ExitCode.FOUND, "intaglio: warning: final-layer gave no verdict: it went away"),
+    ):
+        monkeypatch.setattr(MMBD, "measure", _measured(p_value=p_value))
+        assert main(["scan", str(model), *options]) == code
+        assert said in capsys.readouterr().err.splitlines()
+        found = json.loads((tmp_path / "verdicts.json").read_text())
+        found = found if isinstance(found, list) else [found]
+        assert [(verdict["detector"], verdict["flagged"]) for verdict in found] == [("mm-bd", flagged)]
+
+
 def _measured(score: float = 1.0, p_value: float | None = None) -> Callable[..., Measured]:
     return lambda *_: Measured(score=score, suspicions=torch.tensor([score, 0.0, 0.0]), p_value=p_value)
 

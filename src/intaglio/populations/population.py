@@ -125,10 +125,7 @@ def run_job(job: Job) -> ModelRecord | FailedModel:
     train_data, test_data = load_splits(job.source, job.samples)
     try:
         return build_model(job.plan, train_data, test_data, job.task, job.out)
-    except (
-        ClassifierError,
-        DataError,
-    ) as error:  # the data were read above: it is this model's plan that they don't fit
+    except (ClassifierError, DataError) as error:  # the data were read: it is this model's plan that they don't fit
         failure = FailedModel(index=job.plan.index, seed=job.plan.seed, reason=str(error))
         write_json(model_folder(job.out, job.plan.index) / FAILED, failure.model_dump(mode="json"))
         return failure

@@ -156,9 +156,8 @@ def join_calibration(
     examples = concatenate([measured[folder].examples for folder in folders])
     known_already = {value for task_scores in meta.clean for fold in task_scores.confidence for value in fold}
     for folder in (*folders, *test):
-        if (known_already - {SUREST}) & set(
-            measured[folder].examples.confidence.tolist()
-        ):  # to the last digit: the same
+        sureness = set(measured[folder].examples.confidence.tolist())
+        if (known_already - {SUREST}) & sureness:  # to the last digit: the same model
             raise RecipeError(f"clean models of {folder} are ranked against already")
     members = len(base.ensemble.members)
     fold = torch.arange(len(examples.asr)) % members
