@@ -1,6 +1,11 @@
 """Every error that intaglio raises on purpose. Each message says what was wrong, where, and what to do."""
 
 
+def one_line(text: str) -> str:
+    """The printable part of a text, on one line: what strangers' files and servers say must not steer a terminal."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
 class IntaglioError(Exception):
     """Base class: the command line prints its message as one line and exits with 2."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from intaglio.errors import RemoteError
+from intaglio.errors import RemoteError, one_line
 
 _SHOWN = 60
 
@@ -102,7 +102,7 @@ def shown(value: object) -> str:
     if isinstance(value, list | dict):
         return f"a {'list' if isinstance(value, list) else 'JSON object'} of {len(value)}"
     text = value if isinstance(value, str) else repr(value)[: 2 * _SHOWN]
-    text = " ".join("".join(letter if letter.isprintable() else " " for letter in text[: 2 * _SHOWN]).split())
+    text = one_line(text[: 2 * _SHOWN])
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 

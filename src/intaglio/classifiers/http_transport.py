@@ -15,7 +15,7 @@ import httpx
 from intaglio.classifiers.http_address import origin_of
 from intaglio.classifiers.http_conduct import Clock, Conduct
 from intaglio.classifiers.http_wire import Answer, DeadlineError, TooLargeError, Wire
-from intaglio.errors import RemoteError
+from intaglio.errors import RemoteError, one_line
 
 _MAX_REDIRECTS = 3
 #: Redirects under which method and body are sent again unchanged.
@@ -111,7 +111,7 @@ class Transport:
         """One short printable line of what a server said, without the secrets it was sent."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+        return one_line(text)
 
     def _attempt(self, method: str, url: str, content: bytes | None) -> Reply:
         digest = hashlib.sha256(content or b"").hexdigest()

@@ -26,7 +26,7 @@ from intaglio.cli.report import report
 from intaglio.cli.scan import scan
 from intaglio.cli.seal import seal_app
 from intaglio.cli.tamper import tamper
-from intaglio.errors import IntaglioError, NothingToExamineError
+from intaglio.errors import IntaglioError, NothingToExamineError, one_line
 
 #: typer's exceptions for a wrong command line and for everything it reports itself, wherever its version keeps them.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
@@ -135,7 +135,7 @@ def run() -> None:
 def _one_line(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
     """A warning of this package. Those of others are about what it does, not the user: --debug shows them."""
     if filename.startswith(_PACKAGE):
-        typer.echo(f"intaglio: warning: {_printable(str(message))}", err=True)
+        typer.echo(f"intaglio: warning: {one_line(str(message))}", err=True)
 
 
 def _no_warning(*_: Any) -> None:
@@ -146,10 +146,5 @@ def _fail(error: BaseException, code: ExitCode, debug: bool, message: str | None
     if debug:
         traceback.print_exception(error)
     else:
-        typer.echo(f"intaglio: {_printable(message or str(error) or type(error).__name__)}", err=True)
+        typer.echo(f"intaglio: {one_line(message or str(error) or type(error).__name__)}", err=True)
     return code
-
-
-def _printable(text: str) -> str:
-    """One line that can't steer a terminal: errors quote what stands in strangers' files."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in " ".join(text.split()))
