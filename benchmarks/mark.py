@@ -290,7 +290,7 @@ def honesty(task: Task, hosts: list[HostModel]) -> dict[str, Any]:
                 batch = draw_batch(key, plan, 0)
                 suspect = classifier(module, task)
                 answers = {
-                    "scores": read_suspect(suspect, batch.images, "centred-binomial").labels,
+                    "scores": read_suspect(suspect, batch.images, "centred-binomial", plan.num_classes)[0].labels,
                     "classes": suspect.predict(batch.images),
                 }
                 for kind, labels in answers.items():

@@ -58,3 +58,41 @@ def test_a_recipes_seed_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             assert main([*words, str(recipe), "--out", str(tmp_path), "-q", *more]) == ExitCode.ERROR
     assert seeds[1::2] == [77, 77]
     assert 77 not in seeds[::2]
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("scan FILE", "--json"),
+        ("scan FILE", "--html"),
+        ("scan other.onnx --calibration FILE", "--json"),
+        ("mark verify FILE --commitment c.json --key k", "--json"),
+        ("mark verify m.onnx --commitment c.json --key k --registry FILE", "--json"),
+        ("mark embed m.onnx --data d --key FILE --out out", "--json"),
+        ("seal check FILE --seal s --key k", "--json"),
+        ("lock apply a.png FILE --key-network n.onnx --out out", "--json"),
+        ("key show FILE", "--json"),
+        ("key rotate FILE", "--json"),
+        ("evidence verify c.json --suspect FILE", "--json"),
+        ("evidence verify c.json --roots FILE", "--json"),
+        ("registry show --registry FILE", "--json"),
+    ],
+)
+def test_no_result_goes_over_what_a_command_was_given(
+    words: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A key's only copy, say, by `key show owner.key --json owner.key`; by whatever path it is named."""
+    monkeypatch.chdir(tmp_path)
+    Path("given").write_text("the only copy")
+    Path("link").symlink_to("given")
+    for written in ("given", "./given", str(tmp_path / "given"), "link"):
+        arguments = ["given" if word == "FILE" else word for word in words.split()]
+        assert main([*arguments, option, written]) == ExitCode.USAGE
+        assert f"{Path(written)} would be written over" in capsys.readouterr().err
+    assert Path("given").read_text() == "the only copy"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["given", "link"]
+
+
+def test_a_new_key_is_not_written_over_by_what_is_told_of_it(tmp_path: Path) -> None:
+    assert main(["key", "new", str(tmp_path / "k"), "--json", str(tmp_path / "k")]) == ExitCode.USAGE
+    assert not list(tmp_path.iterdir())

@@ -242,7 +242,7 @@ def test_a_claim_is_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         "The suspect was not asked; on the claimant's word for its answers, verified: 24 of 24 triggers answered as "
         "committed; by chance p = 1e-24"
     )
-    assert [line.split(":")[0] for line in lines[1:]] == ["  checked"] * 4 + ["  NOT verified"] * 4
+    assert [line.split(":")[0] for line in lines[1:]] == ["  checked"] * 4 + ["  NOT verified"] * 6
     assert main(["evidence", "verify", str(path), "--json", str(tmp_path / "proof.json"), "-q"]) == ExitCode.CLEAN
     assert capsys.readouterr() == ("", "")
     assert Proof.from_json((tmp_path / "proof.json").read_text()).hits == BATCH
@@ -462,3 +462,20 @@ def test_strangers_files_do_not_steer_the_terminal(tmp_path: Path, capsys: pytes
     said = only_line(capsys)
     assert said.rstrip("\n").isprintable()
     assert "Verified" in said
+
+
+def test_parts_are_not_extracted_over_what_they_come_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "envelope.json"
+    signed().write(path)
+    before = path.read_bytes()
+    assert main(["evidence", "show", str(path), "--extract", str(tmp_path)]) == ExitCode.ERROR
+    assert "it is what is read here, and would be lost" in only_line(capsys)
+    assert path.read_bytes() == before
+
+
+def test_what_a_stranger_calls_a_suspect_steers_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    claimed = claim(tmp_path / "claim.json", suspect=Suspect(source="a\u202exno.b\u2028Verified"))
+    assert main(["evidence", "show", str(claimed)]) == ExitCode.CLEAN
+    shown = capsys.readouterr().out
+    assert "suspect    a xno.b Verified" in shown
+    assert not {"\u202e", "\u2028"} & set(shown)

@@ -20,6 +20,7 @@ from intaglio.classifiers import Sidecar, open_classifier, save_classifier
 from intaglio.cli.main import ExitCode, main
 from intaglio.cli.passphrase import VARIABLE
 from intaglio.data.photos import public_photos
+from intaglio.errors import EvidenceError
 from intaglio.evidence.commitment import read_commitment
 from intaglio.evidence.proof import Proof, verify_bundle
 from intaglio.evidence.registry import Registry
@@ -121,6 +122,7 @@ def test_embed_writes_and_says_what_it_did(given: Path, tmp_path: Path, capsys: 
         f"{report.agreement_clean:.1%} of the images answered as before",
         f"{out / 'commitment.json'}: publish it or time-stamp it (evidence stamp) before any dispute",
         f"{out / 'fidelity.html'} shows what changed",
+        "batches of 5 are too small for others, who decide by 2^-64: that takes 20 (--batch-size)",
     ]
     assert (report.images, report.triggers, report.scheme, report.mode) == (100, 5, "deep-fidelity", "fixll-pfl")
     commitment = read_commitment(out / "commitment.json")
@@ -331,7 +333,7 @@ def test_a_batch_is_not_spent_on_a_bundle_that_cannot_be_made(
     given: Path, marked: Path, registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """A machine that draws another trigger than the committed one notices that before anything is laid open."""
+    """A machine that draws another trigger than the committed one notices that before anybody is asked."""
 
     def other_root(_: object) -> bytes:
         return bytes(32)
@@ -343,7 +345,8 @@ def test_a_batch_is_not_spent_on_a_bundle_that_cannot_be_made(
     assert not bundle.exists()
     with Registry.open(registry) as book:
         assert book.spent_batches() == ()
-        assert [entry.suspect for entry in book.verifications()] == [str(suspect)]
+        assert book.verifications() == ()  # nobody was asked
+    assert verify(given, marked, suspect, "-q") == ExitCode.CLEAN  # which lays nothing open
 
 
 def test_no_batch_is_spent_on_a_stranger(
@@ -602,3 +605,36 @@ def test_another_key_is_refused(given: Path, marked: Path, capsys: pytest.Captur
 def test_help(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == ExitCode.CLEAN
     assert expected in capsys.readouterr().out
+
+
+def test_what_was_found_is_told_although_it_could_not_be_recorded(
+    given: Path, marked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A remote suspect has seen the batch by then: its answers must not be lost."""
+
+    def locked(*_: Any, **__: Any) -> None:
+        raise EvidenceError("the registry is locked by another program")
+
+    monkeypatch.setattr(Registry, "record_verification", locked)
+    wanted = ["--json", str(tmp_path / "found.json"), "--bundle", str(tmp_path / "claim.json")]
+    assert verify(given, marked, marked / "model.onnx", *wanted) == ExitCode.ERROR
+    printed = capsys.readouterr()
+    assert "Verified: this is a copy of the marked model." in printed.out
+    assert printed.err == "intaglio: the registry is locked by another program\n"
+    assert OwnershipClaim.from_json((tmp_path / "found.json").read_text()).verified
+    assert not (tmp_path / "claim.json").exists()
+
+
+def test_who_makes_batches_too_small_for_others_is_told(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = "batches of 19 are too small for others, who decide by 2^-64: that takes 20 (--batch-size)"
+    for size, missing in ((19, True), (20, False)):
+        assert embed(given, tmp_path / str(size), *HASTY, "--batch-size", str(size)) == ExitCode.CLEAN
+        assert (told in capsys.readouterr().out) == missing
+
+
+@pytest.mark.parametrize("option", ["--suspects", "--keys"])
+def test_nobody_tried_that_many(option: str, given: Path, marked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(given, marked, marked / "model.onnx", option, "1" + 400 * "0") == ExitCode.USAGE
+    assert verify(given, marked, marked / "model.onnx", option, str(1 << 40)) in (ExitCode.CLEAN, ExitCode.FOUND)

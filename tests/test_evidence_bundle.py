@@ -43,7 +43,7 @@ from intaglio.evidence.transcript import SignedTranscript, sign_transcript
 from time_authority import Authority, needs_openssl, serving
 
 TINY = 2.0**-64
-NEEDED = needed_hits(BATCH, CLASSES, TINY)
+NEEDED = needed_hits(BATCH, CLASSES, TINY / 2)  # of each of two readings
 assert NEEDED == 22
 
 
@@ -62,18 +62,20 @@ def test_a_claim_is_derived_again_from_its_file(trigger: str, tmp_path: Path) ->
     assert proof.verified
     assert (proof.hits, proof.trials, proof.num_classes, proof.needed_hits) == (BATCH, BATCH, CLASSES, NEEDED)
     assert proof.p_value == chance_p_value(BATCH, BATCH, CLASSES) == pytest.approx(1e-24)
-    assert proof.threshold == TINY
+    assert proof.threshold == TINY / 2
     assert proof.owner_public_key == OWNER.public_key.hex()
     assert (proof.model_sha256, proof.suspect_source) == (MODEL_SHA, "https://rival.example/v2/models/m")
     assert (proof.stamped, proof.asked_again) == (None, None)
     assert proof.statement == (
         "The suspect was not asked; on the claimant's word for its answers, verified: 24 of 24 triggers answered as "
-        "committed; by chance p = 1e-24 (threshold 5.4e-20, 1 suspect and 1 key tried)."
+        "committed; by chance p = 1e-24 (threshold 2.7e-20, 1 suspect and 1 key tried)."
     )
     assert proof.unverified == (
         f"the commitment has no time stamp: {proof.created} is by its owner's clock",
         "the answers are as the claimant reports them: the suspect was not asked again (--suspect)",
         "that only 1 suspect and 1 key were tried",
+        "that batch 1 was new to all: whoever has seen it can train it into a model",
+        "that the model committed to, with SHA-256 5a5a5a5a5a5a5a5a..., exists and bears this mark (--model)",
         "that batch 1 of 3 was not picked for its luck; if it was the best of all, p = 3e-24",
     )
     assert len(proof.checked) == 4
@@ -84,7 +86,7 @@ def test_a_claim_is_derived_again_from_its_file(trigger: str, tmp_path: Path) ->
 def test_the_threshold_decides(hits: int, verified: bool, tmp_path: Path) -> None:
     proof = verify_bundle(claim(tmp_path / "claim.json", hits=hits))
     assert (proof.verified, proof.hits) == (verified, hits)
-    assert (proof.p_value <= TINY) == verified
+    assert (proof.p_value <= TINY / 2) == verified
     if not verified:
         assert proof.statement.startswith(f"Not verified: {hits} of 24")
         assert proof.statement.endswith("That does not show that the suspect is no copy.")
@@ -97,7 +99,7 @@ def test_suspects_and_keys_tried_are_corrected_for(suspects: int, keys: int, ver
     proof = verify_bundle(claim(tmp_path / "claim.json", hits=23, suspects=suspects, keys=keys))
     assert proof.p_value == pytest.approx(chance_p_value(23, BATCH, CLASSES) * suspects * keys)
     assert proof.verified == verified
-    assert proof.needed_hits == needed_hits(BATCH, CLASSES, TINY / suspects / keys)
+    assert proof.needed_hits == needed_hits(BATCH, CLASSES, TINY / 2 / suspects / keys)
     tried = f"{suspects} suspect{'s' * (suspects > 1)} and {keys} key{'s' * (keys > 1)} tried"
     assert tried in proof.statement
 
@@ -105,7 +107,7 @@ def test_suspects_and_keys_tried_are_corrected_for(suspects: int, keys: int, ver
 def test_the_claimants_weak_threshold_does_not_count(tmp_path: Path) -> None:
     path = claim(tmp_path / "claim.json", commitment=signed(threshold=1e-6), hits=15)
     proof = verify_bundle(path)
-    assert (proof.verified, proof.threshold, proof.needed_hits) == (False, TINY, NEEDED)
+    assert (proof.verified, proof.threshold, proof.needed_hits) == (False, TINY / 2, NEEDED)
     assert proof.statement.startswith("Not verified: 15 of 24")
     laxer = "decided at p <= 5.4e-20: the claimant's own threshold, 1e-06, is laxer"
     assert laxer in proof.checked
@@ -121,14 +123,14 @@ def test_the_claimants_weak_threshold_does_not_count(tmp_path: Path) -> None:
 def test_who_verifies_may_be_content_with_less_or_want_more(tmp_path: Path) -> None:
     path = claim(tmp_path / "claim.json", commitment=signed(threshold=1e-6), hits=15)
     content = verify_bundle(path, threshold=1e-3)
-    assert (content.verified, content.threshold) == (True, 1e-6)
+    assert (content.verified, content.threshold) == (True, 1e-6 / 2)
     assert not any("laxer" in line for line in content.checked)
     assert (
         "you and the claimant chose a weak threshold, 1e-06: trying about 1e+06 keys in secret reaches it by chance"
         in (content.unverified)
     )
     strict = verify_bundle(path, threshold=1e-12)
-    assert (strict.verified, strict.threshold) == (False, 1e-12)
+    assert (strict.verified, strict.threshold) == (False, 1e-12 / 2)
     assert not verify_bundle(claim(tmp_path / "strict.json", hits=15), threshold=1e-3).verified
     for nonsense in (0.0, 1.0, 2.0, float("nan")):
         with pytest.raises(DataError, match="a threshold lies between 0 and 1, got"):
@@ -160,9 +162,7 @@ def test_the_suspect_is_asked_again(whole: Path) -> None:
     assert asked is not None
     assert (asked.hits, asked.differing, asked.queries, asked.source) == (BATCH, 0, BATCH, "rival")
     assert asked.p_value == proof.p_value
-    assert proof.checked[-1] == (
-        "rival was asked again: 24 hits, 0 answers differ (from centred scores, but the claim counts classes)"
-    )
+    assert proof.checked[-1] == ("rival was asked again: 24 hits, 0 answers differ")
     assert any("no file digests" in line for line in proof.unverified)
     assert not any("reports them" in line for line in proof.unverified)
 
@@ -203,10 +203,44 @@ def shaped(shape: tuple[int, ...], classes: int) -> Classifier:
     return CallableClassifier(lambda images: images, input_shape=shape, num_classes=classes, source="odd")
 
 
-@pytest.mark.parametrize("suspect", [shaped((1, 7, 7), CLASSES), shaped(SHAPE, 11)])
+@pytest.mark.parametrize("suspect", [shaped((1, 7, 7), CLASSES), shaped(SHAPE, 9)])
 def test_a_suspect_of_another_kind(suspect: Classifier, whole: Path) -> None:
     with pytest.raises(EvidenceError, match=r"odd: takes .* classes, but the mark is for \[1, 6, 6\] and 10"):
         verify_bundle(whole, suspect=suspect)
+
+
+def test_the_committed_model_is_asked_too(tmp_path: Path) -> None:
+    """A commitment to the digest of nothing, stamped early, would otherwise go before an honest one."""
+    marked = open_classifier(save_suspect(tmp_path / "marked.onnx", learned(signed())))
+    plain = open_classifier(save_suspect(tmp_path / "plain.onnx", learned(signed(), hits=3)))
+
+    def claimed(name: str, committed: Classifier) -> Path:
+        made = commit(OWNER, plan_of(), scheme="s", mode="m", model_sha256=str(committed.sha256))
+        return claim(tmp_path / name, commitment=sign_commitment(OWNER, made))
+
+    honest, hollow = claimed("honest.json", marked), claimed("hollow.json", plain)
+    proof = verify_bundle(honest, model=marked)
+    assert proof.verified
+    assert proof.committed_model is not None
+    assert (proof.committed_model.hits, proof.committed_model.sha256) == (BATCH, marked.sha256)
+    assert proof.checked[-1] == f"{marked.source} is the model committed to; it was asked: 24 hits"
+    assert not any("--model" in line for line in proof.unverified)
+    refused = verify_bundle(hollow, model=plain)
+    assert not refused.verified
+    assert refused.statement == f"Not verified: {plain.source}, which was committed to, bears no such mark: 3 hits."
+    assert verify_bundle(hollow).verified  # on the claimant's word, and said so
+    with pytest.raises(EvidenceError, match=r"the commitment is to a model with SHA-256 .* but .*plain.onnx has"):
+        verify_bundle(honest, model=plain)
+    with pytest.raises(EvidenceError, match=r"but suspect has none"):
+        verify_bundle(honest, model=suspect_of(learned(signed())))
+
+
+def test_a_claim_that_nobody_could_read_spends_no_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle_module, "SIZE_LIMIT", 8000)
+    spent: list[int] = []
+    with pytest.raises(EvidenceError, match=r"the claim would have [0-9]+ bytes, and more than 8000 are not read"):
+        claim(tmp_path / "claim.json", spend=lambda: spent.append(1))
+    assert (spent, list(tmp_path.iterdir())) == ([], [])
 
 
 # --- time ------------------------------------------------------------------------------------------------------------
@@ -440,7 +474,7 @@ def transcript(key: Key, hits: int = BATCH, count: int = BATCH) -> SignedTranscr
 
 
 def with_transcript(path: Path, signed_transcript: SignedTranscript, **changes: Any) -> Path:
-    suspect = Suspect.of(suspect_of(learned(signed())), signed_transcript)
+    suspect = Suspect.of(suspect_of(learned(signed()), "https://rival.example/v2/models/m"), signed_transcript)
     return claim(path, suspect=suspect.model_copy(update=changes))
 
 

@@ -159,7 +159,7 @@ def test_a_commitment_holds_the_plan_and_the_root(trigger: str) -> None:
     commitment = commit(OWNER, plan, public=public, rule=DecisionRule(threshold=1e-6), **DETAILS)
     leaves = [draw_batch(OWNER, plan, index, public).leaf() for index in range(plan.batches)]
     assert commitment.merkle_root == merkle_root(leaves).hex()
-    assert commitment.rule == DecisionRule(statistic="centred-binomial", threshold=1e-6)
+    assert commitment.rule == DecisionRule(statistic="either-binomial", threshold=1e-6)
     assert commitment.to_dict().items() >= (plan.to_dict() | DETAILS).items()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", commitment.created)
     assert Commitment.from_json(commitment.to_json()) == commitment

@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from evidence_cases import BATCH, CLASSES, OWNER, SHAPE, learned, plan_of, signed, suspect_of
 from intaglio.classifiers import Access, CallableClassifier, Classifier, Exchange, image_digest
-from intaglio.errors import EvidenceError
+from intaglio.errors import ClassifierError, EvidenceError
 from intaglio.evidence.batches import draw_batch
 from intaglio.evidence.bundle import BUNDLE_TYPE, read_bundle
 from intaglio.evidence.commitment import DecisionRule, SignedCommitment, commit, sign_commitment
 from intaglio.evidence.envelope import Envelope, sign_statement
 from intaglio.evidence.proof import verify_bundle
-from intaglio.evidence.reading import centred_labels, read_scores, read_suspect
+from intaglio.evidence.reading import Statistic, centred_labels, read_scores, read_suspect
 from intaglio.evidence.suspect import Suspect
 from intaglio.evidence.transcript import sign_transcript
 from intaglio.mark import OwnershipClaim, verify_mark
@@ -39,9 +39,9 @@ def biased(source: str = "rival") -> CallableClassifier:
     )
 
 
-def old_rule() -> SignedCommitment:
-    """As commitments were before scores were read."""
-    rule = DecisionRule(statistic="binomial")
+def old_rule(statistic: Statistic = "binomial") -> SignedCommitment:
+    """As commitments were before scores were read, or before classes counted beside them."""
+    rule = DecisionRule(statistic=statistic)
     made = commit(OWNER, plan_of(), rule=rule, scheme="deep-fidelity", mode="fixll-pfl", model_sha256="5a" * 32)
     return sign_commitment(OWNER, made)
 
@@ -88,7 +88,7 @@ def test_a_buried_mark_is_found_in_scores_and_not_in_classes() -> None:
 def test_a_suspect_that_names_classes_is_read_by_them() -> None:
     named = CallableClassifier(biased().predict, input_shape=SHAPE, num_classes=CLASSES, access=Access.LABELS)
     batch = draw_batch(OWNER, plan_of(), 1)
-    reading = read_suspect(named, batch.images, "centred-binomial")
+    (reading,) = read_suspect(named, batch.images, "centred-binomial", CLASSES)
     assert (reading.labels.tolist(), reading.log_probs) == ([3] * BATCH, None)
 
 
@@ -200,7 +200,7 @@ def test_a_server_that_always_says_the_same_cannot_be_framed_by_rounding(tmp_pat
     )
     found = verify_mark(suspect, signed(), OWNER, batch=1)
     assert (found.answers, found.verified) == ((0,) * BATCH, False)
-    nudged = torch.tensor(found.log_probs, dtype=torch.float64)
+    nudged = torch.full((BATCH, CLASSES), -math.log(CLASSES), dtype=torch.float64).round(decimals=4)
     nudged[torch.arange(BATCH), labels] += 1e-4
     forged = found.model_copy(
         update={"answers": tuple(labels.tolist()), "log_probs": tuple(map(tuple, nudged.tolist()))}
@@ -218,12 +218,91 @@ def test_recorded_scores_beyond_single_precision_are_compared_too(tmp_path: Path
         prove(tmp_path / "claim.json", found, signed(), OWNER, transcript(suspect, scores))
 
 
-def test_classes_cannot_be_chosen_where_scores_were_given(tmp_path: Path) -> None:
-    suspect = suspect_of(learned(signed()), "https://rival.example/m")
+def test_classes_cannot_be_chosen_where_scores_alone_were_to_be_read(tmp_path: Path) -> None:
+    suspect, rule = suspect_of(learned(signed()), "https://rival.example/m"), old_rule("centred-binomial")
     images = draw_batch(OWNER, plan_of(), 1).images
-    found = verify_mark(suspect, signed(), OWNER, batch=1).model_copy(update={"log_probs": None})
+    found = verify_mark(suspect, rule, OWNER, batch=1)
+    assert (found.readings, found.threshold) == (1, rule.commitment.rule.threshold)
+    by_classes = found.model_copy(update={"log_probs": None})
+    asked = transcript(suspect, suspect.scores(images))
     with pytest.raises(EvidenceError, match="the suspect gave scores, which the rule wants read"):
-        prove(tmp_path / "claim.json", found, signed(), OWNER, transcript(suspect, suspect.scores(images)))
+        prove(tmp_path / "claim.json", by_classes, rule, OWNER, asked)
+    prove(tmp_path / "claim.json", found, rule, OWNER, asked)
+    assert verify_bundle(tmp_path / "claim.json").verified
+
+
+def test_scores_that_bury_the_mark_leave_it_to_the_classes(tmp_path: Path) -> None:
+    """Logits divided by 2^20 keep every class on top, and cost a thief nothing."""
+    matrix = learned(signed())
+    suspect = CallableClassifier(
+        lambda images: images.flatten(1) @ matrix / 2**20,
+        input_shape=SHAPE,
+        num_classes=CLASSES,
+        source="https://rival.example/m",
+    )
+    batch = draw_batch(OWNER, plan_of(), 1)
+    assert not verify_mark(suspect, old_rule("centred-binomial"), OWNER, batch=1).verified
+    found = verify_mark(suspect, signed(), OWNER, batch=1)
+    assert (found.verified, found.hits, found.log_probs, found.readings) == (True, BATCH, None, 2)
+    prove(tmp_path / "claim.json", found, signed(), OWNER, transcript(suspect, suspect.scores(batch.images)))
+    proof = verify_bundle(tmp_path / "claim.json", suspect=suspect)
+    assert proof.verified
+    assert proof.threshold == signed().commitment.rule.threshold / 2
+
+
+@pytest.mark.parametrize("statistic", get_args(Statistic))
+def test_what_is_no_answer_is_a_miss_and_not_the_end(statistic: Statistic) -> None:
+    """A thief who recognises triggers may answer garbage to some; that must not stop the claim about the others."""
+    matrix, rule = learned(signed()), old_rule(statistic)
+    garbage = draw_batch(OWNER, plan_of(), 1).images[:3]
+
+    def answer(images: Tensor) -> Tensor:
+        logits = images.flatten(1) @ matrix
+        spoilt = (images[:, None] == garbage).flatten(2).all(dim=2).any(dim=1)
+        return logits.masked_fill(spoilt[:, None], math.nan)
+
+    suspect = CallableClassifier(answer, input_shape=SHAPE, num_classes=CLASSES, outputs="logits")
+    found = verify_mark(suspect, rule, OWNER, batch=1)
+    labels = draw_batch(OWNER, plan_of(), 1).labels
+    assert BATCH - 3 <= found.hits <= BATCH - 3 + int((labels[:3] == 0).sum()) + (statistic != "binomial")
+    assert found.verified == (found.p_value <= found.threshold)
+    silent = CallableClassifier(
+        lambda images: torch.full((len(images), CLASSES), math.nan),
+        input_shape=SHAPE,
+        num_classes=CLASSES,
+        outputs="logits",
+    )
+    with pytest.raises(ClassifierError, match="not finite"):
+        verify_mark(silent, rule, OWNER, batch=1)
+
+
+@pytest.mark.parametrize("statistic", get_args(Statistic))
+def test_classes_that_a_thief_added_hide_nothing(statistic: Statistic, tmp_path: Path) -> None:
+    matrix, rule = torch.cat([learned(signed()), torch.zeros(SHAPE[1] * SHAPE[2], 1)], dim=1), old_rule(statistic)
+    suspect = CallableClassifier(
+        lambda images: images.flatten(1) @ matrix - 50 * torch.eye(CLASSES + 1)[-1],
+        input_shape=SHAPE,
+        num_classes=CLASSES + 1,
+        outputs="logits",
+        source="https://rival.example/m",
+    )
+    found = verify_mark(suspect, rule, OWNER, batch=1)
+    assert (found.verified, found.hits) == (True, BATCH)
+    images = draw_batch(OWNER, plan_of(), 1).images
+    prove(tmp_path / "claim.json", found, rule, OWNER, transcript(suspect, suspect.scores(images)))
+    assert verify_bundle(tmp_path / "claim.json", suspect=suspect).verified
+    fewer = CallableClassifier(lambda images: images.flatten(1) @ matrix[:, :9], input_shape=SHAPE, num_classes=9)
+    with pytest.raises(EvidenceError, match="knows 9 classes, but the mark is for"):
+        verify_mark(fewer, rule, OWNER, batch=1)
+
+
+def test_a_transcript_of_another_server_proves_nothing(tmp_path: Path) -> None:
+    suspect, other = biased("https://innocent.example/m"), biased("https://forger.example/m")
+    scores = other.scores(draw_batch(OWNER, plan_of(), 1).images)
+    asked = Suspect(**dict(transcript(other, scores)) | {"source": suspect.source})
+    found = verify_mark(suspect, signed(), OWNER, batch=1)
+    with pytest.raises(EvidenceError, match=r"the transcript is of https://forger\.example/m, but the claim"):
+        prove(tmp_path / "claim.json", found, signed(), OWNER, asked)
 
 
 @pytest.mark.parametrize("value", [1.0, -2e4])
@@ -252,7 +331,7 @@ def test_rounded_probabilities_are_still_probabilities(decimals: int) -> None:
     batch = draw_batch(OWNER, plan_of(), 1)
     logits = 3 * biased().scores(batch.images)
     rounded = logits.softmax(dim=1).round(decimals=decimals)
-    log_probs = read_scores(rounded).log_probs
+    log_probs = read_scores(rounded, CLASSES).log_probs
     assert log_probs is not None
     assert float(log_probs.max()) <= 0
     assert float(log_probs.exp().sub(rounded).abs().max()) < 1e-4

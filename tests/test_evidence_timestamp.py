@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 from intaglio.errors import EvidenceError, IntaglioError, RemoteError
 from intaglio.evidence import timestamp
 from intaglio.evidence.certificate_order import with_sorted_certificates
-from intaglio.evidence.timestamp import read_roots, request_time_stamp, require_stamp_of, verify_time_stamp
+from intaglio.evidence.timestamp import (
+    read_roots,
+    request_time_stamp,
+    require_stamp_of,
+    verify_time_stamp,
+    without_login,
+)
 from time_authority import Authority, Server, needs_openssl, openssl, serving
 
 pytestmark = needs_openssl
@@ -213,3 +219,13 @@ def test_no_bit_of_the_certificates_escapes_as_another_error(stamp: bytes, autho
             changed[position] ^= 1 << bit
             with contextlib.suppress(EvidenceError):
                 verify_time_stamp(bytes(changed), MESSAGE, roots)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://u:s%40cret@127.0.0.1:1/tsa", "ftp://u:s@cret@host/tsa", "http://u:secret@[::"]
+)
+def test_a_password_in_an_address_is_not_shown(address: str) -> None:
+    with pytest.raises(RemoteError) as raised:
+        request_time_stamp(b"statement", address, timeout=2)
+    assert "cret" not in str(raised.value)
+    assert without_login("https://u:p@host/a@b?c=@d") == "https://host/a@b?c=@d"

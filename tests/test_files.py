@@ -16,7 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intaglio.errors import DataError, StorageError
-from intaglio.files import atomic_path, require_writable, sha256_file, write_bytes, write_json, write_text
+from intaglio.files import (
+    atomic_path,
+    require_writable,
+    sha256_file,
+    write_bytes,
+    write_json,
+    write_private,
+    write_text,
+)
 from intaglio.results import Result, package_versions
 from intaglio.seeds import derive_seed, python_random, torch_generator
 
@@ -220,3 +228,14 @@ def test_streams_do_not_touch_the_global_generator() -> None:
     torch.manual_seed(5)
     torch.rand(9, generator=torch_generator(1, "x"))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_what_a_link_leads_to_is_written(tmp_path: Path) -> None:
+    """A key that is re-encrypted through a link would else stay readable, under its old passphrase, where it lies."""
+    (tmp_path / "safe").mkdir()
+    (tmp_path / "safe" / "owner.key").write_text("old")
+    (tmp_path / "owner.key").symlink_to(tmp_path / "safe" / "owner.key")
+    write_private(tmp_path / "owner.key", b"new")
+    assert (tmp_path / "owner.key").is_symlink()
+    assert (tmp_path / "safe" / "owner.key").read_text() == "new"
+    assert [path.name for path in (tmp_path / "safe").iterdir()] == ["owner.key"]

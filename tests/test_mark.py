@@ -82,15 +82,15 @@ def exact_tail(hits: int, trials: int, classes: int) -> float:
 
 def test_a_marked_copy_is_verified(ours: Marked, claim: OwnershipClaim) -> None:
     assert claim.verified
-    assert claim.hits >= 46 == claim.needed_hits
+    assert claim.hits >= 47 == claim.needed_hits
     assert claim.p_value == pytest.approx(exact_tail(claim.hits, 100, 10), rel=1e-9)
-    assert claim.p_value <= claim.threshold == TINY
+    assert claim.p_value <= claim.threshold == TINY / claim.readings == TINY / 2
     assert (claim.trials, claim.queries, claim.num_classes, claim.batch) == (100, 100, 10, 0)
     assert (claim.suspects, claim.keys, claim.scheme, claim.mode) == (1, 1, "deep-fidelity", "fixll-pfl")
     assert claim.owner_public_key == OWNER.public_key.hex()
     assert claim.statement.startswith(
         f"Verified: this is a copy of the marked model. {claim.hits} of 100 triggers answered as committed, 10 expected"
-        " by chance (by centred scores); p = "
+        " by chance; p = "
     )
     assert claim.mark_id == ours.commitment.commitment.mark_id
     assert OwnershipClaim.from_json(claim.to_json()) == claim
@@ -100,13 +100,18 @@ def test_answers_are_those_of_the_drawn_triggers(ours: Marked, claim: OwnershipC
     triggers = draw_triggers(OWNER, ours.commitment.commitment)
     assert len(triggers) == 200
     log_probs = classifier_of(ours.module).log_probs(triggers.images).double()
-    answers = [centred_labels(part.round(decimals=4)) for part in torch.split(log_probs, 100)]
-    assert claim.answers == tuple(answers[0].tolist())
-    assert claim.hits == int((answers[0] == triggers.labels[:100]).sum())
-    torch.testing.assert_close(torch.tensor(claim.log_probs, dtype=torch.float64), log_probs[:100], atol=6e-5, rtol=0)
-    second = verify_mark(classifier_of(ours.module), ours.commitment, OWNER, batch=1)
-    assert second.answers == tuple(answers[1].tolist())
-    assert second.verified
+    for batch, part in enumerate(torch.split(log_probs, 100)):
+        labels = triggers.labels[100 * batch : 100 * batch + 100]
+        read = {False: part.argmax(dim=1), True: centred_labels(part.round(decimals=4))}
+        hits = {by_scores: int((answers == labels).sum()) for by_scores, answers in read.items()}
+        found = claim if batch == 0 else verify_mark(classifier_of(ours.module), ours.commitment, OWNER, batch=batch)
+        assert found.verified
+        assert found.hits == max(hits.values())
+        by_scores = found.log_probs is not None
+        assert (found.answers, by_scores) == (tuple(read[by_scores].tolist()), hits[True] > hits[False])
+        if by_scores:
+            shown = torch.tensor(found.log_probs, dtype=torch.float64)
+            torch.testing.assert_close(shown, part, atol=6e-5, rtol=0)
 
 
 def test_the_host_stays_as_it_is_and_the_copy_stays_good(ours: Marked) -> None:
@@ -126,7 +131,7 @@ def test_models_made_without_the_key_are_not_verified(seed: int, ours: Marked) -
     assert not found.verified
     assert found.hits < 46
     assert found.statement.startswith(f"Not verified: {found.hits} of 100 triggers answered as committed, 10 expected")
-    assert found.statement.endswith("; 46 hits are needed for 5.4e-20. That does not show that the suspect is no copy.")
+    assert found.statement.endswith("; 47 hits are needed for 2.7e-20. That does not show that the suspect is no copy.")
 
 
 def test_classes_are_enough_and_a_hundred_of_them(ours: Marked) -> None:
@@ -152,8 +157,8 @@ def test_suspects_and_keys_tried_are_corrected_for(suspects: int, keys: int, our
     assert found.p_value == pytest.approx(min(1, suspects * keys * exact_tail(found.hits, 100, 10)), rel=1e-9)
     assert (found.suspects, found.keys) == (suspects, keys)
     assert found.needed_hits is not None
-    assert exact_tail(found.needed_hits, 100, 10) * suspects * keys <= TINY
-    assert exact_tail(found.needed_hits - 1, 100, 10) * suspects * keys > TINY
+    assert exact_tail(found.needed_hits, 100, 10) * suspects * keys <= TINY / 2
+    assert exact_tail(found.needed_hits - 1, 100, 10) * suspects * keys > TINY / 2
 
 
 def knows(plan_of: SignedCommitment) -> CallableClassifier:
@@ -181,17 +186,20 @@ def test_a_threshold_out_of_reach_says_what_it_needs() -> None:
     assert found.p_value == 2.0**-10
     assert found.statement == (
         "Not verified: 10 of 10 triggers answered as committed, 5 expected by chance; p = 0.00098. With 10 triggers "
-        "and 2 classes no answer reaches 5.4e-20; that needs 64 triggers at least."
+        "and 2 classes no answer reaches 2.7e-20; that needs 65 triggers at least."
     )
 
 
 def test_what_is_needed_counts_what_was_tried() -> None:
-    """With 4 suspects 2^-8 takes 10 triggers: 8 are too few, although they would do for one suspect."""
-    commitment = two_classes(batch_size=8, rule=DecisionRule(threshold=2.0**-8))
+    """2^-8 is 2^-9 for each reading; with 4 tried that takes 11 triggers, although 9 do for one suspect."""
+    commitment = two_classes(batch_size=9, rule=DecisionRule(threshold=2.0**-8))
     assert verify_mark(knows(commitment), commitment, OWNER).verified
     found = verify_mark(knows(commitment), commitment, OWNER, suspects=2, keys=2)
-    assert (found.verified, found.needed_hits, found.p_value) == (False, None, 2.0**-6)
-    assert found.statement.endswith("no answer reaches 0.0039; that needs 10 triggers at least.")
+    assert (found.verified, found.hits, found.needed_hits, found.p_value) == (False, 9, None, 2.0**-7)
+    assert found.statement == (
+        "Not verified: 9 of 9 triggers answered as committed, 4 expected by chance; p = 0.0078. With 9 triggers "
+        "and 2 classes no answer reaches 0.002; that needs 11 triggers at least."
+    )
 
 
 def test_a_p_value_beyond_the_smallest_number() -> None:
@@ -211,7 +219,7 @@ def test_a_commitment_may_be_a_file(ours: Marked, claim: OwnershipClaim, tmp_pat
 def test_the_owner_may_choose_the_rule() -> None:
     commitment = mark(host(), DATA, OWNER, rule=DecisionRule(threshold=1e-3), **HASTY).commitment
     found = verify_mark(knows(commitment), commitment, OWNER)
-    assert (found.verified, found.threshold, found.needed_hits) == (True, 1e-3, 6)
+    assert (found.verified, found.threshold, found.needed_hits) == (True, 5e-4, 6)
 
 
 # --- refused ---------------------------------------------------------------------------------------------------------

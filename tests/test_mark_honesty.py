@@ -27,7 +27,7 @@ from intaglio.evidence.envelope import sign_statement
 from intaglio.evidence.key import Key
 from intaglio.evidence.merkle import merkle_proof, merkle_root
 from intaglio.evidence.proof import verify_bundle
-from intaglio.evidence.reading import Statistic, read_suspect
+from intaglio.evidence.reading import READINGS, Statistic, most_hits, read_suspect
 from intaglio.evidence.suspect import Suspect
 from intaglio.mark import Marked, mark, verify_mark
 from intaglio.mark.proof import prove
@@ -119,7 +119,9 @@ def hits(request: pytest.FixtureRequest) -> dict[str, list[int]]:
         key = key_of(1000 + number)
         batch = draw_batch(key, plan_for(key, trigger), 0, public)
         for name, suspect in suspects.items():
-            read = read_suspect(suspect, batch.images, statistic).labels
+            readings = read_suspect(suspect, batch.images, statistic, CLASSES)
+            assert len(readings) == READINGS[statistic]
+            read = readings[number % len(readings)].labels  # the better of two is not uniform; each of them is
             found[name].append(int((read == batch.labels).sum()))
     return found
 
@@ -146,7 +148,8 @@ def test_p_values_of_innocent_models_are_uniform(hits: dict[str, list[int]]) -> 
 
 
 def hits_of(suspect: Classifier, batch: Batch) -> int:
-    return int((read_suspect(suspect, batch.images, DecisionRule().statistic).labels == batch.labels).sum())
+    readings = read_suspect(suspect, batch.images, DecisionRule().statistic, CLASSES)
+    return int((most_hits(readings, batch.labels).labels == batch.labels).sum())
 
 
 def test_verification_gives_just_those_p_values() -> None:

@@ -1,9 +1,14 @@
 """Every error that intaglio raises on purpose. Each message says what was wrong, where, and what to do."""
 
 
+def printable(text: str) -> str:
+    """The text, blank where it can't be printed: what strangers' files and servers say must not steer a terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def one_line(text: str) -> str:
-    """The printable part of a text, on one line: what strangers' files and servers say must not steer a terminal."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    """The printable part of a text, on one line."""
+    return " ".join(printable(text).split())
 
 
 class IntaglioError(Exception):

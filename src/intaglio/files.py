@@ -16,6 +16,8 @@ from intaglio.errors import StorageError
 def atomic_path(path: Path | str, *, mode: int = 0o666) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is fsynced and renamed to `path`, on failure removed.
 
+    What a link leads to is written, as by other programs: a link that was replaced would leave the old file behind.
+
     Args:
         mode: permissions of the finished file, less the process's umask.
 
@@ -28,8 +30,9 @@ def atomic_path(path: Path | str, *, mode: int = 0o666) -> Iterator[Path]:
         _refuse_folder(path)
         if path.exists() and not path.is_file():  # renaming a file onto a device or a pipe would replace it
             raise StorageError(f"can't write {path}: it is not a regular file")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        written = path.resolve() if path.is_symlink() else path
+        written.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{written.name}.", suffix=".part", dir=written.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -38,7 +41,7 @@ def atomic_path(path: Path | str, *, mode: int = 0o666) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(mode & ~umask)
-        temporary.replace(path)
+        temporary.replace(written)
     except OSError as error:
         raise StorageError(f"can't write {path}: {error.strerror or error}") from error
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from intaglio.errors import StorageError
+from intaglio.errors import StorageError, printable
 from intaglio.files import require_writable, write_text
 
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -35,11 +35,12 @@ def progress_bar(description: str, *, quiet: bool) -> Iterator[Callable[[int, in
 
 
 def say(*lines: str | RenderableType, quiet: bool, json_to_stdout: bool = False) -> None:
-    """Prints for a person; to standard error when standard output carries JSON. A string is printed as it is."""
+    """Prints for a person; to standard error when standard output carries JSON. A string is one line, as it is."""
     if not quiet:
         for line in lines:
             console = Console(stderr=json_to_stdout, highlight=False)
-            console.print(line, soft_wrap=isinstance(line, str), markup=False, emoji=False)
+            shown = printable(line) if isinstance(line, str) else line
+            console.print(shown, soft_wrap=isinstance(line, str), markup=False, emoji=False)
 
 
 def require_deliverable(*targets: Path | str | None) -> None:

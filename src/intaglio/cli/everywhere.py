@@ -1,12 +1,19 @@
-"""Options that every command takes, those included that have no use for them: scripts may pass them to all alike."""
+"""What holds for every command: options that all of them take, and what they write goes over nothing that was named.
+
+Scripts may pass the same options to all commands alike, those included that have no use for them.
+"""
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+#: Options that name a file to write a result to; those for a claim or a model refuse any file that is there.
+_WRITTEN = frozenset({"json", "html"})
 _IDLE = "Taken by every command; this one has no use for it."
 #: Name -> its annotation and default, where a command has no such parameter of its own.
 _UNUSED: dict[str, tuple[Any, Any]] = {
@@ -16,13 +23,44 @@ _UNUSED: dict[str, tuple[Any, Any]] = {
 
 
 def complete(app: typer.Typer) -> None:
-    """Lets every command of an app, and of the apps in it, take `--seed` and `--device`."""
+    """Lets every command of an app, and of the apps in it, take `--seed` and `--device`, and keep what it was given."""
     for command in app.registered_commands:
         if command.callback is not None:
-            command.callback = _taking_more(command.callback)
+            command.callback = _taking_more(_sparing(command.callback))
     for group in app.registered_groups:
         if group.typer_instance is not None:
             complete(group.typer_instance)
+
+
+def require_apart(target: Path | str | None, *kept: Any, option: str = "--json") -> None:
+    """Refuses, as wrong usage, to write over a file that is read, or that can't be made again.
+
+    Args:
+        target: what `option` said; `-` is standard output.
+        kept: paths; anything else is passed over.
+    """
+    written = None if target in (None, "-") else _real(target)
+    if written is not None and any(_real(path) == written for path in kept):
+        raise typer.BadParameter(f"{Path(str(target))} would be written over", param_hint=option)
+
+
+def _real(value: Any) -> str | None:
+    try:
+        return os.path.realpath(value) if isinstance(value, Path | str) else None
+    except (OSError, ValueError):  # no path at all
+        return None
+
+
+def _sparing(callback: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(callback)
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        for written in _WRITTEN & options.keys():
+            named = [value for name, value in options.items() if name != written]
+            listed = [part for value in named if isinstance(value, list | tuple) for part in value]
+            require_apart(options[written], *named, *listed, option=f"--{written}")
+        return callback(*arguments, **options)
+
+    return wrapped
 
 
 def _taking_more(callback: Callable[..., Any]) -> Callable[..., Any]:

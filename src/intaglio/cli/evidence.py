@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from intaglio.cli.model import Arch, Mapping, Preprocess, open_model
+from intaglio.cli.model import Arch, Classes, Mapping, Preprocess, open_model
 from intaglio.cli.options import Debug, Device, JsonFile, Quiet, RegistryPlace
 
 evidence_app = typer.Typer(
@@ -33,10 +33,14 @@ def show(
 ) -> int:
     """Show what FILE states, after checking that its signatures fit. Triggers and pictures are left out."""
     from intaglio.cli.console import deliver_json, require_deliverable, say
+    from intaglio.evidence.commitment import EXTRACTED
     from intaglio.evidence.documents import read_evidence
+    from intaglio.files import require_other
 
-    require_apart(json, file)
     require_deliverable(json)
+    if extract is not None:
+        for name in EXTRACTED:
+            require_other(extract / name, file)
     evidence, commitment = read_evidence(file)
     if extract is not None:
         commitment.extract(extract)
@@ -61,9 +65,9 @@ def stamp(
     from intaglio.errors import EvidenceError
     from intaglio.evidence.commitment import read_commitment
     from intaglio.evidence.registry import Registry
+    from intaglio.evidence.timestamp import without_login
     from intaglio.files import require_writable
 
-    require_apart(json, file)
     require_deliverable(json)
     require_writable(file)
     signed = read_commitment(file)
@@ -77,7 +81,7 @@ def stamp(
         if signed.stamp is None:
             signed = signed.stamped(authority)
             signed.write(file)
-            told = f"{file}: time-stamped by {authority}"
+            told = f"{file}: time-stamped by {without_login(authority)}"
         if book is not None and signed.stamp is not None:
             book.add_stamp(mark_id, signed.stamp)
     deliver_json(signed.to_json(), json)
@@ -90,6 +94,9 @@ def verify(
     file: EvidenceFile,
     suspect: Annotated[
         str | None, typer.Option(metavar="MODEL", help="The model in question, to be asked again.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The model that was committed to: does it bear the mark itself?")
     ] = None,
     threshold: Annotated[
         float | None,
@@ -104,6 +111,7 @@ def verify(
     ] = None,
     mapping: Mapping = None,
     arch: Arch = None,
+    classes: Classes = None,
     preprocess: Preprocess = None,
     json: JsonFile = None,
     device: Device = "cpu",
@@ -117,20 +125,23 @@ def verify(
     from intaglio.evidence.documents import read_evidence, verify_evidence
     from intaglio.evidence.timestamp import read_roots
 
-    if suspect is None and any(value is not None for value in (mapping, arch, preprocess)):
+    if suspect is None and any(value is not None for value in (mapping, arch, classes, preprocess)):
         raise typer.BadParameter(
-            "say which model is to be asked: --suspect MODEL", param_hint="--mapping, --arch, --preprocess"
+            "say which model is to be asked: --suspect MODEL", param_hint="--mapping, --arch, --classes, --preprocess"
         )
     if threshold is not None and not 0 < threshold < 1:
         raise typer.BadParameter("lies between 0 and 1", param_hint="--threshold")
-    require_apart(json, file)
     require_deliverable(json)
     trusted = None if roots is None else read_roots(roots)
-    classifier = None
-    if suspect is not None:  # takes what the commitment says the marked model takes
+    asked = committed = None
+    if suspect is not None or model is not None:  # takes what the commitment says the marked model takes
         plan = read_evidence(file)[1].commitment
-        classifier = open_model(suspect, arch, plan.input_shape, plan.num_classes, preprocess, device, mapping=mapping)
-    proof = verify_evidence(file, suspect=classifier, threshold=threshold, roots=trusted, before=before)
+        shape, count = plan.input_shape, classes or plan.num_classes
+        if suspect is not None:
+            asked = open_model(suspect, arch, shape, count, preprocess, device, mapping=mapping)
+        if model is not None:
+            committed = open_model(str(model), None, shape, plan.num_classes, None, device)
+    proof = verify_evidence(file, suspect=asked, model=committed, threshold=threshold, roots=trusted, before=before)
     deliver_json(proof.to_json(), json)
     say(
         proof.statement,
@@ -140,10 +151,3 @@ def verify(
         json_to_stdout=json == "-",
     )
     return 0 if proof.verified else 1
-
-
-def require_apart(json: str | None, *kept: Path | None) -> None:
-    """Refuses, as wrong usage, to let --json write over a file that is read, or that can't be made again."""
-    for path in kept:
-        if path is not None and json not in (None, "-") and Path(json).resolve() == path.resolve():
-            raise typer.BadParameter(f"{json} would be written over", param_hint="--json")

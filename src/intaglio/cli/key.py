@@ -22,10 +22,12 @@ def new(
     debug: Debug = False,
 ) -> int:
     """Make a new key in FILE, encrypted with a passphrase. Never overwrites: a lost key can't be made again."""
+    from intaglio.cli.console import require_deliverable
     from intaglio.evidence.key import Key
     from intaglio.files import require_new
 
     require_new(file, "a key")
+    require_deliverable(json)
     key = Key.generate()
     key.save(file, passphrase=read_passphrase(passphrase_file, prompt="New passphrase", confirm=True))
     _tell(file, key.public_key, json, quiet)
@@ -61,6 +63,9 @@ def rotate(
     debug: Debug = False,
 ) -> int:
     """Encrypt FILE under a new passphrase. The key stays the same, and older copies of FILE still open as before."""
+    from intaglio.cli.console import require_deliverable
+
+    require_deliverable(json)
     key = read_key(file, passphrase_file)
     passphrase = read_passphrase(new_passphrase_file, variable=NEW_VARIABLE, prompt="New passphrase", confirm=True)
     key.save(file, passphrase=passphrase, overwrite=True)

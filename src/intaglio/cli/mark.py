@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from intaglio.cli.evidence import require_apart
+from intaglio.cli.everywhere import require_apart
 from intaglio.cli.model import Arch, Classes, InputShape, Mapping, Preprocess, open_model
 from intaglio.cli.options import Debug, Device, JsonFile, Quiet, RegistryPlace, Seed, TestData, option_pairs
 from intaglio.cli.passphrase import PassphraseFile, read_key
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from intaglio.classifiers import Classifier
+    from intaglio.evidence.commitment import Commitment
     from intaglio.evidence.key import Key
     from intaglio.evidence.suspect import Suspect
 
@@ -92,6 +93,7 @@ def embed(
 
     if not 0 < threshold < 1:
         raise typer.BadParameter("lies between 0 and 1", param_hint="--threshold")
+    require_apart(json, out / MODEL, out / COMMITMENT)
     require_deliverable(json)
     require_writable(out / MODEL)
     given = {"mode": mode, "learning_rate": learning_rate, **({} if epochs is None else {"epochs": epochs})}
@@ -144,6 +146,7 @@ def embed(
         f"{fidelity.agreement_clean:.1%} of the images answered as before",
         f"{out / COMMITMENT}: publish it or time-stamp it (evidence stamp) before any dispute",
         f"{out / 'fidelity.html'} shows what changed",
+        *_believed_by_nobody(commitment.commitment),
         quiet=quiet,
         json_to_stdout=json == "-",
     )
@@ -159,8 +162,10 @@ def verify(
     key: KeyFile,
     batch: Annotated[int | None, typer.Option(help="Which batch to ask; default: the first that is not spent.")] = None,
     public: Public = None,
-    suspects: Annotated[int | None, typer.Option(help="Suspects tried in all, for the correction.", min=1)] = None,
-    keys: Annotated[int | None, typer.Option(help="Keys tried on this suspect in all.", min=1)] = None,
+    suspects: Annotated[
+        int | None, typer.Option(help="Suspects tried in all, for the correction.", min=1, max=1 << 40)
+    ] = None,
+    keys: Annotated[int | None, typer.Option(help="Keys tried on this suspect in all.", min=1, max=1 << 40)] = None,
     bundle: Annotated[
         Path | None,
         typer.Option(help="If verified, write the public proof, which lays the batch open; others verify it."),
@@ -178,15 +183,20 @@ def verify(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Ask SUSPECT for the labels of secret triggers. Exit code 0: it is a copy (verified), 1: not shown."""
+    """Ask SUSPECT for the labels of secret triggers. Exit code 0: it is a copy (verified), 1: not shown.
+
+    --classes: of SUSPECT, where a thief added some; the first ones are taken for those of the mark."""
+    from intaglio.classifiers import HttpClassifier
     from intaglio.cli.console import deliver_json, require_deliverable, say
     from intaglio.errors import EvidenceError
     from intaglio.evidence.commitment import THRESHOLD, read_commitment
+    from intaglio.evidence.disclosure import committed_batches
     from intaglio.evidence.registry import Registry
     from intaglio.files import require_new
+    from intaglio.mark.marking import public_images
+    from intaglio.mark.proof import prove
     from intaglio.mark.verification import verify_mark
 
-    require_apart(json, bundle, commitment, key)
     require_deliverable(bundle, json)
     if bundle is not None:  # a claim can't be made again: its batch is spent
         require_new(bundle, "a claim")
@@ -202,6 +212,8 @@ def verify(
             batch = book.next_batch(plan.mark_id, plan.batches)
         elif batch in spent:
             raise EvidenceError(f"batch {batch} is spent: its triggers were laid open, so they prove nothing any more")
+        if bundle is not None or isinstance(classifier, HttpClassifier):  # known before a batch is shown to anybody
+            committed_batches(owner, plan, public_images(plan.trigger, plan.input_shape, images))
         claim = verify_mark(
             classifier,
             signed,
@@ -211,20 +223,33 @@ def verify(
             suspects=suspects or book.suspects_tried(plan.mark_id, including=known),
             keys=keys or book.keys_tried(known, including=plan.mark_id),
         )
-        book.record_verification(plan.mark_id, classifier.source, claim)  # whoever was asked counts, come what may
-        if bundle is not None and claim.verified:
-            from intaglio.mark.proof import prove
-
-            spend = partial(book.spend_batch, plan.mark_id, batch, classifier.source)
-            prove(bundle, claim, signed, owner, _suspect(classifier, owner), public=images, spend=spend)
-    deliver_json(claim.to_json(), json)
-    told = [f"{suspect}: {claim.statement}"]
+        try:
+            book.record_verification(plan.mark_id, classifier.source, claim)  # whoever was asked counts, come what may
+            if bundle is not None and claim.verified:
+                spend = partial(book.spend_batch, plan.mark_id, batch, classifier.source)
+                prove(bundle, claim, signed, owner, _suspect(classifier, owner), public=images, spend=spend)
+        finally:  # what was found is told, whatever else fails: a suspect is asked once
+            deliver_json(claim.to_json(), json)
+            say(f"{suspect}: {claim.statement}", quiet=quiet, json_to_stdout=json == "-")
+    told = []
     if bundle is not None and not claim.verified:
         told.append(f"{bundle}: not written; batch {batch} is kept, as only a verified claim is worth laying it open")
-    if bundle is not None and claim.verified and claim.p_value > THRESHOLD:
+    if bundle is not None and claim.verified and claim.p_value > THRESHOLD / claim.readings:
         told.append(f"{bundle}: verified by your own rule; others decide by 2^-64, which it misses, unless they choose")
     say(*told, quiet=quiet, json_to_stdout=json == "-")
     return 0 if claim.verified else 1
+
+
+def _believed_by_nobody(plan: "Commitment") -> list[str]:
+    """A line about batches so small that not even the marked model itself could convince others of this mark."""
+    from intaglio.evidence.binomial import needed_hits, needed_trials
+    from intaglio.evidence.commitment import THRESHOLD
+
+    size, classes, threshold = plan.batch_size, plan.num_classes, min(plan.rule.threshold, THRESHOLD)
+    if needed_hits(size, classes, threshold / plan.rule.readings) is not None:
+        return []
+    wanted = needed_trials(classes, threshold / plan.rule.readings)
+    return [f"batches of {size} are too small for others, who decide by 2^-64: that takes {wanted} (--batch-size)"]
 
 
 def _public(source: Path | None, shape: tuple[int, ...]) -> "Tensor | None":

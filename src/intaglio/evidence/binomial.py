@@ -10,6 +10,8 @@ from scipy.stats import binom
 
 from intaglio.errors import DataError
 
+#: Nobody tried more suspects, or keys, than that.
+MOST_TRIED = 1 << 40
 _MOST_TRIALS = 1 << 17
 
 
@@ -19,14 +21,21 @@ def chance_p_value(hits: int, trials: int, num_classes: int, *, suspects: int = 
     Right down to 1e-300; smaller tails may come out as 0.
 
     Raises:
-        DataError: more hits than trials, no trials, fewer than 2 classes, or a count of suspects or keys below 1.
+        DataError: more hits than trials, no trials, fewer than 2 classes, or counts of suspects or keys that can't be.
     """
     _check(trials, num_classes)
     if not 0 <= hits <= trials:
         raise DataError(f"{hits} hits in {trials} trials is not a count of hits")
     if suspects < 1 or keys < 1:
         raise DataError(f"at least 1 suspect and 1 key were tried, got {suspects} and {keys}")
+    if max(suspects, keys) > MOST_TRIED:
+        raise DataError(f"nobody tried more than {MOST_TRIED} suspects or keys")
     return min(1.0, float(binom.sf(hits - 1, trials, 1 / num_classes)) * suspects * keys)
+
+
+def shared_threshold(threshold: float, count: int) -> float:
+    """The threshold of each of `count` tests that share one, above 0 however many they are."""
+    return max(threshold / count, math.ulp(0.0))
 
 
 def needed_hits(trials: int, num_classes: int, threshold: float) -> int | None:

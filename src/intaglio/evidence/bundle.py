@@ -14,7 +14,7 @@ from torch import Tensor
 
 from intaglio.errors import EvidenceError
 from intaglio.evidence.batches import Batch
-from intaglio.evidence.binomial import chance_p_value
+from intaglio.evidence.binomial import MOST_TRIED, chance_p_value
 from intaglio.evidence.canonical import Instant, canonical_json, now, read_limited, validated
 from intaglio.evidence.commitment import Commitment, SignedCommitment
 from intaglio.evidence.disclosure import Disclosure, check_disclosure, decode_pictures, encode_pictures
@@ -29,7 +29,7 @@ BUNDLE_TYPE = "https://intaglio.dev/ownership-claim/v1"
 #: 100 images of 3 x 224 x 224 as PNG are 15 MB at most; public images come on top.
 SIZE_LIMIT = 1 << 27
 
-Count = Annotated[int, Field(ge=1, le=1 << 40)]
+Count = Annotated[int, Field(ge=1, le=MOST_TRIED)]
 
 
 class Claim(Result):
@@ -94,7 +94,7 @@ def write_bundle(
         spend: called when everything is checked, before anything is laid open: to use the batch up.
 
     Raises:
-        EvidenceError: another key's commitment, or parts that don't belong together.
+        EvidenceError: another key's commitment, parts that don't belong together, or more than fits into such a file.
         StorageError: it can't be written.
     """
     plan = commitment.commitment
@@ -119,8 +119,11 @@ def write_bundle(
     )
     envelope = sign_statement(key, _subjects(bundle, plan), BUNDLE_TYPE, bundle.to_dict())
     check_bundle(envelope)
+    content = canonical_json(envelope.to_dict()) + b"\n"
+    if len(content) > SIZE_LIMIT:  # it could be written, but nobody could read it
+        raise EvidenceError(f"the claim would have {len(content)} bytes, and more than {SIZE_LIMIT} are not read")
     with atomic_path(path) as temporary:
-        temporary.write_bytes(canonical_json(envelope.to_dict()) + b"\n")
+        temporary.write_bytes(content)
         if spend is not None:  # a disk that is full has said so by now: no batch is spent on a file that isn't there
             spend()
     return bundle
@@ -154,8 +157,7 @@ def check_bundle(envelope: Envelope) -> CheckedBundle:
     _check_claim(bundle, commitment)
     asked = decode_pictures(bundle.disclosure.images, commitment.input_shape).float() / 255
     reading = Reading(torch.tensor(bundle.answers), _scores(bundle, commitment))
-    owner = bytes.fromhex(commitment.owner_public_key)
-    check_transcript(bundle.suspect, owner, asked, reading, commitment.rule.statistic)
+    check_transcript(bundle.suspect, commitment, asked, reading)
     return CheckedBundle(bundle, commitment, batch)
 
 

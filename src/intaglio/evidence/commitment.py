@@ -28,7 +28,7 @@ from intaglio.evidence.canonical import (
 from intaglio.evidence.envelope import Envelope, Statement, sign_statement
 from intaglio.evidence.key import Key
 from intaglio.evidence.merkle import merkle_root
-from intaglio.evidence.reading import Statistic
+from intaglio.evidence.reading import READINGS, Statistic
 from intaglio.evidence.timestamp import request_time_stamp, require_stamp_of, verify_time_stamp
 from intaglio.files import write_bytes, write_json
 from intaglio.results import Result
@@ -38,13 +38,23 @@ THRESHOLD = 2.0**-64
 COMMITMENT_TYPE = "https://intaglio.dev/commitment/v1"
 _SIZE_LIMIT = 1 << 20
 _SUBJECT = "model"
+#: What `SignedCommitment.extract` writes.
+EXTRACTED = ("envelope.json", "stamp.tsr")
 
 
 class DecisionRule(Result):
-    """When a suspect is claimed: its corrected p-value, of what `statistic` counts as hits, is `threshold` or less."""
+    """When a suspect is claimed: its corrected p-value, of what `statistic` counts as hits, is `threshold` or less.
 
-    statistic: Statistic = "centred-binomial"
+    Where the statistic counts the better of two readings, each has half of the threshold.
+    """
+
+    statistic: Statistic = "either-binomial"
     threshold: float = Field(default=THRESHOLD, gt=0, lt=1)
+
+    @property
+    def readings(self) -> int:
+        """How many readings of the same answers share the threshold."""
+        return READINGS[self.statistic]
 
 
 class Commitment(TriggerPlan):
@@ -122,9 +132,9 @@ class SignedCommitment(Result):
         Raises:
             StorageError: they can't be written.
         """
-        write_bytes(Path(folder) / "envelope.json", self.envelope.to_bytes())
-        if (stamp := self.stamp) is not None:
-            write_bytes(Path(folder) / "stamp.tsr", stamp)
+        for name, content in zip(EXTRACTED, (self.envelope.to_bytes(), self.stamp), strict=True):
+            if content is not None:
+                write_bytes(Path(folder) / name, content)
 
 
 def commit(

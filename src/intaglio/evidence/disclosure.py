@@ -57,14 +57,8 @@ def disclose(key: Key, commitment: Commitment, index: int, public: Tensor | None
             RGB, or triggers that this machine doesn't draw as the commitment's root says.
     """
     _require_picture(commitment)
-    batches = [draw_batch(key, commitment, number, public) for number in range(commitment.batches)]
-    leaves = [batch.leaf() for batch in batches]
-    if merkle_root(leaves).hex() != commitment.merkle_root:
-        raise EvidenceError(
-            "the triggers drawn from this key are not those committed to; disclose on a machine and with a version of "
-            "intaglio like those that made the commitment"
-        )
-    proof = merkle_proof(leaves, index)
+    batches = committed_batches(key, commitment, public)
+    proof = merkle_proof([batch.leaf() for batch in batches], index)
     batch = batches[index]
     return Disclosure(
         index=index,
@@ -73,6 +67,21 @@ def disclose(key: Key, commitment: Commitment, index: int, public: Tensor | None
         labels=tuple(batch.labels.tolist()),
         proof=tuple(step.hex() for step in proof),
     )
+
+
+def committed_batches(key: Key, commitment: Commitment, public: Tensor | None = None) -> list[Batch]:
+    """All batches, drawn again and found to be those that the commitment's root stands for.
+
+    Raises:
+        EvidenceError: another key's commitment, other public images, or triggers that this machine draws otherwise.
+    """
+    batches = [draw_batch(key, commitment, number, public) for number in range(commitment.batches)]
+    if merkle_root([batch.leaf() for batch in batches]).hex() != commitment.merkle_root:
+        raise EvidenceError(
+            "the triggers drawn from this key are not those committed to; ask and disclose on a machine and with a "
+            "version of intaglio like those that made the commitment"
+        )
+    return batches
 
 
 def check_disclosure(commitment: Commitment, disclosure: Disclosure, public: Tensor | None = None) -> Batch:

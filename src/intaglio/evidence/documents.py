@@ -84,6 +84,7 @@ def verify_evidence(
     path: Path | str,
     *,
     suspect: Classifier | None = None,
+    model: Classifier | None = None,
     threshold: float | None = None,
     roots: bytes | None = None,
     before: datetime | None = None,
@@ -94,15 +95,15 @@ def verify_evidence(
         threshold: by default that of `verify_bundle`.
 
     Raises:
-        EvidenceError: see `verify_bundle`; or a suspect, a threshold or a date is given for a commitment, which claims
-            nothing.
-        ClassifierError: the suspect can't answer.
+        EvidenceError: see `verify_bundle`; or a suspect, a model, a threshold or a date is given for a commitment,
+            which claims nothing.
+        ClassifierError: the suspect or the model can't answer.
         DataError: a threshold outside (0, 1).
     """
     if not _is_commitment(_read(path)):
         decided = THRESHOLD if threshold is None else threshold
-        return verify_bundle(path, suspect=suspect, threshold=decided, roots=roots, before=before)
-    if suspect is not None or threshold is not None or before is not None:
+        return verify_bundle(path, suspect=suspect, model=model, threshold=decided, roots=roots, before=before)
+    if suspect is not None or model is not None or threshold is not None or before is not None:
         raise EvidenceError(
             f"{path}: a commitment, which claims nothing about a suspect; verify the claim made from it"
         )

@@ -2,15 +2,16 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from intaglio.classifiers import Classifier
 from intaglio.errors import EvidenceError
-from intaglio.evidence.binomial import chance_p_value, check_threshold, needed_hits
+from intaglio.evidence.binomial import chance_p_value, check_threshold, needed_hits, shared_threshold
 from intaglio.evidence.bundle import CheckedBundle, read_bundle
 from intaglio.evidence.canonical import Hex16, Hex32
 from intaglio.evidence.commitment import THRESHOLD, SignedCommitment
-from intaglio.evidence.reading import read_suspect
-from intaglio.evidence.suspect import Suspect
+from intaglio.evidence.reading import most_hits, read_suspect
+from intaglio.evidence.suspect import Suspect, require_comparable
 from intaglio.results import Result
 
 #: Why answers differ where the claim was read from scores, or was not.
@@ -21,7 +22,7 @@ _READ_OTHERWISE = {
 
 
 class AskedAgain(Result):
-    """What the suspect answered to the verifier."""
+    """What a model answered to the verifier: the suspect, or the one that was committed to."""
 
     source: str
     sha256: Hex32 | None
@@ -41,7 +42,7 @@ class Proof(Result):
     trials: int
     num_classes: int
     p_value: float  #: corrected for the suspects and keys that the claimant says were tried
-    threshold: float  #: what decided: the verifier's or the claimant's own, whichever is smaller
+    threshold: float  #: what decided: the verifier's or the claimant's own, the smaller, shared among the readings
     needed_hits: int | None  #: for the threshold, corrected; None where no number of hits is enough
     suspects: int
     keys: int
@@ -55,14 +56,31 @@ class Proof(Result):
     created: str  #: the commitment's date by its owner's clock
     stamped: str | None  #: its date by a trusted time-stamp authority, where one was verified
     asked_again: AskedAgain | None
+    committed_model: AskedAgain | None = None  #: the same of the model that was committed to, where it was given
     checked: tuple[str, ...]
     unverified: tuple[str, ...]
+
+
+class _Case(NamedTuple):
+    """What is known when it is decided."""
+
+    material: CheckedBundle
+    asked: AskedAgain | None
+    committed: AskedAgain | None
+    threshold: float  #: before it is shared among the readings
+    stamped: datetime | None
+
+    @property
+    def decides(self) -> float:
+        """The threshold of each reading."""
+        return shared_threshold(self.threshold, self.material.commitment.rule.readings)
 
 
 def verify_bundle(
     path: Path | str,
     *,
     suspect: Classifier | None = None,
+    model: Classifier | None = None,
     threshold: float = THRESHOLD,
     roots: bytes | None = None,
     before: datetime | None = None,
@@ -72,6 +90,8 @@ def verify_bundle(
     Args:
         suspect: the model in question, to be asked again (one query a trigger). Without it the answers are the
             claimant's word, and so is all that follows from them.
+        model: the model that was committed to, to be asked as well: a commitment can be made to a digest of nothing,
+            and stamped, long before a model bears its mark.
         threshold: the p-value that convinces the verifier. The rule that the claimant committed to may be stricter,
             and then decides; a laxer one does not count, or trying a few keys would convict anybody.
         roots: PEM certificates of time-stamp authorities that the verifier trusts.
@@ -79,8 +99,8 @@ def verify_bundle(
 
     Raises:
         EvidenceError: the file is missing, damaged or changed, a part of it is not what was committed to, the stamp
-            is not good, or `suspect` is not the model that the claim is about.
-        ClassifierError: the suspect can't answer.
+            is not good, or `suspect` or `model` is another than that of the claim.
+        ClassifierError: the suspect or the model can't answer.
         DataError: a threshold outside (0, 1).
     """
     check_threshold(threshold)
@@ -89,25 +109,33 @@ def verify_bundle(
         stamped = checked.bundle.commitment.verify(roots)
     except EvidenceError as error:
         raise EvidenceError(f"{path}: {error}") from error
-    asked = None if suspect is None else _ask(suspect, checked)
-    return _proof(checked, asked, min(threshold, checked.commitment.rule.threshold), stamped, before)
+    described = checked.bundle.suspect.sha256
+    if suspect is not None and described is not None and suspect.sha256 is not None:
+        _require_same(suspect, described, "the claim is about a model")
+    if model is not None:
+        _require_same(model, checked.commitment.model_sha256, "the commitment is to a model")
+    case = _Case(
+        checked,
+        asked=None if suspect is None else _ask(suspect, checked),
+        committed=None if model is None else _ask(model, checked),
+        threshold=min(threshold, checked.commitment.rule.threshold),
+        stamped=stamped,
+    )
+    return _proof(case, before)
+
+
+def _require_same(classifier: Classifier, described: str, what: str) -> None:
+    if classifier.sha256 != described:
+        has = "has none" if classifier.sha256 is None else f"has {classifier.sha256[:16]}..."
+        raise EvidenceError(f"{what} with SHA-256 {described[:16]}..., but {classifier.source} {has}")
 
 
 def _ask(suspect: Classifier, checked: CheckedBundle) -> AskedAgain:
     bundle, commitment, batch = checked
-    described = bundle.suspect.sha256
-    if described is not None and suspect.sha256 is not None and described != suspect.sha256:
-        raise EvidenceError(
-            f"the claim is about a model with SHA-256 {described[:16]}..., but {suspect.source} has "
-            f"{suspect.sha256[:16]}..."
-        )
-    if suspect.input_shape != commitment.input_shape or suspect.num_classes != commitment.num_classes:
-        raise EvidenceError(
-            f"{suspect.source}: takes {list(suspect.input_shape)} and knows {suspect.num_classes} classes, but the "
-            f"mark is for {list(commitment.input_shape)} and {commitment.num_classes}"
-        )
+    require_comparable(suspect, commitment)
     asked = suspect.queries
-    answers, log_probs = read_suspect(suspect, batch.images, commitment.rule.statistic)
+    readings = read_suspect(suspect, batch.images, commitment.rule.statistic, commitment.num_classes)
+    answers, log_probs = most_hits(readings, batch.labels)
     hits = int((answers == batch.labels).sum())
     return AskedAgain(
         source=suspect.source,
@@ -120,27 +148,23 @@ def _ask(suspect: Classifier, checked: CheckedBundle) -> AskedAgain:
     )
 
 
-def _proof(
-    checked: CheckedBundle,
-    asked: AskedAgain | None,
-    threshold: float,
-    stamped: datetime | None,
-    before: datetime | None,
-) -> Proof:
-    bundle, commitment, _ = checked
-    claim = bundle.claim
-    p_value = _p_value(checked, claim.hits)
+def _proof(case: _Case, before: datetime | None) -> Proof:
+    bundle, commitment, _ = case.material
+    claim, stamped, decides = bundle.claim, case.stamped, case.decides
+    p_value = _p_value(case.material, claim.hits)
     too_late = before is not None and (stamped is None or stamped >= _utc(before))
-    verified = max(p_value, asked.p_value if asked else 0.0) <= threshold and not too_late
+    found = [p_value, *(answers.p_value for answers in (case.asked, case.committed) if answers is not None)]
+    verified = max(found) <= decides and not too_late
+    each = shared_threshold(decides, claim.suspects * claim.keys)
     return Proof(
         verified=verified,
-        statement=_statement(checked, asked, threshold, verified, before if too_late else None),
+        statement=_statement(case, verified, before if too_late else None),
         hits=claim.hits,
         trials=claim.trials,
         num_classes=commitment.num_classes,
         p_value=p_value,
-        threshold=threshold,
-        needed_hits=needed_hits(claim.trials, commitment.num_classes, threshold / claim.suspects / claim.keys),
+        threshold=decides,
+        needed_hits=needed_hits(claim.trials, commitment.num_classes, each),
         suspects=claim.suspects,
         keys=claim.keys,
         owner_public_key=commitment.owner_public_key,
@@ -152,9 +176,10 @@ def _proof(
         suspect_sha256=bundle.suspect.sha256,
         created=commitment.created,
         stamped=None if stamped is None else stamped.isoformat(timespec="seconds"),
-        asked_again=asked,
-        checked=_checked(checked, asked, threshold, stamped),
-        unverified=_unverified(checked, asked, threshold, stamped),
+        asked_again=case.asked,
+        committed_model=case.committed,
+        checked=_checked(case),
+        unverified=_unverified(case),
     )
 
 
@@ -163,9 +188,8 @@ def _p_value(checked: CheckedBundle, hits: int) -> float:
     return chance_p_value(hits, claim.trials, checked.commitment.num_classes, suspects=claim.suspects, keys=claim.keys)
 
 
-def _statement(
-    checked: CheckedBundle, asked: AskedAgain | None, threshold: float, verified: bool, before: datetime | None
-) -> str:
+def _statement(case: _Case, verified: bool, before: datetime | None) -> str:
+    checked, asked, committed, threshold = case.material, case.asked, case.committed, case.decides
     claim = checked.bundle.claim
     hits = asked.hits if asked else claim.hits
     p_value = _p_value(checked, hits)
@@ -180,14 +204,15 @@ def _statement(
         return f"Verified: {counted}."
     if before is not None:
         return f"Not verified: no trusted stamp shows that the commitment was made before {before.isoformat()}."
+    if committed is not None and committed.p_value > threshold:
+        return f"Not verified: {committed.source}, which was committed to, bears no such mark: {committed.hits} hits."
     if asked is not None and asked.p_value <= threshold:
         return f"Not verified: the reported answers hold only {claim.hits} of {claim.trials} hits."
     return f"Not verified: {counted}. That does not show that the suspect is no copy."
 
 
-def _checked(
-    checked: CheckedBundle, asked: AskedAgain | None, threshold: float, stamped: datetime | None
-) -> tuple[str, ...]:
+def _checked(case: _Case) -> tuple[str, ...]:
+    checked, asked, committed, threshold, stamped = case
     index, batches = checked.bundle.disclosure.index, checked.commitment.batches
     suspect, owner = checked.bundle.suspect, bytes.fromhex(checked.commitment.owner_public_key)
     lines = [
@@ -207,19 +232,25 @@ def _checked(
     if asked is not None:
         read = "" if asked.by_scores == (checked.bundle.log_probs is not None) else _READ_OTHERWISE[asked.by_scores]
         lines.append(f"{asked.source} was asked again: {asked.hits} hits, {asked.differing} answers differ{read}")
+    if committed is not None:
+        lines.append(f"{committed.source} is the model committed to; it was asked: {committed.hits} hits")
     return tuple(lines)
 
 
-def _unverified(
-    checked: CheckedBundle, asked: AskedAgain | None, threshold: float, stamped: datetime | None
-) -> tuple[str, ...]:
-    bundle, commitment, _ = checked
+def _unverified(case: _Case) -> tuple[str, ...]:
+    (bundle, commitment, _), asked, committed, threshold, stamped = case
     lines = unverified_time(bundle.commitment, stamped)
     if asked is None:
         lines.append("the answers are as the claimant reports them: the suspect was not asked again (--suspect)")
     elif bundle.suspect.sha256 is None or asked.sha256 is None:
         lines.append(f"that {asked.source} is the suspect of the claim, {bundle.suspect.source}: no file digests")
     lines.append(f"that only {bundle.claim.tried} were tried")
+    lines.append(f"that batch {bundle.disclosure.index} was new to all: whoever has seen it can train it into a model")
+    if committed is None:
+        lines.append(
+            f"that the model committed to, with SHA-256 {commitment.model_sha256[:16]}..., exists and bears this mark "
+            "(--model)"
+        )
     if commitment.batches > 1:
         at_worst = min(1.0, commitment.batches * bundle.claim.p_value)
         lines.append(

@@ -4,6 +4,7 @@ Only the SHA-256 of the bytes is sent.
 """
 
 import hashlib
+import re
 import time
 from base64 import b64encode
 from datetime import UTC, datetime
@@ -55,18 +56,19 @@ def request_time_stamp(message: bytes, url: str, *, timeout: float = 10) -> byte
         RemoteError: the authority can't be reached, hangs, redirects to another host or answers garbage.
         EvidenceError: it answers well, but refuses, or stamps something else.
     """
+    shown = without_login(url)
     request = TimestampRequestBuilder().data(message).hash_algorithm(HashAlgorithm.SHA256).build()
     answer = _post(url, request.as_bytes(), timeout)
     try:
         response = _decoded(answer)
     except EvidenceError as error:
-        raise RemoteError(f"{url}: answers something that is not a time stamp") from error
+        raise RemoteError(f"{shown}: answers something that is not a time stamp") from error
     if response.status != _GRANTED:
         reason = "; ".join(response.status_string) or f"status {response.status}"
-        raise EvidenceError(f"{url}: the authority refuses to stamp: {' '.join(reason.split())[:200]}")
+        raise EvidenceError(f"{shown}: the authority refuses to stamp: {' '.join(reason.split())[:200]}")
     stamped = response.tst_info
     if stamped.message_imprint.message != request.message_imprint.message or stamped.nonce != request.nonce:
-        raise EvidenceError(f"{url}: {_WRONG_ANSWER}")
+        raise EvidenceError(f"{shown}: {_WRONG_ANSWER}")
     return answer
 
 
@@ -125,6 +127,11 @@ def require_stamp_of(response: bytes, message: bytes) -> None:
         raise EvidenceError(_WRONG_ANSWER)
 
 
+def without_login(url: str) -> str:
+    """The address as it may be shown: without a name and password."""
+    return re.sub(r"//[^/?#]*@", "//", url)
+
+
 def _decoded(answer: bytes) -> TimeStampResponse:
     try:
         return decode_timestamp_response(with_sorted_certificates(answer))
@@ -144,13 +151,13 @@ def _post(url: str, body: bytes, timeout: float) -> bytes:
                 return _content(answer, target)
             target = _next(target, answer.headers["location"])
     except (httpcore.TimeoutException, TooLargeError, httpx.InvalidURL, *_BROKEN) as error:
-        raise RemoteError(f"{url}: {_reason(error)}") from error
-    raise RemoteError(f"{target}: redirects more than {_MOST_REDIRECTS} times")
+        raise RemoteError(f"{without_login(url)}: {_reason(error)}") from error
+    raise RemoteError(f"{without_login(str(target))}: redirects more than {_MOST_REDIRECTS} times")
 
 
 def _address(url: httpx.URL, given: str) -> httpx.URL:
     if url.scheme not in ("http", "https") or not url.host:
-        raise RemoteError(f"{given}: is no address that starts with http:// or https://")
+        raise RemoteError(f"{without_login(given)}: is no address that starts with http:// or https://")
     return url
 
 
@@ -172,13 +179,16 @@ def _next(asked: httpx.URL, location: str) -> httpx.URL:
     """Where a redirect leads: never to another host, and never from https to http."""
     target = asked.join(location)
     if (target.host, target.port) != (asked.host, asked.port) or target.scheme not in (asked.scheme, "https"):
-        raise RemoteError(f"{asked}: redirects to {target.scheme}://{target.host}; if that is right, name it yourself")
+        shown = without_login(str(asked))
+        raise RemoteError(f"{shown}: redirects to {target.scheme}://{target.host}; if that is right, name it yourself")
     return target
 
 
 def _content(answer: Answer, url: httpx.URL) -> bytes:
     if answer.status != HTTPStatus.OK:
-        raise RemoteError(f"{url}: answers {answer.status} {responses.get(answer.status, '')}".rstrip())
+        raise RemoteError(
+            f"{without_login(str(url))}: answers {answer.status} {responses.get(answer.status, '')}".rstrip()
+        )
     return answer.body
 
 

@@ -7,12 +7,12 @@ from pydantic import Field
 from torch import Tensor
 
 from intaglio.classifiers import Classifier
-from intaglio.errors import EvidenceError
 from intaglio.evidence.batches import draw_batch
-from intaglio.evidence.binomial import chance_p_value, needed_hits, needed_trials
+from intaglio.evidence.binomial import chance_p_value, needed_hits, needed_trials, shared_threshold
 from intaglio.evidence.commitment import SignedCommitment, read_commitment
 from intaglio.evidence.key import Key
-from intaglio.evidence.reading import read_suspect
+from intaglio.evidence.reading import most_hits, read_suspect
+from intaglio.evidence.suspect import require_comparable
 from intaglio.mark.marking import public_images
 from intaglio.results import Result, package_versions
 
@@ -25,8 +25,9 @@ class OwnershipClaim(Result):
     hits: int
     trials: int
     num_classes: int
-    p_value: float = Field(description="exact binomial tail, times the suspects and the keys tried")
-    threshold: float
+    p_value: float = Field(description="exact binomial tail of the hits, times the suspects and the keys tried")
+    threshold: float = Field(description="what decided: the committed rule's, shared among its readings")
+    readings: int = Field(default=1, description="ways of reading the same answers that share the rule's threshold")
     needed_hits: int | None = Field(description="for the threshold, corrected; None: no number of hits is enough")
     suspects: int
     keys: int
@@ -58,9 +59,10 @@ def verify_mark(
 ) -> OwnershipClaim:
     """Asks the suspect about one batch of triggers, drawn again from the key.
 
-    Where it gives scores, and the committed rule makes use of them, its answers are read from centred scores (see
-    `evidence.reading`); otherwise they are the classes it names. For every model made without the key,
-    hits ~ Binomial(n, 1/K) either way; p = P(hits or more) * suspects * keys.
+    Its answers are the classes it names or, where it gives scores and more hits are found in them, what centred scores
+    are read as (see `evidence.reading`). For every model made without the key, hits ~ Binomial(n, 1/K) either way;
+    p = P(hits or more) * suspects * keys, and each of the two ways has half of the rule's threshold. (Older commitments
+    say that one of them alone counts; it has all of it.)
 
     Args:
         commitment: signed before the dispute, or its file.
@@ -69,24 +71,23 @@ def verify_mark(
         suspects, keys: how many were tried in all, this one included.
 
     Raises:
-        EvidenceError: the commitment is not genuine, is another key's, or its triggers can't be drawn again.
-        ClassifierError: the suspect can't answer, or is of another shape or class count.
+        EvidenceError: the commitment is not genuine, is another key's, its triggers can't be drawn again, or the
+            suspect takes other inputs or knows fewer classes.
+        ClassifierError: the suspect can't answer.
+        DataError: counts of suspects or keys that can't be.
     """
     signed = commitment if isinstance(commitment, SignedCommitment) else read_commitment(commitment)
     signed.verify()
     plan = signed.commitment
-    if tuple(suspect.input_shape) != plan.input_shape or suspect.num_classes != plan.num_classes:
-        raise EvidenceError(
-            f"{suspect.source}: takes {list(suspect.input_shape)} and knows {suspect.num_classes} classes, but the "
-            f"mark is for {list(plan.input_shape)} and {plan.num_classes}"
-        )
+    require_comparable(suspect, plan)
     drawn = draw_batch(key, plan, batch, public_images(plan.trigger, plan.input_shape, public))
     asked, started = suspect.queries, time.perf_counter()
-    answers, log_probs = read_suspect(suspect, drawn.images, plan.rule.statistic)
+    readings = read_suspect(suspect, drawn.images, plan.rule.statistic, plan.num_classes)
+    answers, log_probs = most_hits(readings, drawn.labels)
     hits, trials = int((answers == drawn.labels).sum()), len(answers)
     p_value = chance_p_value(hits, trials, plan.num_classes, suspects=suspects, keys=keys)
-    threshold = plan.rule.threshold
-    needed = needed_hits(trials, plan.num_classes, threshold / suspects / keys)
+    threshold = shared_threshold(plan.rule.threshold, plan.rule.readings)
+    needed = needed_hits(trials, plan.num_classes, shared_threshold(threshold, suspects * keys))
     return OwnershipClaim(
         verified=p_value <= threshold,
         statement=_statement(
@@ -97,6 +98,7 @@ def verify_mark(
         num_classes=plan.num_classes,
         p_value=p_value,
         threshold=threshold,
+        readings=plan.rule.readings,
         needed_hits=needed,
         suspects=suspects,
         keys=keys,
@@ -133,7 +135,7 @@ def _statement(
     if p_value <= threshold:
         return f"Verified: this is a copy of the marked model. {counted} (threshold {threshold:.2g})."
     if needed is None:
-        wanted = needed_trials(num_classes, threshold / tried)
+        wanted = needed_trials(num_classes, shared_threshold(threshold, tried))
         return (
             f"Not verified: {counted}. With {trials} triggers and {num_classes} classes no answer reaches "
             f"{threshold:.2g}; that needs {wanted} triggers at least."
