@@ -1,7 +1,7 @@
 """What a lock is worth: its leak tables, its tracing, and what attackers make of it.
 
     python -m benchmarks.lock [--cifar10 PATH]
-        [--parts cost,leaks,grid,distilled,relocked,atoms,beyond,mislabel,attacks,together]
+        [--parts cost,leaks,grid,votes,distilled,relocked,atoms,beyond,mislabel,attacks,together]
         [--tasks fashion-mnist,faces,cifar10] [--cached]
 
 Writes results/lock.json. Every cell and every lock is kept in the cache as soon as it is there, so an interrupted run
@@ -28,6 +28,7 @@ from benchmarks.lock_attacks import Attack, key_attacks, model_attacks
 from benchmarks.lock_beyond import beyond
 from benchmarks.lock_measures import USERS, keying_cost, through_jpeg, traced
 from benchmarks.lock_together import marked_first, together
+from benchmarks.lock_votes import voted
 from benchmarks.owners import Task, accuracy, classifier, open_owned
 from benchmarks.owners import host as owned_host
 from benchmarks.results import known, over, record
@@ -35,7 +36,7 @@ from intaglio.classifiers import Sidecar, open_classifier
 from intaglio.classifiers.derived import with_weights
 from intaglio.data import ImageData
 from intaglio.evidence.key import Key
-from intaglio.files import write_json
+from intaglio.files import sha256_file, write_json
 from intaglio.lock import Lock, LockSettings, check_lock, train_lock
 from intaglio.lock.channel import rounded
 from intaglio.lock.codes import RIVALS
@@ -47,7 +48,19 @@ from intaglio.training import TrainingSettings, train
 
 SEEDS = (0, 1, 2)
 _ALL = 10_000
-PARTS = ("cost", "leaks", "grid", "distilled", "relocked", "atoms", "beyond", "mislabel", "attacks", "together")
+PARTS = (
+    "cost",
+    "leaks",
+    "grid",
+    "votes",
+    "distilled",
+    "relocked",
+    "atoms",
+    "beyond",
+    "mislabel",
+    "attacks",
+    "together",
+)
 #: How Fashion-MNIST is locked on a grid of JPEG; its plan is off it.
 ON_GRID = {"grid": 75, "steps": 1700, "refining_steps": 3800}
 #: The first owner's lock of Fashion-MNIST; it is attacked, and its keys shall have leaked.
@@ -244,7 +257,7 @@ def strangers(name: str, kept: str, models: Path, keys: Path, keying: Keying = a
     """What the key networks of the owners whose locks are in one folder open of the other owners' models in another."""
     return {
         f"model of {model}, key of {key}": cell(
-            f"{kept}-{name}-{model}-{key}",
+            f"{kept}-{name}-{model}-{key}-{_digest(folder)}-{_digest(stranger)}",
             partial(opened_by, name, (folder, owner_key(model)), (stranger, owner_key(key)), keying),
         )
         for model, folder in _locks(models, name).items()
@@ -259,12 +272,29 @@ def _locks(folder: Path, name: str) -> dict[int, Path]:
     return {seed: path for seed, path in named.items() if (path / "key-network.sealed").exists()}
 
 
+def _digest(folder: Path) -> str:
+    """Names a lock by its key network: owners lock anew, by other recipes."""
+    return sha256_file(folder / "key-network.sealed")[:8]
+
+
 def opened_by(name: str, owner: tuple[Path, Key], stranger: tuple[Path, Key], keying: Keying) -> dict[str, Any]:
     """What the owner's locked model answers to test images that a stranger's lock keyed; each a folder and its key."""
     test, module = task(name).test, open_locked(*owner)[0]
     scores = classifier(module, task(name)).log_probs(keying(Lock.open(*stranger), test.images))
     found = {reader: recovered(READERS[reader], scores, test.labels) for reader in HELD}
     return {"recovered": found, "worst": max(abs(value - chance(test.labels)) for value in found.values())}
+
+
+def voted_by(name: str) -> list[dict[str, Any]]:
+    """What votes over noise read out of each lock of the task that is at hand; of Fashion-MNIST the shipped one."""
+    found = {0: SHIPPED} if name == "fashion-mnist" else _locks(cell.folder, name)
+
+    def measure(seed: int, folder: Path) -> dict[str, Any]:
+        return {"seed": seed} | voted(task(name), *open_locked(folder, owner_key(seed)))
+
+    return [
+        cell(f"votes-{name}-{seed}-{_digest(folder)}", partial(measure, seed, folder)) for seed, folder in found.items()
+    ]
 
 
 def shipped() -> tuple[nn.Module, Lock]:
@@ -342,6 +372,8 @@ def main() -> None:
                 "strangers": strangers(name, "stranger", cell.folder, cell.folder),
                 "strangers rekeyed": strangers(name, "rekeyed", cell.folder, cell.folder, as_rivals),
             }
+        if "votes" in parts and name in options.tasks.split(",") and (name != "cifar10" or options.cifar10):
+            figures[name]["votes"] = voted_by(name)
     if options.before:
         figures["fashion-mnist"]["strangers before"] = strangers(
             "fashion-mnist", "stranger-before", options.before, options.before

@@ -65,6 +65,11 @@ def through_jpeg(locked: nn.Module, lock: Lock, data: ImageData) -> dict[str, fl
     return {name: accuracy(locked, ImageData(images, data.labels)) for name, images in received.items()}
 
 
+def residual_loudness(lock: Lock, images: Tensor) -> float:
+    """The root mean square of the residuals that images are keyed with."""
+    return float((lock.apply(images, user="user 0") - images).square().mean().sqrt())
+
+
 def keying_cost() -> dict[str, Any]:
     """Milliseconds of keying an image of 3 x 32 x 32 on one core, in a batch of 256 and alone; weights don't matter."""
     facts = LockFacts(lock_id="0" * 32, input_shape=(3, 32, 32), settings=LockSettings(grid=75))

@@ -4,6 +4,7 @@ from typing import Any
 
 from benchmarks.lock_measures import MOVED
 from benchmarks.markdown import load, table
+from intaglio.lock.checking import BEYOND
 from intaglio.lock.leaks import HELD, READERS
 
 Rows = list[dict[str, Any]]
@@ -121,7 +122,7 @@ def relocked() -> str:
     if not row:
         return PENDING
     keyed, jpeg, leaked = (row["table"][kind]["argmax"] for kind in (KEYED, JPEG, LEAKED))
-    others = [kind for kind in row["table"] if kind not in (KEYED, JPEG, LEAKED)]
+    others = [kind for kind in row["table"] if kind not in (KEYED, JPEG, LEAKED, *BEYOND)]
     rows = [
         ["leaked key, model before: right", f"{row['leaked key, model before']:.1%}"],
         ["leaked key, model locked anew: right", f"{leaked:.1%} (chance {row['chance']:.1%})"],
@@ -152,6 +153,21 @@ def beyond() -> str:
         if not kind.startswith("keyed")
     ]
     return table(["input", "likeliest class right", "likeliest but the one answer right"], rows)
+
+
+def votes() -> str:
+    """What votes over noise read, by how loud it is and how often it is tried."""
+    rows = []
+    for name, title in NAMES.items():
+        for row in load("lock").get(name, {}).get("votes", []):
+            for times, read in row["voted"].items():
+                cells = [f"{100 * share['value']:.0f} %" for share in read.values()]
+                rows.append([f"{title}, owner {row['seed'] + 1}", f"{times} x", *cells, f"{100 * row['keyed']:.0f} %"])
+    return (
+        table(["lock", "noise", "1 question", *(f"{n} questions" for n in (10, 30, 100)), "keyed"], rows)
+        if rows
+        else PENDING
+    )
 
 
 def codes() -> str:

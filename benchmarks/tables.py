@@ -156,6 +156,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "lock strangers": lock_tables.strangers,
     "lock relocked": lock_tables.relocked,
     "lock beyond": lock_tables.beyond,
+    "lock votes": lock_tables.votes,
     "lock codes": lock_tables.codes,
     "lock mislabel": lock_tables.mislabel,
     "lock attacks": lock_tables.attacks,

@@ -150,10 +150,10 @@ def test_on_a_grid_of_jpeg_users_are_named_from_every_image_by_an_untrained_netw
     for received in (keyed, Jpeg(quality=75)(keyed), Jpeg(quality=90)(keyed)):
         found = lock.trace(received)
         assert [match.user for match in found.images] == ["user 7"] * 100
-        assert found.user == "user 7"
+        assert (found.user, found.together.by_marks) == (None, "user 7")  # the decoder says nothing, and it has to
     assert sum(match.user is not None for match in lock.trace(images).images) <= 5
     moved = images.roll(5, dims=0) + keyed - images
-    assert lock.trace(moved.clamp(0, 1)).user is None  # parities don't travel with a residual
+    assert lock.trace(moved.clamp(0, 1)).named.get("user 7", 0) <= 3  # parities don't travel with a residual
     # Nor do those of one keyed image, copied exactly: what they say depends on the picture.
     marked = spread(torch.ones(1, 48), lock.secrets.carriers[:, 1:]) != 0
     grid = JpegGrid(75)
@@ -161,7 +161,7 @@ def test_on_a_grid_of_jpeg_users_are_named_from_every_image_by_an_untrained_netw
     copied = torch.where(even, 1.0, -1.0) * marked  # of size 1: a block that is compared with itself
     forged = images[1:] + grid(torch.zeros_like(images[1:, :1]), 1.0, 1.0, images[1:], copied.expand(99, -1, -1, -1))
     found = lock.trace((forged.clamp(0, 1) * 255).round() / 255)
-    assert found.user is None
+    assert found.together.by_marks is None
     assert found.named.get("user 7", 0) <= 3
 
 

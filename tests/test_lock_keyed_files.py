@@ -68,6 +68,23 @@ def test_no_image_to_key_is_overwritten_with_anothers_copy(tmp_path: Path) -> No
     assert other.read_bytes() == before
 
 
+def test_nothing_above_the_images_to_key_is_overwritten(tmp_path: Path) -> None:
+    original = picture(tmp_path / "ph" / "a.png", 7)
+    picture(tmp_path / "ph" / "new" / "a.png", 100)
+    with pytest.raises(DataError, match=r"a\.png would be overwritten with the keyed copy of .*new/a\.png"):
+        key_files([tmp_path / "ph" / "new"], tmp_path / "ph", FRAME, darker)
+    assert level(original) == 7
+
+
+def test_hidden_files_are_no_pictures(tmp_path: Path) -> None:
+    picture(tmp_path / "ph" / "a.png", 100)
+    (tmp_path / "ph" / "._a.png").write_bytes(b"what macOS leaves on shared drives")
+    (tmp_path / "ph" / ".cache").mkdir()
+    (tmp_path / "ph" / ".cache" / "b.png").write_bytes(b"")
+    key_files([tmp_path / "ph"], tmp_path / "out", FRAME, darker)
+    assert files(tmp_path / "out") == {"a.png"}
+
+
 def test_links_to_originals_are_followed(tmp_path: Path) -> None:
     picture(tmp_path / "ph" / "a.png", 100)
     (tmp_path / "alias").symlink_to(tmp_path / "ph")

@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from intaglio.classifiers import CallableClassifier
+from intaglio.classifiers import Access, CallableClassifier
 from intaglio.data import ImageData
 from intaglio.errors import DataError
 from intaglio.lock import LeakTable, check_lock
-from intaglio.lock.checking import BEYOND, KEYED, LOUD, SAME_CLASS, _of_its_class, inputs_to_try, parts_to_try
+from intaglio.lock.checking import BEYOND, KEYED, LOUD, SAME_CLASS, VOTES, _of_its_class, inputs_to_try, parts_to_try
 from intaglio.lock.leaks import READERS, by_chance, chance, recovered
 from intaglio.lock.quality import psnr, ssim
+from intaglio.lock.votes import vote, votes
 from lock_models import STRANGER, some_images, tiny_lock
 
 CLASSES = 5
@@ -91,10 +92,39 @@ def table(answer: dict[bool, Tensor]) -> LeakTable:
 
     def scores(batch: Tensor) -> Tensor:
         names = [image.numpy().tobytes() for image in batch]
-        return torch.stack([answer[name in keyed][int(truth[name])] for name in names])
+        return torch.stack([answer[name in keyed][int(truth.get(name, 0))] for name in names])
 
     classifier = CallableClassifier(scores, input_shape=(1, 12, 12), num_classes=3, outputs="logits", source="by heart")
     return check_lock(classifier, lock, images)
+
+
+def test_a_lock_that_opens_for_nobody_is_said_to() -> None:
+    """A model whose training collapsed, or that another lock belongs to, gives nothing away, and is of no use."""
+    shut = table({True: SAME, False: SAME})
+    assert (shut.tight, shut.opens) == (True, False)
+    assert "keyed images are NOT ANSWERED: is this the lock of this model?" in shut.lines()
+    assert table({True: RIGHT, False: SAME}).opens
+
+
+def test_votes_over_noise_read_what_single_answers_hide() -> None:
+    """A model that nearly always gives its one answer, and otherwise the truth, to an image that is loud enough."""
+    truths = torch.arange(60) % 3
+    images = torch.full((60, 1, 12, 12), 0.4) + truths.view(-1, 1, 1, 1) / 10
+    draws = torch.Generator().manual_seed(5)
+
+    def answer(batch: Tensor) -> Tensor:
+        shades = ((batch.mean(dim=(1, 2, 3)) - 0.4) * 10).round().long().clamp(0, 2)
+        lets_in = (batch.std(dim=(1, 2, 3)) > 0.05) & (torch.rand(len(batch), generator=draws) < 0.2)
+        return torch.where(lets_in, shades, 0)
+
+    model = CallableClassifier(answer, input_shape=(1, 12, 12), num_classes=3, access=Access.LABELS)
+    quiet = vote(model, images, draws=40, loudness=0.01)
+    assert int((quiet == truths).sum()) <= 20  # class 1 for all: nothing but the one answer was heard
+    once, often = votes(model, images, draws=(1, 40), loudness=0.1)
+    others = truths != 0  # the class of the one answer is never voted for
+    assert float((often == truths)[others].double().mean()) > 0.9
+    assert float((once == truths)[others].double().mean()) < 0.7
+    assert torch.equal(vote(model, images, draws=1, loudness=0.0), torch.ones(60, dtype=torch.int64))
 
 
 RIGHT = 5 * torch.eye(3)
@@ -133,7 +163,7 @@ def test_a_leak_below_chance_is_one() -> None:
     assert not found.tight
     assert found.row("no key").recovered["argmax"] == 0
     assert found.row("no key").recovered["label map"] == 1
-    assert "LEAKS: without a key, 66.7% from chance" in found.lines()[-3]
+    assert "LEAKS: without a key, 66.7% from chance" in found.lines()[-4]
     assert "not counted: foreign residual, same class, 66.7% from chance" in found.lines()
 
 
@@ -250,7 +280,9 @@ def test_images_are_made_and_asked_about_batch_by_batch(monkeypatch: pytest.Monk
 
     suspect = CallableClassifier(answers, input_shape=(1, 12, 12), num_classes=3, outputs="logits")
     found = check_lock(suspect, lock, ImageData(images, labels))
-    assert (max(asked), sum(asked)) == (3, 10 * len(found.rows))
+    voted = asked[-1 - VOTES :]
+    assert (max(asked[: -1 - VOTES]), voted) == (3, [10] * (1 + VOTES))
+    assert sum(asked) - sum(voted) == 10 * len(found.rows)
     assert found.ssim == pytest.approx(float(ssim(images, made[KEYED]).mean()))
     assert found.worst_psnr == pytest.approx(float(psnr(images, made[KEYED]).min()))
 

@@ -129,6 +129,22 @@ def test_a_disputed_image_contradicts_whoever_is_named_for_all() -> None:
     assert "the images disagree: 1 of 40 are named for others than user 3" in text
 
 
+def test_marks_alone_name_nobody_for_several_images() -> None:
+    """Copied from one keyed picture onto others much like it, or written by another user, who knows their places."""
+    nothing, marks = drawn(40, 60), keyed(7, 40, loudness=4)
+    found = trace_codes(torch.stack([nothing, marks], dim=1), CODES, NAMES, ALPHA)
+    assert found.named == {"user 7": 40}  # one by one they may be
+    assert (found.together.user, found.user, found.together.by_marks) == (None, None, "user 7")
+    assert any("bear marks of user 7, but the decoder feels nothing of that user" in line for line in found.lines())
+    assert Trace.from_json(found.to_json()) == found
+    faint = drawn(40, 61) + 0.2 * CODES[7]  # far too faint for the decoder to name anybody in one image
+    assert trace_codes(faint, CODES, NAMES, ALPHA).named.get("user 7", 0) < 10
+    both = trace_codes(torch.stack([faint, marks], dim=1), CODES, NAMES, ALPHA)
+    assert (both.user, both.together.by_marks) == ("user 7", None)
+    single = trace_codes(torch.stack([nothing, marks], dim=1)[:1], CODES, NAMES, ALPHA)
+    assert single.user == "user 7"
+
+
 def test_codes_that_are_too_short_for_so_many_users_are_said_to_be() -> None:
     codes = CODES[:, :10]
     found = trace_codes(codes[:3], codes, NAMES, ALPHA)

@@ -394,4 +394,4 @@ def _show(table: "LeakTable", json: str | None, quiet: bool, title: str) -> int:
 
     deliver_json(table.to_json(), json)
     say(title, *table.lines(), quiet=quiet, json_to_stdout=json == "-")
-    return int(not table.tight)
+    return int(not (table.tight and table.opens))

@@ -18,6 +18,7 @@ from intaglio.lock.leaks import HELD, READERS, by_chance, chance, read, right
 from intaglio.lock.lock import Lock, listed
 from intaglio.lock.negatives import before_in, matched_noise
 from intaglio.lock.quality import psnr, ssim
+from intaglio.lock.votes import vote
 from intaglio.results import Result
 from intaglio.seeds import torch_generator
 from intaglio.tampering import Jpeg
@@ -33,6 +34,8 @@ LOUD = "noise, four times as loud"
 #: Harder than what a lock has to refuse: measured and reported.
 BEYOND = (LOUD, SAME_CLASS)
 _TIMES = 4.0
+#: Votes over such noise: questions about each image, and images asked about.
+VOTES, _VOTED = 30, 200
 
 
 class Leak(Result):
@@ -57,8 +60,9 @@ class Leak(Result):
 class LeakTable(Result):
     """What a locked model gives away; `tight` if nobody without a key is more than 2 points from chance.
 
-    Below chance is a leak too. Readings of more than the one class that is answered, and kinds of input that are harder
-    than a lock has to refuse (`BEYOND`), are reported only. `chance` is what always naming the commonest class finds.
+    A model that doesn't answer keyed images either (`opens`) is tight too, and of no use to anybody. Below chance is a
+    leak as well. Readings of more than the one class that is answered, and kinds of input that are harder than a lock
+    has to refuse (`BEYOND`), are reported only. `chance` is what always naming the commonest class finds.
     `psnr` (dB) and `ssim` are means over keyed images, or frames of clips, after rounding to 8 bits; `worst_psnr` is
     that of one.
     """
@@ -71,6 +75,7 @@ class LeakTable(Result):
     worst_psnr: float
     ssim: float
     tight: bool
+    voted: float | None = None  #: share of images whose class votes over loud noise find (`vote`); reported only
 
     def row(self, inputs: str) -> Leak:
         """The row of this name."""
@@ -80,6 +85,11 @@ class LeakTable(Result):
     def authorised_accuracy(self) -> float:
         """Accuracy on keyed images as PNG keeps them."""
         return self.row(KEYED).recovered["argmax"]
+
+    @property
+    def opens(self) -> bool:
+        """Whether keyed images are answered any better than chance: what opens for nobody gives nothing away."""
+        return self.authorised_accuracy > self.row(KEYED).chance["argmax"] + MARGIN
 
     @property
     def worst(self) -> float:
@@ -94,9 +104,12 @@ class LeakTable(Result):
         table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
                  for line in (titles, *body)]  # fmt: skip
         verdict = "tight" if self.tight else "LEAKS"
+        shut = [] if self.opens else ["keyed images are NOT ANSWERED: is this the lock of this model?"]
         return [
             *table,
-            f"keyed images: {self.psnr:.1f} dB (worst {self.worst_psnr:.1f}), SSIM {self.ssim:.3f}",
+            f"keyed images: {self.psnr:.1f} dB (worst {self.worst_psnr:.1f}), SSIM {self.ssim:.3f}; "
+            f"{self.authorised_accuracy:.1%} answered rightly",
+            *shut,
             f"{verdict}: without a key, {self.worst:.1%} from chance ({self.chance:.1%}) at most over the first "
             f"{len(HELD)} columns; {MARGIN:.0%} are allowed",
             *(
@@ -104,6 +117,15 @@ class LeakTable(Result):
                 for row in self.rows
                 if not (row.held or row.authorised)
             ),
+            *self._of_votes(),
+        ]
+
+    def _of_votes(self) -> list[str]:
+        if self.voted is None:
+            return []
+        asked = f"{VOTES} times each, with new {LOUD}"
+        return [
+            f"not counted: commonest answer but the one that all get, of images asked {asked}: {self.voted:.1%} right"
         ]
 
 
@@ -143,6 +165,7 @@ def check_lock(
         worst_psnr=float(psnrs.min()),
         ssim=float(torch.cat(alike).mean()),
         tight=False,
+        voted=_voted(classifier, data, _TIMES * 10 ** (-float(psnrs.mean()) / 20), seed),
     )
     return table.model_copy(update={"tight": table.worst <= MARGIN})
 
@@ -158,6 +181,12 @@ def _leak(name: str, scores: Tensor, labels: Tensor) -> Leak:
         recovered={way: right(classes, labels) for way, classes in found.items()},
         chance={way: by_chance(classes, labels) for way, classes in found.items()},
     )
+
+
+def _voted(classifier: Classifier, data: ImageData, loudness: float, seed: int) -> float:
+    """Share of images, evenly spaced, whose class votes over noise find."""
+    some = data.take(torch.linspace(0, len(data) - 1, min(_VOTED, len(data))).round().long())
+    return right(vote(classifier, some.images, draws=VOTES, loudness=loudness, seed=seed), some.labels)
 
 
 def check_measurable(data: ImageData, classes: int) -> None:

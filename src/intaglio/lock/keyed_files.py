@@ -22,7 +22,8 @@ from intaglio.triggers.batches import batch_size
 def gather(sources: Sequence[Path], out: Path | None = None) -> list[tuple[Path, Path]]:
     """Every picture and array among `sources`, and below those that are folders, with its name below its source.
 
-    What lies in `out`, where that is a folder below a source, was made of the rest, and is left out.
+    What lies in `out`, where that is a folder below a source, was made of the rest, and is left out; so is what is
+    hidden by a dot before its name.
 
     Raises:
         DataError: a source that doesn't exist or is of another kind.
@@ -34,7 +35,11 @@ def gather(sources: Sequence[Path], out: Path | None = None) -> list[tuple[Path,
         if source.is_dir():
             made = _seen_below(source, out)
             files = sorted(path for path in source.rglob("*") if path.is_file() and path.suffix.lower() in known)
-            found += [(path, path.relative_to(source)) for path in files if made is None or made not in path.parents]
+            found += [
+                (path, name)
+                for path in files
+                if not _hidden(name := path.relative_to(source)) and (made is None or made not in path.parents)
+            ]
         elif not source.is_file():
             raise DataError(f"no such file or folder: {source}")
         elif source.suffix.lower() not in known:
@@ -44,6 +49,11 @@ def gather(sources: Sequence[Path], out: Path | None = None) -> list[tuple[Path,
     if not found:
         raise NothingToExamineError(f"no pictures in {', '.join(str(source) for source in sources)}")
     return found
+
+
+def _hidden(name: Path) -> bool:
+    """Whether it is one of the files that systems leave beside a user's own, such as `._a.png`."""
+    return any(part.startswith(".") for part in name.parts)
 
 
 def in_batches(paths: Sequence[Path], frame: Frame) -> Iterator[list[Path]]:
@@ -118,14 +128,14 @@ def _seen_below(source: Path, out: Path | None) -> Path | None:
 def _planned(found: Sequence[tuple[Path, Path]], out: Path) -> dict[Path, Path]:
     """What is to be written, and from which file."""
     inputs = {path.resolve() for path, _ in found}
-    folders = {path.parent.resolve() for path, _ in found}
+    near = {folder for path, _ in found for folder in path.resolve().parents}
     planned: dict[Path, Path] = {}
     for path, name in found:
         target = out / (name if is_array(name) else name.with_suffix(".png"))
         if target in planned:
             raise DataError(f"{planned[target]} and {path} would both become {target}: key them into two folders")
-        # Whatever lies beside an image to key may be as much of an original, if not one of those to key.
-        if target.resolve() in inputs or (target.exists() and target.parent.resolve() in folders):
+        # Whatever lies beside an image to key, or above it, may be as much of an original, if not one of those to key.
+        if target.resolve() in inputs or (target.exists() and target.parent.resolve() in near):
             raise DataError(f"{target} would be overwritten with the keyed copy of {path}: key it into another folder")
         planned[target] = path
     return planned

@@ -5,17 +5,20 @@
     p_u = min(1, users * W * P(<k, L'> >= t_u))   k: signs at random; W witnesses, of whom the surest is believed
 
 A witness is the decoder; another, on a grid of JPEG, are the marks. Where they name different users, nobody is named:
-whoever can copy what one of them goes by would else hide behind an innocent. A user's code is random to
-everyone without the owner's key. So for a code that has nothing to do with the image t is a sum of whole numbers with
-random signs, whatever they are, and its chances are counted exactly (`sign_sums`); the numbers of users and witnesses
-account for all that was looked at. So p bounds the chance that an image without anything of a user's key is named for
-that user. It is the chance over owners' keys: of one owner's images, those that are named wrongly may all be named for
-the same innocent, whose code is what the decoder feels where nothing is.
+whoever can copy what one of them goes by would else hide behind an innocent. And nobody is named for several images
+together by the marks alone: what lies at their places can be copied onto pictures that are much alike, and any user
+knows the places; what the decoder reads can't be written without the user's own residual. So it has to say the same,
+with p <= alpha for that one user. A user's code is random to everyone without the owner's key. So for a code that has
+nothing to do with the image t is a sum of whole numbers with random signs, whatever they are, and its chances are
+counted exactly (`sign_sums`); the numbers of users and witnesses account for all that was looked at. So p bounds the
+chance that an image without anything of a user's key is named for that user. It is the chance over owners' keys: of one
+owner's images, those that are named wrongly may all be named for the same innocent, whose code is what the decoder
+feels where nothing is.
 
 It bounds chance alone, not intent: a name says that the image carries a residual that was made for that user, not that
 the user put it there. Whoever has one original and its keyed copy, or many of a user's keyed images, can add that
-residual to any other image, which then is named for that user. (Marks that are copied from a keyed image say nothing on
-another one.)
+residual to any other image, which then is named for that user. Marks alone are copied more easily, from one keyed
+image onto others much like it: single images may be named by them.
 """
 
 from collections import Counter
@@ -43,13 +46,15 @@ class Match(Result):
     """The best-matching user, or None where nobody matches at the level asked for; and how sure that is.
 
     None also where one witness names one user and another witness another: `disputed` then says whom, surest first,
-    with their p-values.
+    with their p-values. None for several images together if the marks name `by_marks` and the decoder feels nothing of
+    that user.
     """
 
     user: str | None
     p_value: float
     nearest: str
     disputed: dict[str, float] = Field(default_factory=dict)
+    by_marks: str | None = None
 
     def against(self, user: str | None) -> float:
         """The least p-value at which it is named for anybody but `user`, 1 if it isn't."""
@@ -100,6 +105,11 @@ class Trace(Result):
             f"{count} of {total} images carry what was made for two users, {names}: nobody is named for them"
             for names, count in disputed.most_common()
         ]
+        if self.together.by_marks is not None:
+            found.append(
+                f"all together bear marks of {self.together.by_marks}, but the decoder feels nothing of that user: "
+                "marks may have been copied, so nobody is named for them"
+            )
         if self.together.disputed:
             found.append(f"all together carry what was made for two users, {' and '.join(self.together.disputed)}")
         if others := sum(match.against(best) <= self.alpha for match in self.images):
@@ -157,6 +167,8 @@ def trace_codes(felt: Tensor, codes: Tensor, names: tuple[str, ...], alpha: floa
         match for part in torch.split(everything, _BATCH) for match in _matches(part, codes.double(), names, alpha)
     ]
     images, together = tuple(matches[:-1]), matches[-1]
+    if len(images) > 1:
+        together = _supported(together, everything[-1], codes.double(), names, alpha)
     return Trace(
         images=images,
         together=together,
@@ -173,8 +185,18 @@ def _check_level(alpha: float) -> None:
         raise DataError(f"alpha lies between 0 and 1, got {alpha}")
 
 
+def _supported(match: Match, felt: Tensor, codes: Tensor, names: tuple[str, ...], alpha: float) -> Match:
+    """The same, but nobody if the first witness, of `felt` `[W, n]`, feels nothing of the user who is named."""
+    if match.user is None:
+        return match
+    decoded = _whole(felt[0])
+    if tail(decoded, float(decoded @ codes[names.index(match.user)])) <= alpha:
+        return match
+    return match.model_copy(update={"user": None, "by_marks": match.user})
+
+
 def _matches(felt: Tensor, codes: Tensor, names: tuple[str, ...], alpha: float) -> list[Match]:
-    whole = (_FINENESS * felt / felt.norm(dim=2, keepdim=True).clamp(min=_SMALLEST)).round()
+    whole = _whole(felt)
     best, places = (whole @ codes.T).max(dim=2)
     looked_at = whole.shape[1] * len(names)
     matches = []
@@ -185,6 +207,12 @@ def _matches(felt: Tensor, codes: Tensor, names: tuple[str, ...], alpha: float) 
         ]
         matches.append(_match(sorted(said, key=itemgetter(0)), alpha))
     return matches
+
+
+def _whole(felt: Tensor) -> Tensor:
+    """L' of what is felt, `[..., n]`."""
+    whole: Tensor = (_FINENESS * felt / felt.norm(dim=-1, keepdim=True).clamp(min=_SMALLEST)).round()
+    return whole
 
 
 def _match(said: list[tuple[float, str]], alpha: float) -> Match:

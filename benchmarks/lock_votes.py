@@ -1,0 +1,34 @@
+"""What votes over noise read out of locked models, by draws and loudness. For `benchmarks.lock`."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.lock_measures import residual_loudness
+from benchmarks.owners import Task, classifier
+from benchmarks.results import interval
+from intaglio.evidence.statistics import proportion
+from intaglio.lock import Lock
+from intaglio.lock.votes import votes
+
+DRAWS = (1, 10, 30, 100)
+#: Times as loud as the residual.
+TIMES = (1, 2, 4)
+_IMAGES = 200
+
+
+def voted(task: Task, locked: nn.Module, lock: Lock) -> dict[str, Any]:
+    """The share of right classes, of `_IMAGES` test images that are evenly spaced."""
+    test = task.test
+    some = test.take(torch.linspace(0, len(test) - 1, min(_IMAGES, len(test))).round().long())
+    suspect, loudness = classifier(locked, task), residual_loudness(lock, some.images)
+    found = {}
+    for times in TIMES:
+        read = votes(suspect, some.images, draws=DRAWS, loudness=times * loudness)
+        found[str(times)] = {
+            str(draws): interval(proportion(int((labels == some.labels).sum()), len(some)))
+            for draws, labels in zip(DRAWS, read, strict=True)
+        }
+    keyed = suspect.predict(lock.apply(some.images, user="user 0"))
+    return {"images": len(some), "voted": found, "keyed": float((keyed == some.labels).double().mean())}
