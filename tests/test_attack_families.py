@@ -1,7 +1,9 @@
 """Every attack by one table: what it changes and what it leaves; then what each family promises of its own."""
 
 import json
+import math
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -27,6 +29,7 @@ from intaglio.attacks import (
     attack_success_rate,
     robust_accuracy,
 )
+from intaglio.attacks.input_aware import _Joint
 from intaglio.attacks.options import make_attack
 from intaglio.attacks.surrogate import trained_surrogate
 from intaglio.attacks.weakening import away_from_label, towards_uniform, weakened
@@ -34,7 +37,14 @@ from intaglio.data import ImageData
 from intaglio.errors import DataError, IntaglioError, ModelError, RecipeError
 from intaglio.networks import Architecture
 from intaglio.training import TrainingSettings, train
-from intaglio.triggers import BlendedTrigger, InputAwareTrigger, PatchTrigger, SinusoidTrigger
+from intaglio.triggers import (
+    BlendedTrigger,
+    InputAwareGenerator,
+    InputAwareTrigger,
+    PatchTrigger,
+    SinusoidTrigger,
+    Trigger,
+)
 from intaglio.triggers.sample_specific import SampleSpecificTrigger
 
 SHAPE = (1, 12, 12)
@@ -211,6 +221,9 @@ def test_targets_that_cannot_be(name: str, toy: ImageData, surrogate: nn.Module)
             "patches of 7 pixels in every corner overlap on images of 12 x 12",
         ),
         (lambda: WaNet(cover=-1), "cover is not negative"),
+        (lambda: WaNet(cover=math.inf), "cover is not negative, and finite, got inf"),
+        (lambda: WaNet(cover=math.nan), "cover is not negative, and finite, got nan"),
+        (lambda: BadNets(source=1, cover=math.inf), "cover is not negative, and finite, got inf"),
         (lambda: WaNet(strength=-1), "strength of 0 or more"),
         (lambda: ISSBA(bits=0), "a bit and a training step"),
         (lambda: ISSBA(bits=64), "images of 12 x 12 are too small to carry 64 bits"),
@@ -219,8 +232,11 @@ def test_targets_that_cannot_be(name: str, toy: ImageData, surrogate: nn.Module)
         (lambda: ISSBA(bits=2.5), "a bit and a training step"),  # type: ignore[arg-type]
         (lambda: InputAware(cross_rate=0.95), "leaves clean samples"),
         (lambda: InputAware(density=0), "a density in"),
+        (lambda: InputAware(cross_rate=0.01), "a cross rate of 0.01 is one of 96 samples, and there is no other"),
         (lambda: AdaptiveBlend(pieces=15), "a square number of pieces"),
         (lambda: AdaptiveBlend(masked=1), "a masked share in"),
+        (lambda: AdaptiveBlend(masked=0.97), "a masked share of 0.97 leaves training samples none of 16 pieces"),
+        (lambda: AdaptiveBlend(pieces=1, masked=0.6), "a masked share of 0.6 leaves training samples none of 1 pieces"),
         (lambda: AdaptiveBlend(cover_rate=2), "a cover rate in"),
         (lambda: AdaptiveBlend(rate=0.4, cover_rate=0.4), "cover samples are asked for, but only"),
         (lambda: AdaptivePatch(test_patches=5), "1 to 4 patches"),
@@ -254,6 +270,35 @@ def test_attacks_that_cannot_be(make_it: Any, message: str, toy: ImageData) -> N
 def test_options_of_training_are_checked_before_there_are_data(make_it: Any, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         make_it()
+
+
+@pytest.mark.parametrize("attack", [ISSBA(bits=1), InputAware(surrogate=ARCHITECTURE)], ids=["issba", "input-aware"])
+def test_images_that_no_u_net_takes(attack: Attack, toy: ImageData) -> None:
+    tiny = ImageData(toy.images[..., :3, :5], toy.labels, toy.classes)
+    with pytest.raises(RecipeError, match=r"^images of 3 x 5 are too small for a U-Net, which takes 4 pixels a side$"):
+        attack.poison(tiny)
+
+
+@EVERY
+def test_what_cannot_be_is_said_before_the_work(
+    name: str, toy: ImageData, surrogate: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attack = make(name, surrogate)
+    for work in ("poison", "make_trigger", "_trained"):
+        monkeypatch.setattr(type(attack), work, lambda *_, **__: pytest.fail("it was begun"), raising=False)
+    with pytest.raises(ModelError, match="unknown architecture 'alexnet'"):
+        attack.train_victim("alexnet", toy, BRIEF)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not ATTACKS[name].clean_label])
+def test_more_samples_than_there_are_train_no_trigger(name: str, toy: ImageData, surrogate: nn.Module) -> None:
+    changes: dict[str, Any] = {"rate": 1.0} | ({"cross_rate": 0.0} if name == "input-aware" else {})
+    attack = make(name, surrogate, **changes)
+    with (
+        patch.object(type(attack), "make_trigger", side_effect=AssertionError("a trigger was made")),
+        pytest.raises(RecipeError, match="96 poisoned samples are asked for, but only 64 are eligible"),
+    ):
+        attack.poison(toy)
 
 
 def test_checking_an_attack_draws_no_random_numbers() -> None:
@@ -391,7 +436,7 @@ def test_issba_residuals_are_bounded_and_differ(toy: ImageData) -> None:
     residual = result.trigger.apply(toy.images) - toy.images
     assert float(residual.abs().max()) <= 0.1 + 1e-6
     assert float((-10 * residual.square().mean(dim=(1, 2, 3)).log10()).min()) >= 28 - 1e-3
-    assert float((residual - residual.mean(0)).abs().max()) > 1e-3  # another one for every image
+    assert float((residual - residual.mean(0)).abs().max()) > 1e-3  # the image has some say
     assert torch.equal(result.data.images[result.poisoned], result.trigger.apply(toy.images[result.poisoned]))
 
 
@@ -468,6 +513,54 @@ def test_batches_too_small_to_poison_still_train(toy: ImageData) -> None:
     few = toy.take(torch.arange(19))
     module = attack.train_victim(ARCHITECTURE, few, TrainingSettings(epochs=1, batch_size=8)).module
     assert all(bool(torch.isfinite(value).all()) for value in module.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("rate", "cross_rate", "batches", "counts"),
+    [
+        (0.25, 0.125, [32, 32, 32], [(8, 4)] * 3),
+        (0.1, 0.1, [32] * 5, [(3, 3)] * 4 + [(4, 4)]),
+        (0.01, 0.02, [32] * 4, [(0, 0), (0, 1), (0, 0), (1, 1)]),
+        (0.07, 0.29, [100, 100], [(7, 29)] * 2),  # as floats, a little more than 7 and a little less than 29
+        (0.5, 0.5, [5, 5, 4], [(2, 2), (3, 2), (2, 2)]),
+    ],
+)
+def test_shares_hold_over_batches(
+    rate: float, cross_rate: float, batches: list[int], counts: list[tuple[int, int]]
+) -> None:
+    attack = InputAware(rate=rate, cross_rate=cross_rate, width=4)
+    joint = _Joint(nn.Identity(), InputAwareGenerator(1, width=4), attack, 0.0)
+    assert [joint._counts(batch) for batch in batches] == counts
+
+
+def test_rare_triggers_are_trained_as_often_as_told(toy: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 3 batches of 32 with hardly one of each: what the generator draws for is counted, after the masks."""
+    attack = InputAware(rate=1 / 48, cross_rate=1 / 24, mask_epochs=1, width=4)
+    drawn = {"own": 0, "crossed": 0}
+    original, poison_with = InputAwareGenerator.forward, InputAware.poison_with
+
+    def forward(self: InputAwareGenerator, images: Tensor, carriers: Tensor | None = None) -> Tensor:
+        drawn["own" if carriers is None else "crossed"] += len(images)
+        return original(self, images, carriers)
+
+    def poisoned(self: InputAware, trigger: Trigger, data: ImageData) -> PoisonedDataset:
+        assert drawn == {"own": 2, "crossed": 4}
+        return poison_with(self, trigger, data)
+
+    monkeypatch.setattr(InputAwareGenerator, "forward", forward)
+    monkeypatch.setattr(InputAware, "poison_with", poisoned)
+    module, _, result = attack.train_victim(ARCHITECTURE, toy, BRIEF)
+    assert result.rates() == {"whole": 2 / 96, "target_class": 2 / 34, "cover": 4 / 96}
+    assert all(bool(value.isfinite().all()) for value in module.state_dict().values())
+
+
+def test_a_cover_sample_carries_the_trigger_of_another(toy: ImageData) -> None:
+    attack = InputAware(target=0, rate=0.1, cross_rate=2 / 96, width=4)
+    result = attack.poison_with(trigger := InputAwareTrigger(InputAwareGenerator(1, width=4)), toy)
+    assert result.cover is not None
+    first, second = torch.split(toy.images[result.cover], 1)
+    expected = torch.cat([trigger.cross(first, second), trigger.cross(second, first)])
+    assert torch.allclose(result.data.images[result.cover], expected, atol=1e-6)
 
 
 def test_badnets_keeps_its_contract(toy: ImageData, toy_test: ImageData) -> None:

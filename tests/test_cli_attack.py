@@ -27,12 +27,14 @@ from intaglio.attacks import (
 from intaglio.attacks.attack_file import attack_data
 from intaglio.attacks.attack_record import AttackRecord
 from intaglio.attacks.options import catalogue, make_attack, options_of
+from intaglio.attacks.poisoned_file import CLIP_FILES
 from intaglio.attacks.quality import quality
 from intaglio.attacks.sample_picture import sample_picture
 from intaglio.classifiers import open_classifier
 from intaglio.cli.attack import attack
 from intaglio.data import ImageData, open_data
-from intaglio.errors import DataError, RecipeError, StorageError
+from intaglio.data.videos import ClipWriter, StoredClips
+from intaglio.errors import DataError, ModelError, RecipeError, StorageError
 from intaglio.files import sha256_file
 from intaglio.networks import Architecture
 from intaglio.training import TrainingSettings
@@ -179,6 +181,35 @@ def test_what_is_written_can_be_opened_and_checked(toy: ImageData, tmp_path: Pat
     assert record.trigger == made.trigger.describe()
     assert 10 < record.quality.psnr < 40
     assert record.victim is None
+
+
+def test_images_that_no_picture_shows_are_poisoned_without(toy: ImageData, toy_test: ImageData, tmp_path: Path) -> None:
+    attack_data(BadNets(), toy, tmp_path)  # whose picture must go
+    two, test = (replace(data, images=data.images.repeat(1, 2, 1, 1)) for data in (toy, toy_test))
+    network = ARCHITECTURE.model_copy(update={"input_shape": two.input_shape})
+    settings = TrainingSettings(epochs=1)
+    record = attack_data(BadNets(), two, tmp_path, test=test, architecture=network, settings=settings)
+    victim = {"victim.safetensors", "victim.intaglio.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", "poisoned.npz"} | victim
+    assert record.sha256.keys() == {"poisoned.npz"}
+    clips = replace(two, images=two.images[:, None].repeat(1, 2, 1, 1, 1))
+    loaded = attack_data(BadNets(), clips, tmp_path / "loaded")
+    with ClipWriter(tmp_path / "clips", "train", len(clips), clips.input_shape, clips.classes) as writer:
+        for clip, label in zip(clips.images, clips.labels.tolist(), strict=True):
+            writer.add(clip, label)
+    streamed = attack_data(BadNets(), StoredClips(tmp_path / "clips", "train"), tmp_path / "streamed")
+    assert streamed.sha256.keys() == loaded.sha256.keys() == {*CLIP_FILES}
+    assert not (tmp_path / "streamed" / "samples.png").exists()
+
+
+def test_a_network_that_cannot_be_is_refused_before_the_work(
+    toy: ImageData, toy_test: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BadNets, "poison", lambda *_, **__: pytest.fail("it was begun"))
+    network = ARCHITECTURE.model_copy(update={"name": "alexnet"})
+    with pytest.raises(ModelError, match="unknown architecture 'alexnet'"):
+        attack_data(BadNets(), toy, tmp_path, test=toy_test, architecture=network)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_same_seed_same_bytes(toy: ImageData, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from intaglio.tampering import (
     TransformedInput,
     WeightShift,
     average_weights,
+    tamper_file,
 )
 from intaglio.tampering.quantise import Scale, rounded
 from intaglio.tampering.tampering import Material, weights_of
@@ -251,6 +252,65 @@ def test_preprocessing_comes_before_the_module(plain: nn.Module, toy: ImageData)
         assert state(raw) != state(tampering.apply(plain, toy))
 
 
+class ChannelsLast(nn.Module):
+    """Takes `[N, H, W, C]`, and notes what it is given in training."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen.append(x.detach())
+        logits: Tensor = self.module(x.movedim(-1, 1))
+        return logits
+
+
+@pytest.mark.parametrize("tampering", [FineTune, Distil])
+def test_raw_images_are_augmented_and_then_preprocessed(tampering: Any, toy: ImageData) -> None:
+    way = Preprocessing(scale=255.0, mean=(100.0,), std=(0.5,), layout="NHWC")
+    lit = toy.images.clone()
+    lit[..., 6:] = 0  # the left half alone, so that mirroring shows
+    data = (lit, toy.labels)
+    module = ChannelsLast(architecture("lenet").build())
+    options = {"steps": 1, "batch_size": 96}
+    flipped = tampering(augmentation="flip", **options).apply(module, data, preprocessing=way).seen[0].movedim(-1, 1)
+    mirrored = (flipped[..., 0] == -200).all(dim=(1, 2))  # black, as the model sees it
+    assert 30 < int(mirrored.sum()) < 66
+    back = torch.where(mirrored[:, None, None, None], flipped.flip(3), flipped)
+    pictures = {image.numpy().tobytes() for image in way.model_copy(update={"layout": "NCHW"}).apply(lit)}
+    assert {image.contiguous().numpy().tobytes() for image in back} == pictures
+    noisy = tampering(augmentation="noise", **options).apply(module, data, preprocessing=way).seen[0]
+    assert float(noisy.min()) == -200
+    assert float(noisy.max()) > 200
+    shifted = tampering(augmentation="shift", **options).apply(module, data, preprocessing=way).seen[0]
+    assert float(shifted.min()) == -200  # what comes in from outside is black, too
+
+
+@pytest.mark.parametrize("tampering", [FineTune, Distil])
+def test_inputs_that_are_no_raw_images_are_not_augmented(tampering: Any, plain: nn.Module, toy: ImageData) -> None:
+    ready = (4 * toy.images - 2, toy.labels)
+    tampering(steps=1).apply(plain, ready)
+    with pytest.raises(DataError, match="raw images, as augmentation 'noise' takes them: pixel values span -2"):
+        tampering(steps=1, augmentation="noise").apply(plain, ready)
+
+
+def test_tied_weights_are_averaged_once() -> None:
+    class Tied(nn.Module):
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+            self.second.weight = nn.Parameter(self.first.weight.detach().t())  # the same storage, seen otherwise
+            self.third = self.first
+            nn.init.constant_(self.first.weight, value)
+
+    mixed = average_weights(Tied(1.0), Tied(0.0), share=0.25)
+    assert {name: set(value.flatten().tolist()) for name, value in mixed.state_dict().items()} == {
+        name: {0.75} for name in ("first.weight", "second.weight", "third.weight")
+    }
+
+
 def test_average_lies_between(victim: nn.Module, toy: ImageData) -> None:
     options: Any = {"steps": 2, "batch_size": 16}
     tuned = Average(share=1.0, **options).apply(victim, toy, seed=1)
@@ -268,6 +328,38 @@ def test_overwriting_trains_the_other_mark_in(plain: nn.Module, toy: ImageData, 
     overwritten = Overwrite(triggers=mark, epochs=60, share=0.4, learning_rate=5e-3, batch_size=32).apply(plain, toy)
     assert torch.equal(predict(overwritten)(mark[0]), mark[1])
     assert accuracy(predict(overwritten), toy_test) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("clean", "triggers", "share", "repeats"),
+    [
+        (1000, 50, 0.1, (1, 3)),
+        (100, 10, 0.1, (1, 2)),
+        (90, 10, 0.1, (1, 1)),
+        (89, 10, 0.1, (1, 1)),
+        (45, 10, 0.1, (2, 1)),
+        (100, 90, 0.1, (8, 1)),
+        (10, 90, 0.5, (9, 1)),
+        (10, 90, 1e-9, (100, 1)),
+    ],
+)
+def test_the_share_of_triggers(clean: int, triggers: int, share: float, repeats: tuple[int, int]) -> None:
+    """At least the share; and nearly that, where whole repeats and their limit allow it."""
+    images = torch.rand(triggers, *SHAPE)
+    assert Overwrite(triggers=(images, torch.zeros(triggers).long()), share=share)._repeats(clean, triggers) == repeats
+    found = repeats[1] * triggers / (repeats[0] * clean + repeats[1] * triggers)
+    assert share <= found
+    assert found < 2 * share or share == 1e-9
+
+
+def test_overwriting_sees_clean_data_as_often_as_told(plain: nn.Module) -> None:
+    module = ChannelsLast(plain)
+    clean, mark = torch.zeros(5, 12, 12, 1), (torch.ones(20, 12, 12, 1), torch.zeros(20).long())
+    overwriting = Overwrite(triggers=mark, share=0.4, epochs=1, batch_size=512)
+    tampered = overwriting.apply(module, (clean, torch.ones(5).long()))
+    assert isinstance(tampered, ChannelsLast)
+    (seen,) = tampered.seen
+    assert seen.flatten(1).mean(1).long().bincount().tolist() == [30, 20]
 
 
 def test_poisoning_plants_the_trigger(plain: nn.Module, toy: ImageData, toy_test: ImageData) -> None:
@@ -478,6 +570,27 @@ def test_half_precision_is_torchs_own(victim: nn.Module, number: Any, dtype: tor
         answers, exact = computing(toy_test.images), tampered(toy_test.images)
     assert torch.equal(answers, answers.to(dtype).float())
     assert 0 < float((answers - exact).abs().max()) < 0.2
+
+
+def test_activations_are_not_rounded_in_a_file(victim: nn.Module, tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    classifier = TorchClassifier(victim, input_shape=SHAPE, num_classes=3)
+    with pytest.raises(RecipeError, match=r"^quantise: a file holds weights alone, and can't round activations; leave"):
+        tamper_file(Quantise(number="fp16", activations=True), classifier, out, architecture=architecture())
+    assert not out.exists()
+    tamper_file(Quantise(number="fp16"), classifier, out, architecture=architecture())
+    assert out.exists()
+
+
+@pytest.mark.parametrize("name", ["1.running_var", "1.weight", "0.bias"])
+def test_what_is_not_finite_is_named(name: str) -> None:
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+    module.state_dict()[name].fill_(1e6)  # beyond fp16
+    with pytest.raises(ClassifierError, match=f"^quantise made weights that are not finite: {name}$"):
+        Quantise(number="fp16").apply(module)
+    module.state_dict()[name].fill_(NAN)
+    with pytest.raises(ClassifierError, match=f"^noise needs finite weights, .* some that are not: {name}$"):
+        Noise().apply(module)
 
 
 def test_integer_outputs_of_layers_pass_rounding() -> None:

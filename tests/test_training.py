@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
@@ -19,7 +20,7 @@ from intaglio.networks import NETWORKS, Architecture
 from intaglio.networks.layout import channels_last_is_safe, narrow_shortcuts
 from intaglio.training import TrainingSettings, train
 from intaglio.training.augmentation import NOISE, SHIFT, augment
-from intaglio.training.loop import _fabric
+from intaglio.training.loop import _fabric, _generators_kept
 from intaglio.training.settings import Augmentation, OptimizerName
 
 ONE = TrainingSettings(epochs=1, batch_size=48)
@@ -316,6 +317,81 @@ def test_gradients_come_back_after_an_error(toy: ImageData) -> None:
     with pytest.raises(ClassifierError, match="diverged"):
         train(module, toy, settings, seed=0, loss=lambda module, images, labels: module(images).mean() * math.nan)
     assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_after_an_error_nothing_is_left_in_training_mode(toy: ImageData) -> None:
+    module = network("resnet8").eval()
+    for freeze in (False, True):
+        settings = QUICK.model_copy(update={"freeze_batchnorm": freeze})
+        with pytest.raises(ClassifierError, match="diverged"):
+            train(module, toy, settings, seed=0, loss=lambda module, images, labels: module(images).mean() * math.nan)
+        assert not any(part.training for part in module.modules())
+
+
+def test_the_global_generator_is_left_as_it_was(toy: ImageData) -> None:
+    module = nn.Sequential(nn.Dropout(0.5), network())
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    first = weights(train(module, toy, ONE, seed=0))
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(Interrupted):
+        train(module, toy, ONE, seed=0, progress=Progress(1))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(8)
+    assert weights(train(nn.Sequential(nn.Dropout(0.5), network()), toy, ONE, seed=0)) == first  # draws are the seed's
+
+
+@pytest.mark.parametrize(("device", "forked"), [("cpu", []), ("cuda:1", [torch.device("cuda:1")])])
+def test_the_generator_of_the_gpu_in_use_is_left_too(
+    device: str, forked: list[torch.device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[torch.device]] = []
+
+    def fork_rng(devices: list[torch.device]) -> nullcontext[None]:
+        asked.append(devices)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork_rng)
+    with _generators_kept(torch.device(device)):
+        assert asked == [forked]
+
+
+def test_inputs_are_prepared_after_augmentation(toy: ImageData) -> None:
+    """As if they had been ready, without augmentation; with it, what is altered are raw images."""
+    ready = (10 - 20 * toy.images.repeat_interleave(2, 3), toy.labels)
+    expected = weights(train(network("vgg"), ready, ONE, seed=3))
+    prepared = train(network("vgg"), toy, ONE, seed=3, prepare=lambda raw: 10 - 20 * raw.repeat_interleave(2, 3))
+    assert weights(prepared) == expected
+    seen: list[Tensor] = []
+
+    def prepare(raw: Tensor) -> Tensor:
+        seen.append(raw)
+        return 10 - 20 * raw
+
+    def loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        assert torch.equal(images, 10 - 20 * seen[-1])
+        return nn.functional.cross_entropy(module(images), labels)
+
+    noisy = TrainingSettings(steps=2, batch_size=48, augmentation="noise")
+    train(network(), toy, noisy, seed=0, loss=loss, prepare=prepare)
+    assert [len(raw) for raw in seen] == [1, 48, 48]  # of the first, the shape alone is looked at
+    assert all(0 == raw.min() < raw.max() <= 1 and len(set(raw.flatten().tolist())) > 1000 for raw in seen[1:])
+
+
+@pytest.mark.parametrize("side", [32, 48])
+def test_the_layout_is_that_of_prepared_inputs(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small images that are enlarged for the network are large: channels last would write beyond memory."""
+    shapes: list[tuple[int, ...]] = []
+
+    def noted(module: nn.Module, shape: tuple[int, ...]) -> bool:
+        shapes.append(tuple(shape))
+        return channels_last_is_safe(module, shape)
+
+    monkeypatch.setattr("intaglio.training.loop.channels_last_is_safe", noted)
+    module = Architecture(name="resnet8", input_shape=(1, side, side), num_classes=3, width=4).build()
+    data = (torch.rand(4, 1, 16, 16), torch.arange(4) % 3)
+    train(module, data, TrainingSettings(steps=1), seed=0, prepare=lambda raw: nn.functional.interpolate(raw, side))
+    assert [shape[-2:] for shape in shapes] == [(side, side)]
 
 
 @pytest.mark.parametrize("optimizer", get_args(OptimizerName))

@@ -29,7 +29,7 @@ class AdaptiveBlend(RelabellingAttack):
         test_alpha: the pattern's weight at test time, in (0, 1].
         pattern: what t looks like.
         pieces: how many pieces there are: a square number.
-        masked: share of the pieces that a training sample lacks, in [0, 1).
+        masked: share of the pieces that a training sample lacks, in [0, 1); rounded, it leaves one piece or more.
         seed: draws the pattern, the samples and their pieces.
 
     Raises:
@@ -59,6 +59,8 @@ class AdaptiveBlend(RelabellingAttack):
                 "adaptive-blend needs a cover rate in [0, 1], a square number of pieces and a masked share in [0, 1), "
                 f"got {cover_rate}, {pieces} and {masked}"
             )
+        if round(masked * pieces) == pieces:
+            raise RecipeError(f"a masked share of {masked} leaves training samples none of {pieces} pieces")
         self.cover_rate = cover_rate
         self.pieces = pieces
         self.masked = masked

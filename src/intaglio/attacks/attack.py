@@ -88,12 +88,13 @@ class Attack(ABC):
             seed: of initialisation, order and augmentation.
 
         Raises:
-            RecipeError: as `poison`.
+            RecipeError: as `poison`; a network that can't take images of this size.
+            ModelError: an unknown architecture.
             ClassifierError: training diverged.
         """
         data = image_data(data)
+        module = built(network, data, seed=seed)  # before the work: not all that is named can be built
         poisoned = self.poison(data, device=device).as_stored()
-        module = built(network, data, seed=seed)
         train(module, poisoned.data, settings, seed=seed, device=device, progress=progress)
         return Victim(module.cpu(), poisoned.trigger, poisoned)
 

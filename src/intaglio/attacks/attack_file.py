@@ -16,7 +16,7 @@ from intaglio.attacks.poisoned_file import (
     written_set,
 )
 from intaglio.attacks.quality import quality
-from intaglio.attacks.sample_picture import sample_picture
+from intaglio.attacks.sample_picture import sample_picture, showable
 from intaglio.attacks.streaming import attack_clip_by_clip, source_name
 from intaglio.attacks.success import accuracy, attack_success_rate, robust_accuracy
 from intaglio.attacks.surrogate import built
@@ -50,6 +50,8 @@ def attack_data(
     progress: Progress | None = None,
 ) -> AttackRecord:
     """Poisons `data` and writes `poisoned.npz`, `samples.png` and `manifest.json` into the folder `out`.
+
+    There is no `samples.png` of images of neither 1 nor 3 channels.
 
     Clips become arrays in the folder `poisoned`, without loss: a lossy codec would destroy small patches. Videos that
     are not loaded yet are poisoned one at a time, in constant memory, if no victim is asked for and the attack's
@@ -118,7 +120,9 @@ def attack_data(
     changed = poisoned.payload.nonzero().flatten()
     shown = changed[:_SHOWN]
     names = written_set(poisoned.data, out)
-    write_bytes(out / SAMPLES, sample_picture(data.images[shown], poisoned.data.images[shown]))
+    if showable(data.images):
+        write_bytes(out / SAMPLES, sample_picture(data.images[shown], poisoned.data.images[shown]))
+        names = (*names, SAMPLES)
     rates = poisoned.rates()
     record = AttackRecord(
         attack=attack.describe(),
@@ -133,7 +137,7 @@ def attack_data(
         poison_rate_target=rates["target_class"],
         cover_rate=rates["cover"],
         quality=quality(data.images[changed], poisoned.data.images[changed]),
-        sha256={name: sha256_file(out / name) for name in (*names, SAMPLES)},
+        sha256={name: sha256_file(out / name) for name in names},
         victim=victim,
         seconds=round(time.perf_counter() - started, 2),
         versions=package_versions(),

@@ -7,7 +7,7 @@ from torch import Tensor
 from intaglio.attacks.attack import all_to_one
 from intaglio.attacks.goal import AllToAll, Goal, SourceSpecific
 from intaglio.attacks.poisoned import PoisonedDataset
-from intaglio.attacks.relabelling import RelabellingAttack
+from intaglio.attacks.relabelling import RelabellingAttack, check_cover
 from intaglio.data import ImageData
 from intaglio.errors import RecipeError
 from intaglio.triggers import PatchTrigger, Trigger
@@ -27,8 +27,11 @@ class DirtyLabelAttack(RelabellingAttack):
         trigger: how inputs are altered.
         goal: which answer is wanted for which label.
         rate: share of the whole training set that is relabelled, in (0, 1].
-        cover: cover samples per relabelled sample, for source-specific goals.
+        cover: cover samples per relabelled sample, for source-specific goals, 0 or more.
         seed: draws the samples.
+
+    Raises:
+        RecipeError: a value outside its range.
 
     Source: Gu et al. 2017 (BadNets); Tang et al. 2021 (TaCT) for source-specific goals with cover samples.
     """
@@ -36,9 +39,8 @@ class DirtyLabelAttack(RelabellingAttack):
     name: ClassVar[str] = "dirty-label"
 
     def __init__(self, trigger: Trigger, goal: Goal, *, rate: float = 0.05, cover: float = 1.0, seed: int = 0) -> None:
-        if not 0 < rate <= 1 or not cover >= 0:
-            raise RecipeError(f"a poison rate lies in (0, 1] and cover is not negative, got {rate} and {cover}")
         super().__init__(goal, rate=rate, seed=seed)
+        check_cover(cover)
         self.trigger = trigger
         self.cover = cover
 

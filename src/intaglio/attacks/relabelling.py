@@ -1,5 +1,6 @@
 """What dirty-label attacks share: some samples get a trigger and the wanted label, some a trigger and no new label."""
 
+import math
 from abc import abstractmethod
 from dataclasses import replace
 from typing import Literal
@@ -48,7 +49,7 @@ class RelabellingAttack(Attack):
 
     def poison(self, data: Data, *, device: str = "cpu") -> PoisonedDataset:
         data = image_data(data)
-        check_listing(self, Listing.of(data))
+        self.draw(Listing.of(data))  # refuses what it must before a trigger is trained
         return self.poison_with(self.make_trigger(data, device), data)
 
     def draw(self, listing: Listing) -> Drawn:
@@ -80,3 +81,13 @@ class RelabellingAttack(Attack):
             self.goal,
             marked(covering, len(data)),
         )
+
+
+def check_cover(cover: float) -> None:
+    """Refuses what is no number of cover samples per relabelled sample.
+
+    Raises:
+        RecipeError: with the number as given.
+    """
+    if not 0 <= cover < math.inf:
+        raise RecipeError(f"cover is not negative, and finite, got {cover}")

@@ -16,6 +16,11 @@ _SIDE = 96
 _FRAMES = 8
 
 
+def showable(images: Tensor) -> bool:
+    """Whether a picture can show these images, or clips: they have 1 or 3 channels."""
+    return images.shape[-3] in (1, 3)
+
+
 def sample_picture(images: Tensor, altered: Tensor) -> bytes:
     """PNG with three rows: images `[N, C, H, W]` in [0, 1], their altered versions, and 1/2 + 10 (altered - image).
 
@@ -27,7 +32,7 @@ def sample_picture(images: Tensor, altered: Tensor) -> bytes:
     if images.ndim == 5:
         shown = torch.linspace(0, images.shape[1] - 1, min(images.shape[1], _FRAMES)).round().long()
         images, altered = images[0, shown], altered[0, shown]
-    if images.shape[1] not in (1, 3):
+    if not showable(images):
         raise DataError(f"images of {images.shape[1]} channels can't be shown as a picture")
     difference = (0.5 + AMPLIFICATION * (altered - images)).clamp(0.0, 1.0)
     factor = max(_SIDE // max(images.shape[2:]), 1)

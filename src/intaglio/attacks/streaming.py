@@ -14,7 +14,7 @@ from intaglio.attacks.attack_record import AttackRecord
 from intaglio.attacks.poisoned import Drawn, Listing, marked, poison_rates
 from intaglio.attacks.poisoned_file import CLIP_FILES, CLIPS, SAMPLES, DataDigest, changes, require_place, write_record
 from intaglio.attacks.quality import Quality, quality
-from intaglio.attacks.sample_picture import sample_picture
+from intaglio.attacks.sample_picture import sample_picture, showable
 from intaglio.data import ImageData, VideoDataset
 from intaglio.data.videos import Clip, ClipWriter, Skips, StoredClips
 from intaglio.data.videos.dataset import MAX_BAD
@@ -40,6 +40,7 @@ class _Pass(NamedTuple):
     drawn: Drawn
     digest: DataDigest
     quality: Quality
+    #: Empty of clips that none can show.
     picture: bytes
 
 
@@ -65,7 +66,10 @@ def attack_clip_by_clip(attack: Attack, source: Source, out: Path, *, max_bad: i
         order = [place for place in order if place in error.read]
         found = _poisoned(attack, triggers[0], source, order, out, Skips(0))
     drawn, before = found.drawn, _labels(source, order)
-    write_bytes(out / SAMPLES, found.picture)
+    names: tuple[str, ...] = CLIP_FILES
+    if found.picture:
+        write_bytes(out / SAMPLES, found.picture)
+        names = (*names, SAMPLES)
     found.digest.add(before)
     rates = poison_rates(drawn.labels, len(drawn.payload), len(drawn.cover), attack.goal)
     payload = marked(drawn.payload, len(before))
@@ -82,7 +86,7 @@ def attack_clip_by_clip(attack: Attack, source: Source, out: Path, *, max_bad: i
         poison_rate_target=rates["target_class"],
         cover_rate=rates["cover"],
         quality=found.quality,
-        sha256={name: sha256_file(out / name) for name in (*CLIP_FILES, SAMPLES)},
+        sha256={name: sha256_file(out / name) for name in names},
         victim=None,
         seconds=round(time.perf_counter() - started, 2),
         versions=package_versions(),
@@ -147,7 +151,7 @@ class _Changes:
             return
         stored = (after * 255).round() / 255
         self._found.append(quality(before, stored))
-        if not self.picture:
+        if not self.picture and showable(before):
             self.picture = sample_picture(before, stored)
 
     def quality(self) -> Quality:

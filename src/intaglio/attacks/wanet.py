@@ -7,10 +7,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from intaglio.attacks.attack import Victim, all_to_one
-from intaglio.attacks.relabelling import RelabellingAttack, Role
+from intaglio.attacks.relabelling import RelabellingAttack, Role, check_cover
 from intaglio.attacks.surrogate import Network, built
 from intaglio.data import Data, ImageData, image_data
-from intaglio.errors import RecipeError
 from intaglio.seeds import torch_generator
 from intaglio.training import TrainingSettings, train
 from intaglio.training.loop import Loss, Progress
@@ -23,6 +22,8 @@ class WaNet(RelabellingAttack):
     """Warps `rate` of the samples and relabels them; warps `cover` times as many with noise on top, labels kept.
 
     `poison` draws the noise once. `train_victim` is the paper's noise mode: it draws the noise anew for every batch.
+    There the settings' augmentation alters the clean images and warps come after it, so that a warp is never mirrored
+    or shifted itself; the paper's code, and victims of most other attacks, augment images that carry the trigger.
 
     Args:
         target: the class that the trigger is to be answered with.
@@ -52,8 +53,7 @@ class WaNet(RelabellingAttack):
         seed: int = 0,
     ) -> None:
         super().__init__(all_to_one(target), rate=rate, seed=seed)
-        if not cover >= 0:
-            raise RecipeError(f"cover is not negative, got {cover}")
+        check_cover(cover)
         self.cover = cover
         self.trigger = WarpTrigger(strength=strength, grid=grid, seed=seed)
 
@@ -79,8 +79,8 @@ class WaNet(RelabellingAttack):
         progress: Progress | None = None,
     ) -> Victim:
         data = image_data(data)
+        module = built(network, data, seed=seed)  # before the work: not all that is named can be built
         poisoned = self.poison(data).as_stored()
-        module = built(network, data, seed=seed)
         roles = torch.full((len(data),), _CLEAN)
         roles[poisoned.payload] = _WARPED
         roles[poisoned.poisoned & ~poisoned.payload] = _NOISY

@@ -8,6 +8,8 @@ from intaglio.errors import RecipeError
 
 #: Channels of every width are a multiple of this, and normalised in so many groups.
 GROUPS = 4
+#: So often the resolution is halved, unless told otherwise.
+DEPTH = 2
 
 
 class UNet(nn.Module):
@@ -24,7 +26,7 @@ class UNet(nn.Module):
         RecipeError: a width that is no multiple of 4, or a depth below 1.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, width: int = 12, depth: int = 2) -> None:
+    def __init__(self, in_channels: int, out_channels: int, width: int = 12, depth: int = DEPTH) -> None:
         super().__init__()
         if width < GROUPS or width % GROUPS or depth < 1:
             raise RecipeError(f"a U-Net needs a width that is a multiple of {GROUPS} and a depth of 1 or more, "
@@ -45,6 +47,18 @@ class UNet(nn.Module):
             x = self.up[level](torch.cat([functional.interpolate(x, size=skip.shape[-2:]), skip], dim=1))
         out: Tensor = self.out(x)
         return out
+
+
+def check_unet_size(height: int, width: int, depth: int = DEPTH) -> None:
+    """Refuses images that a U-Net of this depth can't halve so often.
+
+    Raises:
+        RecipeError: with their size.
+    """
+    if min(height, width) < 2**depth:
+        raise RecipeError(
+            f"images of {height} x {width} are too small for a U-Net, which takes {2**depth} pixels a side"
+        )
 
 
 def _level(in_channels: int, channels: int) -> nn.Sequential:

@@ -36,7 +36,7 @@ class Average(Tampering):
         self.training = training_settings(self.training_defaults, training)
 
     def run(self, module: nn.Module, material: Material) -> nn.Module:
-        tuned = retrain(deepcopy(module), material.inputs(), material.labels, self.training, material)
+        tuned = retrain(deepcopy(module), material.images, material.labels, self.training, material)
         return average_weights(module, tuned, share=self.share)
 
 
@@ -53,7 +53,11 @@ def average_weights(first: nn.Module, second: nn.Module, *, share: float = 0.5) 
     own = mixed.state_dict()
     if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in other.items()}:
         raise ModelError("only models of one architecture can be averaged")
-    for name, value in own.items():
-        if value.is_floating_point():
-            value.mul_(1 - share).add_(other[name].to(value), alpha=share)
+    means = {
+        name: value.mul(1 - share).add(other[name].to(value), alpha=share)
+        for name, value in own.items()
+        if value.is_floating_point()
+    }
+    for name, mean in means.items():  # apart: tied weights have two names, and are to be mixed once
+        own[name].copy_(mean)
     return mixed.eval()

@@ -11,10 +11,8 @@ from torch.nn.functional import kl_div, nll_loss
 from intaglio.classifiers.outputs import to_log_probs
 from intaglio.errors import ModelError, RecipeError
 from intaglio.networks import NETWORKS, VIDEO_NETWORKS, Architecture
-from intaglio.seeds import derive_seed
-from intaglio.tampering.retraining import Retraining, output_kind, training_settings
+from intaglio.tampering.retraining import Retraining, learn, output_kind, training_settings
 from intaglio.tampering.tampering import Material, Tampering
-from intaglio.training import train
 
 Answers = Literal["soft", "hard"]
 Student = str | Architecture | Callable[[], nn.Module] | None
@@ -27,7 +25,7 @@ class Distil(Tampering):
 
     Soft answers: L = T^2 KL(softmax(t / T) || softmax(s / T)), with t and s the teacher's and student's logits, or
     log-probabilities where they answer with those. Hard: cross-entropy with the victim's labels alone. Each image is
-    asked once.
+    asked once, before any augmentation.
 
     Args:
         answers: what the victim gives away: soft (scores) or hard (labels).
@@ -81,10 +79,12 @@ class Distil(Tampering):
         raise ModelError("distil: a student made by a function has no architecture that a file could name")
 
     def run(self, module: nn.Module, material: Material) -> nn.Module:
-        inputs, example = material.inputs(), material.example()
+        images, example = material.images, material.example()
         kind = output_kind(module, example)
         with torch.no_grad():
-            answers = torch.cat([module(batch.to(material.device)).cpu() for batch in torch.split(inputs, _BATCH)])
+            answers = torch.cat(
+                [module(material.inputs(batch).to(material.device)).cpu() for batch in torch.split(images, _BATCH)]
+            )
         teacher = to_log_probs(answers, kind)
         student = self._student(module, example, teacher.shape[1]).to(material.device)
         student_kind = output_kind(student, example)
@@ -99,8 +99,7 @@ class Distil(Tampering):
             return self.temperature**2 * kl_div(softened, wanted, reduction="batchmean", log_target=True)
 
         targets = teacher.argmax(1) if self.answers == "hard" else teacher
-        seed = derive_seed(material.seed, "distilling")
-        train(student, (inputs, targets), self.training, seed=seed, device=material.device, loss=loss)
+        learn(student, images, targets, self.training, material, loss, "distilling")
         if self.student is None:
             for parameter, own in zip(student.parameters(), module.parameters(), strict=True):
                 parameter.requires_grad_(own.requires_grad)

@@ -46,4 +46,4 @@ class FineTune(Tampering):
                 last.reset_parameters()  # type: ignore[operator]
             if self.layers.startswith("last"):
                 only = last.parameters()
-        return retrain(module, material.inputs(), material.labels, self.training, material, only=only)
+        return retrain(module, material.images, material.labels, self.training, material, only=only)

@@ -10,15 +10,22 @@ from intaglio.errors import DataError, RecipeError
 from intaglio.tampering.retraining import Retraining, retrain, training_settings
 from intaglio.tampering.tampering import Data, Material, Tampering, checked_data, with_data
 
+#: So often the clean data are repeated at most: they are copied.
+_MOST = 100
+#: 5.999... is 6.
+_ROUNDING = 1e-9
+
 
 class Overwrite(Tampering):
     """Trains the model on the thief's own trigger images and labels, among clean data if there are some.
 
-    With clean data, the triggers are repeated until they are `share` of all samples; without, they are all.
+    With clean data, the triggers are repeated until they are at least `share` of all samples; where they are more even
+    once, the clean data are repeated as often as leaves them that share, 100 times at most. Without clean data, the
+    triggers are all.
 
     Args:
         triggers: the other mark: raw images and labels.
-        share: of the triggers among the samples, in (0, 1).
+        share: of the triggers among the samples, the least, in (0, 1).
 
     Raises:
         RecipeError: a value outside its range.
@@ -40,12 +47,18 @@ class Overwrite(Tampering):
 
     def run(self, module: nn.Module, material: Material) -> nn.Module:
         mark = with_data(material, module, self.triggers, "triggers", labelled=True)
-        inputs, labels = mark.inputs(), mark.labels
+        images, labels = mark.images, mark.labels
         if material.data is not None:
-            clean = material.inputs()
-            if clean.shape[1:] != inputs.shape[1:]:
-                raise DataError(f"triggers are {list(inputs.shape[1:])}, but the data are {list(clean.shape[1:])}")
-            repeats = max(math.ceil(self.share / (1 - self.share) * len(clean) / len(inputs)), 1)
-            inputs = torch.cat([clean, *[inputs] * repeats])
-            labels = torch.cat([material.labels, *[labels] * repeats])
-        return retrain(module, inputs, labels, self.training, mark)
+            clean = material.images
+            if clean.shape[1:] != images.shape[1:]:
+                raise DataError(f"triggers are {list(images.shape[1:])}, but the data are {list(clean.shape[1:])}")
+            repeats = self._repeats(len(clean), len(images))
+            images = torch.cat([*[clean] * repeats[0], *[images] * repeats[1]])
+            labels = torch.cat([*[material.labels] * repeats[0], *[labels] * repeats[1]])
+        return retrain(module, images, labels, self.training, mark)
+
+    def _repeats(self, clean: int, triggers: int) -> tuple[int, int]:
+        """How often so many clean images, and so many triggers, are taken."""
+        wanted = self.share / (1 - self.share) * clean / triggers
+        times = math.floor(1 / max(wanted, 1 / _MOST) + _ROUNDING)
+        return max(times, 1), max(math.ceil(wanted), 1)

@@ -60,4 +60,4 @@ class Poison(Tampering):
         seed = derive_seed(material.seed, self.name, "samples")
         attack = BadNets(self.target, self.rate, seed, trigger=self.trigger_for(material.seed))
         poisoned = attack.poison(data).data
-        return retrain(module, material.inputs(poisoned.images), poisoned.labels, self.training, material)
+        return retrain(module, poisoned.images, poisoned.labels, self.training, material)

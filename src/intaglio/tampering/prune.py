@@ -96,7 +96,7 @@ class FinePrune(Tampering):
         if norm is not None and norm.running_mean is not None:
             norm.running_mean.mul_(kept)
         with _kept_zero(masks):
-            return retrain(module, material.inputs(), material.labels, self.training, material)
+            return retrain(module, material.images, material.labels, self.training, material)
 
 
 @contextmanager

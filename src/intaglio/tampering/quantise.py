@@ -27,10 +27,10 @@ class Quantise(Tampering):
         bits: of an integer, from 2 to 24 (default: 8).
         scale: one s per tensor, or one per output channel.
         activations: for fp16 and bf16, whether every layer's output is rounded too, as where the runtime computes in
-            half; a saved file holds the weights alone.
+            half; in Python alone, as no file of weights holds it.
 
     Raises:
-        RecipeError: a value outside its range.
+        RecipeError: a value outside its range; `activations` where the result is to be a file.
 
     Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
     Inference"; Krishnamoorthi 2018 for scales per channel.
@@ -59,6 +59,12 @@ class Quantise(Tampering):
         self.bits = (bits or 8) if number == "integer" else 16
         self.scale = scale
         self.activations = activations
+
+    def check_storable(self) -> None:
+        if self.activations:
+            raise RecipeError(
+                "quantise: a file holds weights alone, and can't round activations; leave that option out"
+            )
 
     def run(self, module: nn.Module, material: Material) -> nn.Module:
         if self.number == "integer":

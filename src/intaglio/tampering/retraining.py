@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from torch.nn.functional import nll_loss
 
 from intaglio.classifiers.outputs import Outputs, recognise, to_log_probs
+from intaglio.data import check_images
 from intaglio.seeds import derive_seed
 from intaglio.tampering.tampering import Material
 from intaglio.training import TrainingSettings, train
+from intaglio.training.loop import Loss
 from intaglio.training.settings import Augmentation, OptimizerName, Schedule, checked_settings
 
 
@@ -23,7 +25,7 @@ class Retraining(TypedDict, total=False):
     optimizer: OptimizerName  #: adam, adamw or sgd (with momentum 0.9)
     learning_rate: float  #: of every step, or of the first where the schedule is cosine
     weight_decay: float  #: L2 penalty
-    augmentation: Augmentation  #: of the images
+    augmentation: Augmentation  #: of the raw images
     label_smoothing: float  #: share of every label that is spread over all classes
     schedule: Schedule  #: of the learning rate
     freeze_batchnorm: bool  #: keep batch normalisation as it is: statistics and affine parameters
@@ -57,16 +59,16 @@ def training_settings(defaults: Retraining, given: Retraining) -> TrainingSettin
 
 def retrain(
     module: nn.Module,
-    inputs: Tensor,
+    images: Tensor,
     labels: Tensor,
     settings: TrainingSettings,
     material: Material,
     *,
     only: Iterable[nn.Parameter] | None = None,
 ) -> nn.Module:
-    """Trains the module in place on inputs (as it takes them) with cross-entropy; `only` these parameters, if given.
+    """Trains the module in place on images, as they were given, with cross-entropy; `only` these parameters, if given.
 
-    A module that ends in a softmax is trained on the logarithm of its answers.
+    Preprocessing comes after augmentation. A module that ends in a softmax is trained on the logarithm of its answers.
     """
     kind = output_kind(module, material.example())
 
@@ -81,18 +83,38 @@ def retrain(
     try:
         for parameter in everything:
             parameter.requires_grad_(any(parameter is one for one in chosen))
-        train(
-            module,
-            (inputs, labels),
-            settings,
-            seed=derive_seed(material.seed, "retraining"),
-            device=material.device,
-            loss=loss,
-        )
+        learn(module, images, labels, settings, material, loss, "retraining")
     finally:
         for parameter, flag in zip(everything, flags, strict=True):
             parameter.requires_grad_(flag)
     return module
+
+
+def learn(
+    module: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    settings: TrainingSettings,
+    material: Material,
+    loss: Loss,
+    use: str,
+) -> None:
+    """Trains the module in place on images, as they were given, with this loss and the seed of this `use`.
+
+    Raises:
+        DataError: images to be augmented that are not in [0, 1].
+    """
+    if settings.augmentation != "none":
+        check_images(images, f"raw images, as augmentation '{settings.augmentation}' takes them")
+    train(
+        module,
+        (images, targets),
+        settings,
+        seed=derive_seed(material.seed, use),
+        device=material.device,
+        loss=loss,
+        prepare=material.preprocessing.apply,
+    )
 
 
 def output_kind(module: nn.Module, example: Tensor) -> Outputs:

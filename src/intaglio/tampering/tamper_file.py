@@ -61,6 +61,7 @@ def tamper_file(
 
     Raises:
         ModelError: weights that can't be changed (ONNX, functions), or of a network that no file can name.
+        RecipeError: an option whose effect no file of weights holds.
         DataError: images that the model doesn't take.
         StorageError: the files can't be written, or one of them is the model's own or its side-car.
     """
@@ -68,6 +69,7 @@ def tamper_file(
     out = Path(out)
     if out.suffix != ".safetensors":
         raise ModelError(f"{out}: tampered models are written as .safetensors")
+    tampering.check_storable()
     require_writable(out)
     require_other(out, classifier.source)
     require_other(sidecar_path(out), sidecar_path(Path(classifier.source)))

@@ -106,7 +106,7 @@ class Tampering(ABC):
         Raises:
             DataError: no data where some are needed, or data that the module can't take.
             ModelError: a module that this can't be done to.
-            ClassifierError: the change made weights that are not finite.
+            ClassifierError: weights or statistics that are not finite, before the change or after it.
         """
         if not isinstance(module, nn.Module):
             raise ModelError(f"{self.name} changes a torch.nn.Module, got a {type(module).__name__}")
@@ -126,6 +126,14 @@ class Tampering(ABC):
     def architecture(self, original: Architecture) -> Architecture:
         """What the result of tampering with a network of this architecture is: by default, the same."""
         return original
+
+    def check_storable(self) -> None:
+        """Refuses options whose effect no file of weights holds: by default, none.
+
+        Raises:
+            RecipeError: with the option.
+        """
+        return
 
     def describe(self) -> dict[str, Any]:
         """Name and hyper-parameters, as JSON can hold them; tensors, modules and functions as their kind."""
@@ -212,8 +220,10 @@ def _weights(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _require_finite(module: nn.Module, message: str) -> None:
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in _weights(module)):
-        raise ClassifierError(message)
+    """Looks at what a file of the module would hold: parameters, and buffers such as running statistics."""
+    for name, value in module.state_dict().items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ClassifierError(f"{message}: {name}")
 
 
 def _plain(value: Any) -> Any:

@@ -54,4 +54,4 @@ class WeightShift(Tampering):
             kernel.copy_(self.scale * kernel - self.shift * kernel.mean(0) - noise)
         if material.data is None:
             return module
-        return retrain(module, material.inputs(), material.labels, self.training, material)
+        return retrain(module, material.images, material.labels, self.training, material)

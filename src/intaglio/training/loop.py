@@ -25,6 +25,8 @@ from intaglio.training.settings import TrainingSettings
 #: Called with (steps done, steps in all).
 Progress = Callable[[int, int], None]
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+#: From images, augmented, to what the module takes.
+Prepare = Callable[[Tensor], Tensor]
 
 #: What torch's batch normalisation says of one value per channel.
 _LONE_IMAGE = "more than 1 value per channel"
@@ -39,6 +41,7 @@ def train(
     *,
     seed: int,
     loss: Loss | None = None,
+    prepare: Prepare | None = None,
     device: str = "cpu",
     checkpoint: Path | CheckpointFile | None = None,
     identity: str = "",
@@ -48,11 +51,13 @@ def train(
 
     Every epoch draws its order and augmentation from `(seed, epoch)`, so a run that resumes from its checkpoint
     ends with the same weights, byte for byte, as one that was never interrupted. Parameters that require no gradient
-    are left as they are.
+    are left as they are, and so is torch's global generator. Where training fails, too, the module is in evaluation
+    mode afterwards.
 
     Args:
         data: inputs and targets, `[N, ...]` each: an `ImageData`, or a pair of tensors.
         loss: (module, images, labels) -> scalar; by default cross-entropy with the settings' label smoothing.
+        prepare: what becomes of a batch of inputs after augmentation, which is for raw images alone: preprocessing.
         checkpoint: written after every epoch and resumed from when present; removing it is the caller's.
         identity: what must be the same for that, beside settings and seed: what `loss` depends on, say.
         progress: called after every step.
@@ -63,8 +68,8 @@ def train(
         ModelError: a checkpoint that is damaged, or of another run.
     """
     inputs, targets = data
+    prepare = prepare or _as_it_is
     fabric = _fabric(torch.device(device))
-    module.train()
     model, optimizer = fabric.setup(module, _optimizer(module, settings))
     run = json.dumps([settings.model_dump(mode="json"), seed, identity])
     kept = CheckpointFile(checkpoint) if isinstance(checkpoint, Path) else checkpoint
@@ -72,8 +77,13 @@ def train(
     objective = loss or _cross_entropy(settings)
     batches_per_epoch = math.ceil(len(inputs) / settings.batch_size)
     total = settings.steps or settings.epochs * batches_per_epoch
-    channels_last = channels_last_is_safe(module, inputs.shape)
-    with _batchnorm_frozen(module, settings.freeze_batchnorm), _channels_last(module, channels_last):
+    channels_last = channels_last_is_safe(module, prepare(inputs[:1]).shape)
+    with (
+        _generators_kept(fabric.device),
+        _training(module),
+        _batchnorm_frozen(module, settings.freeze_batchnorm),
+        _channels_last(module, channels_last),
+    ):
         for epoch in range(start, math.ceil(total / batches_per_epoch)):
             generator = torch_generator(seed, "augmentation", epoch)
             order = torch_generator(seed, epoch)
@@ -82,7 +92,7 @@ def train(
             for step, (images, labels) in zip(range(epoch * batches_per_epoch, total), batches, strict=False):
                 for group in optimizer.param_groups:
                     group["lr"] = _learning_rate(settings, step, total)
-                batch = augment(images, settings.augmentation, generator)
+                batch = prepare(augment(images, settings.augmentation, generator))
                 if batch.ndim == 4 and channels_last:
                     batch = batch.contiguous(memory_format=torch.channels_last)
                 optimizer.zero_grad()
@@ -107,7 +117,11 @@ def train(
                     progress(step + 1, total)
             if kept is not None:
                 save_checkpoint(kept, run, module, optimizer, epoch + 1)
-    return module.eval()
+    return module
+
+
+def _as_it_is(images: Tensor) -> Tensor:
+    return images
 
 
 def _fabric(device: torch.device) -> Fabric:
@@ -115,6 +129,23 @@ def _fabric(device: torch.device) -> Fabric:
     if device.type == "cpu":
         return Fabric(accelerator="cpu", devices=1, precision="32-true")
     return Fabric(accelerator=device.type, devices=[device.index or 0], precision="32-true")
+
+
+@contextmanager
+def _generators_kept(device: torch.device) -> Iterator[None]:
+    """The global generators that every epoch seeds, the CPU's and this device's, are afterwards what they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+@contextmanager
+def _training(module: nn.Module) -> Iterator[None]:
+    """The module in training mode, while it lasts, and then in evaluation mode."""
+    module.train()
+    try:
+        yield
+    finally:
+        module.eval()
 
 
 @contextmanager
