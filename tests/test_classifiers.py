@@ -215,6 +215,27 @@ def test_batch_size_follows_from_the_memory_budget(shape: tuple[int, ...], batch
     assert make().batch_size == batch
     assert make(memory_budget=1).batch_size == 1
     assert make(batch_size=5).batch_size == 5
+    assert make(preprocessing=Preprocessing(resize=(4, 4))).batch_size == batch
+    assert make(preprocessing=Preprocessing(resize=(512, 512))).batch_size == 1
+
+
+def test_the_memory_order_is_chosen_for_what_the_model_sees() -> None:
+    """Narrow strided shortcuts with channels last write beyond their memory for images larger than 32 pixels."""
+    module = nn.Sequential(nn.Conv2d(1, 8, 1, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))
+    assert wrap(module)._channels_last
+    assert not wrap(module, preprocessing=Preprocessing(resize=(64, 64)))._channels_last
+
+
+def test_a_model_is_tried_with_no_more_at_once_than_it_is_asked() -> None:
+    seen = []
+
+    class Counting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(len(x))
+            return x.mean(dim=(1, 3))[:, :CLASSES]
+
+    TorchClassifier(Counting(), input_shape=SHAPE, num_classes=CLASSES, preprocessing=Preprocessing(resize=(512, 512)))
+    assert set(seen) == {1}
 
 
 BAD_IMAGES: list[tuple[str, Any, str]] = [
@@ -305,7 +326,8 @@ def test_weights_that_are_not_finite_are_refused() -> None:
         ({"classes": ("a", "b")}, "2 class names for 5 classes"),
         ({"batch_size": -1}, "batch size must be at least 1"),
         ({"fixed_batch": (1 << 28) // 144 + 1}, "takes batches of 1864136 images only, 268435584 values in each, over"),
-        ({"fixed_batch": 2, "preprocessing": Preprocessing(resize=(16384, 16384))}, "536870912 values in each, over"),
+        ({"fixed_batch": 8, "preprocessing": Preprocessing(resize=(8192, 8192))}, "536870912 values in each, over"),
+        ({"preprocessing": Preprocessing(resize=(16384, 16384))}, r"makes \(1, 16384, 16384\), over 67108864 values"),
         ({"device": "nowhere"}, "can't use device 'nowhere'"),
         ({"preprocessing": Preprocessing(mean=(1.0, 2.0))}, "mean has 2 values, but images have 1 channels"),
         ({"preprocessing": Preprocessing(channel_order="bgr")}, "bgr needs 3 channels"),

@@ -122,8 +122,8 @@ def shade(value: int) -> bytes:
 #: files (name -> grey value) and, per split, the values read, their labels and the classes
 LAYOUTS: dict[str, tuple[dict[str, int], dict[str, tuple[list[int], list[int], tuple[str, ...]]]]] = {
     "by class": (
-        {"b/1.png": 30, "a/2.png": 20, "a/1.PNG": 10, "a/notes.txt": 0, ".cache/x.png": 9, "empty/readme": 0},
-        dict.fromkeys(("train", "test"), ([10, 20, 30], [0, 0, 1], ("a", "b", "empty"))),
+        {"b/1.png": 30, "a/2.png": 20, "a/1.PNG": 10, "a/notes.txt": 0, ".cache/x.png": 9},
+        dict.fromkeys(("train", "test"), ([10, 20, 30], [0, 0, 1], ("a", "b"))),
     ),
     "split, by class": (
         {"train/a/1.png": 10, "train/b/1.png": 20, "test/b/1.png": 30, "readme.txt": 0},
@@ -158,6 +158,22 @@ def test_folder_layouts(tmp_path: Path, layout: str, split: str) -> None:
     values, labels, classes = expected[split]
     assert (data.images[:, 0, 0, 0] * 255).round().int().tolist() == values
     assert (data.labels.tolist(), data.classes) == (labels, classes)
+
+
+@pytest.mark.parametrize(
+    ("files", "warned"),
+    [
+        (("b/1.png", "c/1.png", "__MACOSX/._1", "annotations/b.xml"), "__MACOSX, annotations"),
+        (("train/b/1.png", "train/c/1.png", "test/c/1.png", "train/__MACOSX/._1", "test/a/note"), "__MACOSX, a"),
+        (("b/1.png", "c/1.png", *(f"n{number}/note" for number in range(12))), "n0, n1, n10, .* n7 and 2 more"),
+    ],
+)
+def test_folders_without_pictures_are_no_classes(tmp_path: Path, files: tuple[str, ...], warned: str) -> None:
+    for name in files:
+        write(tmp_path / name, shade(10))
+    with pytest.warns(UserWarning, match=f"no classes, for there are no pictures in them: {warned}$") as caught:
+        data = open_data(tmp_path)
+    assert (data.labels.tolist(), data.classes, len(caught)) == ([0, 1], ("b", "c"), 1)
 
 
 def test_of_many_pictures_no_more_are_read_than_asked_for(tmp_path: Path) -> None:

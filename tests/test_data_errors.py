@@ -87,6 +87,9 @@ DEEP = gzip.compress(b"\0\0\x08\xff" + struct.pack(">255I", *[1] * 255) + b"\0")
 PAIR = {"labels": np.array([0, 1])}
 BOMB = npz_of({"x.npy": npy(f"({2**20}, 4, 4)", bytes(2**24))}, zipfile.ZIP_DEFLATED)
 
+_LZMA = npz_of({"x.npy": npy("(2, 4, 4)", bytes(range(32)))}, zipfile.ZIP_LZMA)
+DAMAGED_LZMA = _LZMA[:60] + bytes(byte ^ 0x5A for byte in _LZMA[60:100]) + _LZMA[100:]
+
 #: name -> (files to write below a folder, what to open in it, message)
 BAD: dict[str, tuple[dict[str, bytes], str, str]] = {
     "missing": ({}, "nowhere", "no file or folder '.*nowhere', and no bundled task"),
@@ -105,7 +108,9 @@ BAD: dict[str, tuple[dict[str, bytes], str, str]] = {
     "large": ({"1.png": declared_png(9000, 8000)}, ".", r"1\.png: 9000 x 8000 is over 67108864 pixels"),
     "cut short": ({"1.png": declared_png(500, 500)}, ".", r"1\.png: damaged picture"),
     "sizes": ({"1.png": png(), "2.png": png((4, 5))}, ".", r"2\.png: is \(1, 5, 4\), but 1\.png is \(1, 4, 4\)"),
-    "channels": ({"1.png": png(), "2.png": png(mode="RGB")}, ".", r"2\.png: is \(3, 4, 4\), but 1\.png"),
+    "channels": ({"1.png": png(), "2.png": png(mode="RGB")}, ".",
+                 r"2\.png: is \(3, 4, 4\), but 1\.png is \(1, 4, 4\); give channels, 1 for all in grey or 3 for all"),
+    "both": ({"1.png": png(), "2.png": png((4, 5), "RGB")}, ".", "give one size to resize all to, and channels, 1 for"),
     # IDX
     "idx cut short": (idx(GOOD[:-9]), ".", "images-idx3-ubyte.gz: damaged or cut short"),
     "idx checksum": (idx(FLIPPED), ".", "images-idx3-ubyte.gz: damaged or cut short"),
@@ -126,6 +131,11 @@ BAD: dict[str, tuple[dict[str, bytes], str, str]] = {
     "npy declares too much": ({"d.npz": npz_of({"x.npy": npy("(1000000000000000,)")})}, "d.npz", "or damaged"),
     "npy cut short": ({"d.npz": npz_of({"x.npy": npy("(2, 4, 4)", bytes(9))})}, "d.npz", "or damaged"),
     "npy header": ({"d.npz": npz_of({"x.npy": npy("__import__('os')")})}, "d.npz", "or damaged"),
+    "npy shape": ({"d.npz": npz_of({"x.npy": npy(f"({10**30},)")})}, "d.npz", "or damaged"),
+    "npy of a truth": ({"d.npz": npz_of({"x.npy": npy("(True,)")})}, "d.npz", "or damaged"),
+    "npy unterminated": ({"d.npz": npz_of({"x.npy": npy("(1, ")})}, "d.npz", "or damaged"),
+    "npy long header": ({"d.npz": npz_of({"x.npy": npy("(" * 10001)})}, "d.npz", "or damaged"),
+    "damaged LZMA": ({"d.npz": DAMAGED_LZMA}, "d.npz", r"d\.npz: damaged archive"),
     "not an array": ({"d.npz": npz_of({"x": b"text"})}, "d.npz", "'x' is not an array"),
     "no images": ({"d.npz": npz(weights=IMAGES, **PAIR)}, "d.npz", "no images in it; it holds labels, weights"),
     "other split": ({"d.npz": npz(x_test=IMAGES)}, "d.npz", "expected for example x_train"),
@@ -175,6 +185,18 @@ def test_zip_bomb_is_refused_before_unpacking(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("intaglio.data.npz.MAX_BYTES", 2**20)
     monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("unpacked"))
     with pytest.raises(DataError, match=r"d\.npz: unpacks to 16777344 bytes, over the limit of 1048576"):
+        open_data(tmp_path / "d.npz")
+
+
+def test_a_picture_that_is_named_again_and_again_counts_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = np.frombuffer(png((64, 64)), np.uint8)
+    np.savez(tmp_path / "d.npz", train_jpeg=np.tile(one, 9), train_offsets=np.arange(10) * len(one))
+    monkeypatch.setattr("intaglio.data.npz.MAX_BYTES", 9 * 64 * 64 * 4)
+    assert len(open_data(tmp_path / "d.npz")) == 9
+    monkeypatch.setattr("intaglio.data.npz.MAX_BYTES", 9 * 64 * 64 * 4 - 1)
+    with pytest.raises(DataError, match=r"d\.npz: its pictures unpack to more than 147455 bytes"):
         open_data(tmp_path / "d.npz")
 
 

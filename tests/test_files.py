@@ -161,6 +161,27 @@ def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["pipe"]
 
 
+def test_a_device_is_no_place_for_a_file() -> None:
+    for function in (require_writable, lambda path: write_text(path, "content")):
+        with pytest.raises(StorageError, match="can't write /dev/null: it is not a regular file"):
+            function("/dev/null")
+
+
+def test_what_is_writable_can_be_written(tmp_path: Path) -> None:
+    """The longest name there may be, and links to a file and to none."""
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "dangling").symlink_to(tmp_path / "new" / "file")
+    for name in ("x" * 255, "ö" * 127, "link", "dangling"):
+        require_writable(tmp_path / name)
+        write_bytes(tmp_path / name, b"content")
+        assert (tmp_path / name).read_bytes() == b"content"
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for function in (require_writable, lambda path: write_bytes(path, b"content")):
+        with pytest.raises(StorageError, match="Too many levels of symbolic links"):
+            function(tmp_path / "loop")
+
+
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="File name too long"):
         write_bytes(tmp_path / ("x" * 300), b"x")
@@ -169,8 +190,9 @@ def test_a_name_that_is_too_long(tmp_path: Path) -> None:
 def test_require_writable_makes_nothing(tmp_path: Path) -> None:
     require_writable(tmp_path / "new" / "newer" / "file")
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(StorageError, match="File name too long"):
-        require_writable(tmp_path / ("x" * 300) / "file")
+    for target in (tmp_path / ("x" * 300) / "file", tmp_path / ("x" * 256), tmp_path / "new" / ("x" * 256)):
+        with pytest.raises(StorageError, match="File name too long"):
+            require_writable(target)
 
 
 @given(st.binary(max_size=3000))

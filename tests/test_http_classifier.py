@@ -120,6 +120,47 @@ def test_repeated_images_count_too() -> None:
     assert classifier.images_sent == 20
 
 
+def test_images_that_a_redirect_repeats_count_too() -> None:
+    def redirect(asked: Asked) -> Any:
+        if asked.path.endswith("/infer"):
+            return Given(b"", 307, {"Location": "/elsewhere"})
+        return inferred(asked.json)
+
+    with serving(bad(redirect)) as server:
+        classifier = remote(server.url, max_queries=6)
+        classifier.scores(pictures(2))
+        assert classifier.images_sent == 4
+        first, second = classifier.transcript.exchanges[1:]
+        assert (first.status, first.labels, first.problem) == (307, (), f"redirects to {server.url}/elsewhere")
+        assert (second.images, second.url) == (first.images, f"{server.url}/elsewhere")
+        with pytest.raises(ClassifierError, match="2 more images would exceed the budget: 6 of max_queries=6"):
+            classifier.scores(pictures(2))
+        assert [asked.path for asked in server.asked[1:]] == [f"{MODEL}/infer", "/elsewhere", f"{MODEL}/infer"]
+
+
+TOKEN = "sk-live-" + "0123456789abcdef" * 5
+
+
+@pytest.mark.parametrize(
+    "body",
+    [f"Bearer {TOKEN}", json.dumps([f"Bearer {TOKEN}"]), json.dumps({f"echo {TOKEN}": 1}), f"x{' ' * 1000}{TOKEN}"],
+)
+def test_tokens_that_a_server_echoes_are_neither_shown_nor_recorded(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUSPECT_TOKEN", TOKEN)
+    mapping = HttpMapping(
+        request={"x": "{images}"},
+        encoding="floats",
+        gives="scores",
+        headers={"Authorization": "Bearer ${SUSPECT_TOKEN}"},
+    )
+    with serving(lambda _: Given(body.encode())) as server:
+        classifier = HttpClassifier(server.url, mapping=mapping, input_shape=SHAPE, num_classes=CLASSES)
+        with pytest.raises(RemoteError) as caught:
+            classifier.scores(pictures(1))
+    (exchange,) = classifier.transcript.exchanges
+    assert TOKEN[:4] not in f"{caught.value} {exchange.problem}"
+
+
 def test_misspelt_limits_are_not_passed_over() -> None:
     with pytest.raises(ClassifierError, match="unknown option 'max_queries': limits go into conduct=Conduct"):
         HttpClassifier("http://127.0.0.1:1/v2/models/m", max_queries=3)  # type: ignore[call-arg]

@@ -200,6 +200,7 @@ def test_redirects_to_another_port_never_reach_it() -> None:
         (to("/again"), "redirects more than 3 times", 4),
         (to("/b", 302), r"redirects \(HTTP 302\) in a way that drops the question", 1),
         (to("http://[::1"), "redirects to what is no address", 1),
+        (to("http://xn--/"), "redirects to what is no address", 1),
     ],
 )
 def test_other_redirects_are_refused(answer: Given, message: str, asked: int) -> None:
@@ -207,6 +208,20 @@ def test_other_redirects_are_refused(answer: Given, message: str, asked: int) ->
         with pytest.raises(RemoteError, match=message):
             transport(server.url).ask("POST", server.url, b"q")
         assert len(server.asked) == asked
+
+
+def test_every_redirect_is_asked_for_and_told() -> None:
+    before, failures = list[int](), list[Reply]()
+    with serving(in_turn(to("/b"), to("/c?key=token-1234"), Given(status=503), Given(b"[2]"))) as server:
+        asking = transport(server.url, secrets=("token-1234",))
+        reply = asking.ask("POST", f"{server.url}/a", b"q", before=lambda: before.append(1), failed=failures.append)
+        assert len(before) == len(server.asked) == 4
+    assert reply.body == b"[2]"
+    assert [(failure.url, failure.status, failure.problem) for failure in failures] == [
+        (f"{server.url}/a", 307, f"redirects to {server.url}/b"),
+        (f"{server.url}/b", 307, f"redirects to {server.url}/c?key=***"),
+        (f"{server.url}/c?key=***", 503, "answers with HTTP 503"),
+    ]
 
 
 def test_same_origin_is_told_from_its_likes() -> None:
@@ -332,6 +347,20 @@ def test_secrets_that_a_server_echoes_are_not_shown() -> None:
     assert secret not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("Bearer sk-live/01", "Bearer ***"),
+        ("x sk-li...', which", "x ***...', which"),
+        ("cut: sk-live/", "cut: ***"),
+        (r"in JSON: sk-live\/01!", "in JSON: ***!"),
+        ("sk-... sk-", "sk-... sk-"),
+    ],
+)
+def test_secrets_that_were_cut_are_not_shown_either(said: str, shown: str) -> None:
+    assert transport("http://a", secrets=("sk-live/01",)).clean(said) == shown
+
+
 # --- proxies and TLS -------------------------------------------------------------------------------------------------
 
 
@@ -406,6 +435,8 @@ def test_tls_is_verified(secure: str, certificate: Path, monkeypatch: pytest.Mon
         ("http://[::1", "not a URL"),
         ("http://host:port/", "not a URL"),
         ("http://a..b/", "not a URL"),
+        ("http://xn--/", "not a URL"),
+        ("http://xn--a/v2/models/x", "not a URL"),
         (f"http://{'a' * 70}.org/", "not a URL"),
         ("http://me:secret@host/m", r"http://\.\.\.: holds a user name or password"),
     ],

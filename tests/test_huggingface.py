@@ -32,7 +32,10 @@ KINDS: dict[str, tuple[str, str, dict[str, Any], tuple[int, ...]]] = {
     "ViViT": ("VivitConfig", "VivitForVideoClassification", {"num_frames": 4, "tubelet_size": [2, 8, 8]}, CLIPS),
     "ViT": ("ViTConfig", "ViTForImageClassification", {"patch_size": 8}, (3, 16, 16)),
 }  # fmt: skip
-PROCESSOR = {"do_normalize": True, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.5]}
+PROCESSOR = {
+    "image_processor_type": "ViTImageProcessor", "do_normalize": True, "image_mean": [0.4, 0.5, 0.6],
+    "image_std": [0.2, 0.25, 0.5],
+}  # fmt: skip
 
 
 def save(folder: Path, kind: str = "ViT", processor: dict[str, Any] | None = None) -> Any:
@@ -143,6 +146,15 @@ def test_the_digest_is_that_of_configuration_processor_and_weights(
         ({"do_rescale": False, "image_mean": [1, 2, 3], "image_std": [4, 5, 6]}, 255.0, (1, 2, 3), (4, 5, 6)),
         # ViViT: first to [-1, 1], then normalised once more
         ({"rescale_factor": 1 / 127.5, "offset": True, "image_mean": [0.5], "image_std": [0.5]}, 2.0, (1.5,), (0.5,)),
+        ({"image_processor_type": "VivitImageProcessor", "image_mean": 0.5, "image_std": 0.5}, 2.0, (1.5,), (0.5,)),
+        ({"rescale_offset": True, "rescale_factor": 1 / 127.5}, 2.0, (1.0,), (1.0,)),
+        ({"include_top": True, "image_mean": 0.5, "image_std": [0.5, 0.25, 2]}, 1.0, (0.5,), (0.25, 0.0625, 4)),
+        ({"include_top": True, "do_normalize": False, "image_std": 0.5}, 1.0, (0.0,), (0.5,)),
+        ({"image_processor_type": "EfficientNetImageProcessorFast", "image_std": 0.5}, 1.0, (0.0,), (0.25,)),
+        ({"image_processor_type": "MobileViTImageProcessor", "image_mean": 0.5}, 1.0, (0.0,), (1.0,)),
+        # null is what transformers takes for unsaid
+        ({"do_normalize": None, "rescale_factor": None, "image_mean": 0.5, "image_std": None}, 1.0, (0.5,), (1.0,)),
+        ({"do_resize": True, "do_center_crop": True, "do_convert_rgb": True, "do_grayscale": False}, 1.0, (0,), (1,)),
     ],
 )
 def test_the_processors_arithmetic(
@@ -152,6 +164,36 @@ def test_the_processors_arithmetic(
     found = open_huggingface(tmp_path).preprocessing
     assert found.scale == pytest.approx(scale)
     assert (found.mean, found.std) == (mean, std)
+
+
+@pytest.mark.parametrize(
+    ("processor", "order"),
+    [
+        ({}, "rgb"),
+        ({"do_flip_channel_order": True}, "bgr"),
+        ({"image_processor_type": "MobileViTImageProcessor"}, "bgr"),
+        ({"feature_extractor_type": "MobileViTFeatureExtractor", "do_flip_channel_order": False}, "rgb"),
+    ],
+)
+def test_the_processors_channel_order(tmp_path: Path, processor: dict[str, Any], order: str) -> None:
+    save(tmp_path, processor=processor)
+    assert open_huggingface(tmp_path).preprocessing.channel_order == order
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"), [
+        ("MobileViT", {}), ("MobileViT", {"do_flip_channel_order": False}), ("EfficientNet", {}),
+        ("EfficientNet", {"include_top": False, "rescale_offset": True, "rescale_factor": 1 / 127.5}), ("ViT", {}),
+    ]
+)  # fmt: skip
+def test_images_are_prepared_as_by_the_processor_itself(tmp_path: Path, kind: str, settings: dict[str, Any]) -> None:
+    made = getattr(transformers, f"{kind}ImageProcessorPil", None) or getattr(transformers, f"{kind}ImageProcessor")
+    processor = made(do_resize=False, do_center_crop=False, **settings)
+    save(tmp_path)
+    processor.save_pretrained(tmp_path)
+    pixels = torch.randint(256, (3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = torch.as_tensor(processor(pixels.permute(1, 2, 0).numpy(), return_tensors="np")["pixel_values"])
+    assert torch.allclose(open_huggingface(tmp_path).preprocessing.apply(pixels[None] / 255), expected, atol=1e-5)
 
 
 def rewrite(name: str, **changes: Any) -> Callable[[Path], None]:
@@ -192,6 +234,32 @@ BAD: dict[str, tuple[Callable[[Path], Any], type[IntaglioError], str]] = {
     "type of an entry": (rewrite("config.json", hidden_size="wide"), ModelError, "can't be opened as a Hugging Face"),
     "adapter": (lambda folder: (folder / "adapter_config.json").write_text("{}"), ModelError, "holds an adapter"),
     "processor": (rewrite("preprocessor_config.json", rescale_factor="x"), ModelError, "rescale_factor"),
+    "other weights": (
+        rewrite("config.json", transformers_weights="adapter_model.bin"),
+        UnsafeFileError,
+        r"names other weights \(transformers_weights\)",
+    ),
+    "unknown flag": (rewrite("preprocessor_config.json", do_grayscale=True), ModelError, "'do_grayscale' isn't"),
+    "patches": (
+        rewrite("preprocessor_config.json", image_processor_type="Siglip2ImageProcessor"),
+        ModelError,
+        "cuts images into patches by itself",
+    ),
+    "std": (rewrite("preprocessor_config.json", image_std=[0, 0, 0]), ModelError, "std must be above 0"),
+    "mean": (rewrite("preprocessor_config.json", image_mean=float("nan")), ModelError, "mean.0: .* finite number"),
+    "factor": (rewrite("preprocessor_config.json", rescale_factor=float("inf")), ModelError, "scale: .* finite number"),
+    "std squared": (
+        rewrite("preprocessor_config.json", image_std=1e200, include_top=True),
+        ModelError,
+        "std.0: .*finite",
+    ),
+    "no patches": (rewrite("config.json", patch_size=0), ModelError, "can't be opened as a Hugging Face"),
+    "no heads": (rewrite("config.json", num_attention_heads=0), ModelError, "can't be opened as a Hugging Face"),
+    "nothing hidden": (rewrite("config.json", hidden_size=0), ModelError, "can't be opened as a Hugging Face"),
+    "labels": (rewrite("config.json", id2label=None, num_labels=3_000_000), ModelError, "more than 100000 in 'num_l"),
+    "names": (rewrite("config.json", id2label=dict.fromkeys(map(str, range(100_001)), "a")), ModelError, "'id2label'"),
+    "layers": (rewrite("config.json", num_hidden_layers=1001), ModelError, "more than 1000 in 'num_hidden_layers'"),
+    "layers of a part": (rewrite("config.json", vision_config={"depths": [2, 9999]}), ModelError, "1000 in 'depths'"),
 }
 
 
@@ -203,6 +271,11 @@ def test_what_is_refused(tmp_path: Path, case: str) -> None:
     with pytest.raises(error, match=message) as caught:
         open_huggingface(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_preprocessing_takes_the_place_of_a_processor_that_is_not_understood(tmp_path: Path) -> None:
+    save(tmp_path, processor={"do_grayscale": True})
+    assert open_huggingface(tmp_path, preprocessing=Preprocessing(scale=2.0)).preprocessing.scale == 2.0
 
 
 def test_a_head_that_was_never_trained(tmp_path: Path) -> None:

@@ -49,6 +49,23 @@ def test_onnx_with_a_batch_that_fits_no_memory_is_refused(batch: int) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_onnx_whose_answers_are_text_is_refused() -> None:
+    graph = onnx_linear().graph
+    graph.node[1].output[0] = "numbers"
+    graph.node.append(helper.make_node("Cast", ["numbers"], ["scores"], to=TensorProto.STRING))
+    graph.output[0].type.tensor_type.elem_type = TensorProto.STRING
+    with pytest.raises(ClassifierError, match="expected a tensor of scores, but its answers are no numbers"):
+        OnnxClassifier(onnx_model(graph).SerializeToString())
+
+
+@pytest.mark.parametrize("name", [b"\x01x", b"\x06scores", b"\x01n"])
+def test_onnx_with_names_that_are_no_text_is_refused_in_one_line(name: bytes) -> None:
+    content = onnx_linear().SerializeToString()
+    with pytest.raises((ModelError, ClassifierError), match=r"not text|utf-8") as caught:
+        OnnxClassifier(content.replace(name, name[:-1] + b"\xcb"))
+    assert "\n" not in str(caught.value)
+
+
 def test_onnx_that_only_claims_any_batch_size_is_asked_one_by_one() -> None:
     graph = onnx_linear().graph
     graph.node[0].CopyFrom(helper.make_node("Reshape", ["x", "one"], ["flat"]))

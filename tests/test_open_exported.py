@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,86 @@ def test_a_model_exported_in_training_mode_is_refused(tmp_path: Path) -> None:
     save_exported(tmp_path / "training.pt2", dropping)
     with pytest.raises(ModelError, match="training mode: call eval"):
         open_classifier(tmp_path / "training.pt2")
+
+
+def test_whatever_a_file_calls_training_nothing_is_left_to_chance() -> None:
+    x, query = torch.ones(4, 1, 8), torch.rand(1, 1, 8, 4)
+    for name in ("dropout.default", "dropout_.default", "feature_dropout.default"):
+        dropout = find_operator(f"torch.ops.aten.{name}")
+        assert dropout is not None
+        assert dropout(x, 0.5, 1) is x
+        assert dropout(x, p=0.5, train=True) is x
+    attention = find_operator("torch.ops.aten.scaled_dot_product_attention.default")
+    assert attention is not None
+    expected = nn.functional.scaled_dot_product_attention(query, query, query)
+    torch.testing.assert_close(attention(query, query, query, None, 0.9), expected)
+    torch.testing.assert_close(attention(query, query, query, dropout_p=0.9), expected)
+    for name, network in (("gru", nn.GRU(8, 8, 2, dropout=0.9)), ("lstm", nn.LSTM(8, 8, 2, dropout=0.9))):
+        memory = find_operator(f"torch.ops.aten.{name}.input")
+        assert memory is not None
+        state = torch.zeros(2, 1, 8)
+        given = (x, state if name == "gru" else [state, state], list(network.parameters()), True, 2, 0.9, True)
+        torch.testing.assert_close(memory(*given, False, False)[0], network.eval()(x)[0])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("train", [{"as_bool": True}, {"as_int": 1}])
+def test_dropout_under_another_name_drops_nothing(tmp_path: Path, train: dict[str, Any]) -> None:
+    dropping = nn.Sequential(nn.Flatten(), nn.Linear(144, CLASSES), nn.Dropout(0.9)).eval()
+    save_exported(tmp_path / "plain.pt2", dropping)
+
+    def change(program: Any) -> None:
+        nodes = program["graph_module"]["graph"]["nodes"]
+        (node,) = (node for node in nodes if "dropout" in node["target"])
+        node["inputs"][2].update(name="tr", arg=train, kind=1)
+
+    rewrite_zip(tmp_path / "plain.pt2", tmp_path / "evil.pt2", edit_json(MEMBER, change))
+    classifier = open_classifier(tmp_path / "evil.pt2")
+    torch.testing.assert_close(classifier.scores(noise(9)), dropping(noise(9)).detach())
+
+
+def test_members_are_read_once_and_only_those_that_the_graph_takes(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "many.pt2"
+
+    def repeat(content: Any) -> None:
+        entry = content["config"]["fc.weight"]
+        content["config"] |= {f"unused.{number}": entry for number in range(50)}
+
+    rewrite_zip(models / "net.pt2", path, edit_json(WEIGHTS, repeat))
+    read: list[str] = []
+    opened = zipfile.ZipFile.read
+
+    def noted(archive: zipfile.ZipFile, name: str) -> bytes:
+        read.append(name)
+        return opened(archive, name)
+
+    monkeypatch.setattr(zipfile.ZipFile, "read", noted)
+    classifier = open_classifier(path)
+    torch.testing.assert_close(classifier.scores(noise(2)), lenet()(noise(2)))
+    assert len(read) == len(set(read))
+
+
+def test_many_views_of_one_member_are_refused(models: Path, tmp_path: Path) -> None:
+    """Views that aren't contiguous are copied, each of them."""
+    path = tmp_path / "views.pt2"
+
+    def view(content: Any) -> None:
+        entry = content["config"]["fc.weight"]
+        entry["tensor_meta"]["sizes"].reverse()
+        entry["tensor_meta"]["strides"].reverse()
+        content["config"] |= {f"view.{number}": entry for number in range(500)}
+
+    def take(program: Any) -> None:
+        program["graph_module"]["signature"]["input_specs"] += [
+            {"parameter": {"arg": {"name": f"p_{number}"}, "parameter_name": f"view.{number}"}} for number in range(500)
+        ]
+
+    rewrite_zip(models / "net.pt2", tmp_path / "some.pt2", edit_json(WEIGHTS, view))
+    rewrite_zip(tmp_path / "some.pt2", path, edit_json(MEMBER, take))
+    with pytest.raises(ModelError, match="its tensors claim more bytes than the file has"):
+        open_classifier(path)
 
 
 def test_a_graph_that_changes_its_weights_is_refused(models: Path, tmp_path: Path) -> None:

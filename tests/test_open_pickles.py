@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,29 @@ def test_pt_files_without_named_tensors_are_refused(tmp_path: Path, content: Any
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(ModelError, match="expected named tensors"):
         open_classifier(tmp_path / "x.pt", architecture=ARCHITECTURE)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8),
+            r"plain real numbers, got torch\.qint8",
+        ),
+        (lambda weight: weight.to(torch.uint8).view(torch.bits8), r"plain real numbers, got torch\.bits8"),
+        (lambda weight: weight.to(torch.complex64), r"plain real numbers, got torch\.complex64"),
+        (lambda weight: torch.zeros(()).expand(weight.shape), r"tensor 'fc\.weight' claims .* values, but holds fewer"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_weights_that_are_no_plain_numbers_are_refused(
+    tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], message: str
+) -> None:
+    tensors = lenet().state_dict()
+    torch.save(tensors | {"fc.weight": change(tensors["fc.weight"])}, tmp_path / "net.pt")
+    with pytest.raises(ModelError, match=message) as caught:
+        open_classifier(tmp_path / "net.pt", architecture=ARCHITECTURE)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("file", ["net.pt", "net.pt2"])

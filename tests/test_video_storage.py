@@ -98,6 +98,8 @@ def array(values: object, kind: str) -> np.ndarray:
         ("train_clips.npy", np.zeros((3, *SHAPE), np.float32), "expected uint8 clips"),
         ("train_clips.npy", b"nonsense", "not an array of numbers, or damaged"),
         ("train_clips.npy", b"", "not an array of numbers, or damaged"),
+        ("train_clips.npy", b"PK\x03\x04" + bytes(60), "not an array of numbers, or damaged"),
+        ("train_clips.npy", b"\x93NUMPY\x01\x00\x40\x00{'descr': '|u1', 'shape': (1,".ljust(74), "or damaged"),
         ("train_labels.npy", array([1, 2], "i8"), "expected 3 int64 labels"),
         ("train_labels.npy", array([0.0, 1, 2], "f8"), "expected 3 int64 labels"),
         ("train_labels.npy", array([0, 1, 9], "i8"), r"labels span 0\.\.9, but there are 2 classes"),

@@ -3,13 +3,17 @@
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from intaglio.errors import StorageError
+
+#: Letters of a file's name in that of its temporary file, which must not be too long where the name itself is not.
+_SHOWN = 32
 
 
 @contextmanager
@@ -22,17 +26,14 @@ def atomic_path(path: Path | str, *, mode: int = 0o666) -> Iterator[Path]:
         mode: permissions of the finished file, less the process's umask.
 
     Raises:
-        StorageError: the folder can't be made or written, or the disk is full.
+        StorageError: the folder can't be made or written, `path` is a folder or a device, or the disk is full.
     """
     path = Path(path)
     temporary: Path | None = None
     try:
-        _refuse_folder(path)
-        if path.exists() and not path.is_file():  # renaming a file onto a device or a pipe would replace it
-            raise StorageError(f"can't write {path}: it is not a regular file")
-        written = path.resolve() if path.is_symlink() else path
+        written = _destination(path)
         written.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{written.name}.", suffix=".part", dir=written.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{written.name[:_SHOWN]}.", suffix=".part", dir=written.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -101,18 +102,27 @@ def require_writable(path: Path | str) -> None:
     """Fails now rather than after an hour of work if `path` can't be written; makes nothing.
 
     Raises:
-        StorageError: the folder can't be made or written, or `path` is a folder.
+        StorageError: as `atomic_path`, but for a full disk.
     """
     path = Path(path)
     try:
-        _refuse_folder(path)
-        nearest = next(folder for folder in path.absolute().parents if folder.exists())
+        written = _destination(path).absolute()
+        nearest = next(folder for folder in written.parents if folder.exists())
+        for name in written.relative_to(nearest).parts:
+            with suppress(FileNotFoundError):  # other errors are those of names that no file may have
+                (nearest / name).lstat()
         with tempfile.TemporaryFile(dir=nearest):  # where folders can be made too
             pass
     except OSError as error:
         raise StorageError(f"can't write {path}: {error.strerror or error}") from error
 
 
-def _refuse_folder(path: Path) -> None:
-    if path.is_dir():
-        raise StorageError(f"can't write {path}: it is a folder")
+def _destination(path: Path) -> Path:
+    """What is written: `path`, or what it leads to if it is a link; refused if that is there, but no file."""
+    with suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise StorageError(f"can't write {path}: it is a folder")
+        if not stat.S_ISREG(mode):  # renaming a file onto a device or a pipe would replace it
+            raise StorageError(f"can't write {path}: it is not a regular file")
+    return path.resolve() if path.is_symlink() else path

@@ -15,9 +15,9 @@ from intaglio.classifiers.preprocessing import Preprocessing
 from intaglio.errors import ClassifierError, DataError
 from intaglio.seeds import torch_generator
 
-#: Bytes of activations alive at once per byte of raw input: about right from LeNet to ResNet-18.
+#: Bytes of activations alive at once per byte of input, raw or resized: about right from LeNet to ResNet-18.
 _ACTIVATION_FACTOR = 64
-#: 64 MiB, hence 1 MiB of raw input per batch: measured fastest on CPUs (256 images of 1x28x28, 64 of 3x32x32, 1 of
+#: 64 MiB, hence 1 MiB of input per batch: measured fastest on CPUs (256 images of 1x28x28, 64 of 3x32x32, 1 of
 #: 3x224x224); batches 8 times larger fall out of the cache and run at a fifth to a half of that speed.
 CPU_MEMORY_BUDGET = 64 << 20
 _MAX_BATCH = 1024
@@ -68,13 +68,14 @@ class Classifier(ABC):
         if problem := self.preprocessing.problem(self.input_shape):
             raise ClassifierError(problem)
         self.source = options.get("source", format)
+        self._check_resize()
         self.sha256 = options.get("sha256")
         self.task = options.get("task")
         self.classes = tuple(options.get("classes", ()))
         if self.classes and len(self.classes) != self.num_classes:
             raise ClassifierError(f"{self.source}: {len(self.classes)} class names for {self.num_classes} classes")
         self.fixed_batch = options.get("fixed_batch")
-        self.batch_size = self.fixed_batch or options.get("batch_size") or _batch_size(self.input_shape, options)
+        self.batch_size = self.fixed_batch or options.get("batch_size") or _batch_size(self._values, options)
         if self.batch_size < 1:
             raise ClassifierError(f"batch size must be at least 1, got {self.batch_size}")
         if self.fixed_batch:
@@ -173,9 +174,19 @@ class Classifier(ABC):
             batch = torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])])
         return self.preprocessing.apply(batch)
 
+    @property
+    def _values(self) -> int:
+        """Of one image, as it is asked or as the model takes it, whichever are more."""
+        return max(math.prod(self.input_shape), math.prod(self.preprocessing.model_shape(self.input_shape)))
+
+    def _check_resize(self) -> None:
+        if self._values > _MAX_INPUT:
+            shape = self.preprocessing.model_shape(self.input_shape)
+            raise ClassifierError(f"{self.source}: its preprocessing makes {shape}, over {_MAX_INPUT} values an image")
+
     def _check_fixed_batch(self, count: int) -> None:
         """Refuses a batch that could not be filled up: both as it is asked and as the model takes it."""
-        values = count * max(math.prod(self.input_shape), math.prod(self.preprocessing.model_shape(self.input_shape)))
+        values = count * self._values
         if values > _MAX_FIXED:
             raise ClassifierError(
                 f"{self.source}: takes batches of {count} images only, {values} values in each, over {_MAX_FIXED}; "
@@ -267,8 +278,8 @@ def _checked_class_count(count: int) -> int:
     return count
 
 
-def _batch_size(input_shape: tuple[int, ...], options: Options) -> int:
-    """The largest power of two whose activations fit the budget, between 1 and 1024."""
-    per_image = 4 * math.prod(input_shape) * _ACTIVATION_FACTOR
+def _batch_size(values: int, options: Options) -> int:
+    """The largest power of two whose activations fit the budget, between 1 and 1024; `values` are those of an image."""
+    per_image = 4 * values * _ACTIVATION_FACTOR
     fitting = max(1, options.get("memory_budget", CPU_MEMORY_BUDGET) // per_image)
     return min(_MAX_BATCH, 1 << (fitting.bit_length() - 1))

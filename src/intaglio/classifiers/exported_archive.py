@@ -36,7 +36,7 @@ class ExportedArchive:
 
 
 def read_archive(path: Path) -> ExportedArchive:
-    """Reads `models/model.json` and the raw tensors of a `.pt2` file; other members are not opened.
+    """Reads `models/model.json` and the raw tensors that its graph takes; other members are not opened.
 
     Raises:
         UnsafeFileError: pickled tensors, custom objects, compiled code, or an archive that isn't torch's own.
@@ -59,11 +59,18 @@ def read_archive(path: Path) -> ExportedArchive:
         version = program["schema_version"]["major"]
         if version != _SCHEMA_MAJOR:
             raise ModelError(f"{path}: export schema {version}, expected {_SCHEMA_MAJOR}: export again")
+        wanted = _wanted(program["graph_module"])
         return ExportedArchive(
             graph_module=program["graph_module"],
-            weights=reader.tensors("weights", "weight_"),
-            constants=reader.tensors("constants", "tensor_"),
+            weights=reader.tensors("weights", "weight_", wanted),
+            constants=reader.tensors("constants", "tensor_", wanted),
         )
+
+
+def _wanted(graph_module: dict[str, Any]) -> set[str]:
+    """The names of all tensors that the graph takes."""
+    specs = [item for spec in graph_module["signature"]["input_specs"] for item in spec.items()]
+    return {content[f"{kind}_name"] for kind, content in specs if f"{kind}_name" in content}
 
 
 class _Reader:
@@ -71,6 +78,8 @@ class _Reader:
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, root: str) -> None:
         self._path, self._archive, self._root = path, archive, root
+        self._storages: dict[str, bytearray] = {}  # many names may be of one member: it is read once
+        self._copied = 0
 
     def bytes(self, member: str) -> bytes:
         try:
@@ -87,10 +96,10 @@ class _Reader:
         except (ValueError, RecursionError) as error:
             raise ModelError(f"{self._path}: member '{member}' is not JSON") from error
 
-    def tensors(self, folder: str, prefix: str) -> dict[str, Tensor]:
-        """The tensors that `<folder>/model_<folder>_config.json` lists."""
+    def tensors(self, folder: str, prefix: str, wanted: set[str]) -> dict[str, Tensor]:
+        """Those of the `wanted` tensors that `<folder>/model_<folder>_config.json` lists."""
         config = self.json(f"data/{folder}/model_{folder}_config.json")["config"]
-        return {name: self._tensor(name, entry, folder, prefix) for name, entry in config.items()}
+        return {name: self._tensor(name, entry, folder, prefix) for name, entry in config.items() if name in wanted}
 
     def _tensor(self, name: str, entry: dict[str, Any], folder: str, prefix: str) -> Tensor:
         file, meta = entry["path_name"], entry["tensor_meta"]
@@ -100,14 +109,23 @@ class _Reader:
         if dtype is None:
             raise ModelError(f"{self._path}: '{name}' has a type that isn't supported ({meta['dtype']})")
         sizes = [_integer(size) for size in meta["sizes"]]
-        content = self.bytes(f"data/{folder}/{file}")
+        content = self._storage(f"data/{folder}/{file}")
         if math.prod(sizes) * dtype.itemsize > len(content):
             raise ModelError(f"{self._path}: '{name}' claims {sizes} values, but only {len(content)} bytes are there")
         if not content:
             return torch.empty(sizes, dtype=dtype)
-        storage = torch.frombuffer(bytearray(content), dtype=dtype)
         strides = [_integer(stride) for stride in meta["strides"]]
-        return storage.as_strided(sizes, strides, _integer(meta["storage_offset"])).contiguous()
+        stored = torch.frombuffer(content, dtype=dtype).as_strided(sizes, strides, _integer(meta["storage_offset"]))
+        if not stored.is_contiguous():
+            self._copied += stored.nbytes
+            if self._copied > self._path.stat().st_size:
+                raise ModelError(f"{self._path}: its tensors claim more bytes than the file has")
+        return stored.contiguous()
+
+    def _storage(self, member: str) -> bytearray:
+        if member not in self._storages:
+            self._storages[member] = bytearray(self.bytes(member))
+        return self._storages[member]
 
 
 def _integer(value: dict[str, Any]) -> int:

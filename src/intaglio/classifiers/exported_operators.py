@@ -49,8 +49,15 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
 } | {"torch.sym_max": max, "torch.sym_min": min, "torch.sym_not": operator.not_, "torch.sym_float": float}
 
 
+#: They do nothing in evaluation; whether a file says that it is one is never asked.
+_DROPOUTS = frozenset({"dropout", "dropout_", "feature_dropout"})
+
+#: Arguments of other operators by which a file could make its answers depend on chance, and on what is asked together.
+_FORCED: dict[str, Any] = {"dropout_p": 0.0, "train": False, "training": False}
+
+
 def find_operator(target: str) -> Callable[..., Any] | None:
-    """The function that a graph's target names; None if the target isn't on the list.
+    """The function that a graph's target names, as in evaluation; None if the target isn't on the list.
 
     A target is compared with the list as a whole and never resolved attribute by attribute, as torch does:
     "torch.serialization.os.system" is a function that torch.export.load would find, and call.
@@ -68,8 +75,24 @@ def find_operator(target: str) -> Callable[..., Any] | None:
     packet = getattr(torch.ops.aten, name, None)
     if packet is None or overload not in packet.overloads():
         return None
-    function: Callable[..., Any] = getattr(packet, overload)
-    return function
+    return _first if name in _DROPOUTS else _in_evaluation(getattr(packet, overload))
+
+
+def _in_evaluation(function: Any) -> Callable[..., Any]:
+    """The operator without training and chance, told by the places of its arguments: their names are the file's."""
+    names = [argument.name for argument in function._schema.arguments]
+    forced = {name: value for name, value in _FORCED.items() if name in names}
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        placed = [forced.get(name, value) for name, value in zip(names, args, strict=False)]
+        later = {name: value for name, value in forced.items() if name not in names[: len(args)]}
+        return function(*placed, **(kwargs | later))
+
+    return call if forced else function
+
+
+def _first(input: Any, *_args: Any, **_kwargs: Any) -> Any:
+    return input
 
 
 def _nothing(*_args: Any, **_kwargs: Any) -> None:

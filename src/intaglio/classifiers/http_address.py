@@ -24,13 +24,14 @@ def checked_address(address: str) -> str:
     try:
         url = httpx.URL(address)
         url.raw_host.decode("ascii").encode("idna")  # as the resolver will, and refuses empty and overlong labels
+        host = url.host  # read here, for it is decoded: "xn--" alone is no name
     except (httpx.InvalidURL, UnicodeError) as error:
         raise ModelError(f"{shown}: not a URL ({error})") from error
     if url.scheme not in _PORTS:
         raise ModelError(f"{shown}: only http:// and https:// are asked over the network, not {url.scheme}://")
     if url.userinfo:
         raise ModelError(f"{shown}: holds a user name or password; put an Authorization header into a mapping instead")
-    if not url.host:
+    if not host:
         raise ModelError(f"{shown}: names no host")
     return str(url.copy_with(fragment=None))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from intaglio.errors import RemoteError, one_line
 
 _SHOWN = 60
+_READ = 1 << 10
 
 
 def parse_answer(body: bytes) -> Any:
@@ -22,7 +23,7 @@ def parse_answer(body: bytes) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise RemoteError(f"the answer is not JSON: {shown(body[:_SHOWN].decode(errors='replace'))}") from error
+        raise RemoteError(f"the answer is not JSON: {shown(body[:_READ].decode(errors='replace'))}") from error
 
 
 def steps(path: str) -> tuple[str, ...]:
@@ -98,12 +99,12 @@ def to_labels(values: Sequence[Any], num_classes: int, names: Mapping[str, int] 
 
 
 def shown(value: object) -> str:
-    """A piece of what a server sent, short and on one line."""
+    """A piece of what a server sent, short and on one line; dots say where it was cut, for secrets are sought there."""
     if isinstance(value, list | dict):
         return f"a {'list' if isinstance(value, list) else 'JSON object'} of {len(value)}"
-    text = value if isinstance(value, str) else repr(value)[: 2 * _SHOWN]
-    text = one_line(text[: 2 * _SHOWN])
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    text = value if isinstance(value, str) else repr(value)
+    line = one_line(text[:_READ])
+    return line if len(line) <= _SHOWN and len(text) < _READ else f"{line[:_SHOWN]}..."
 
 
 def _label(value: Any, names: Mapping[str, int] | None) -> int:

@@ -28,8 +28,9 @@ class HttpClassifier(Classifier):
 
     It is asked with the manners and limits of `Conduct`: time-outs, retries with growing pauses, requests a second, a
     budget of images (`max_queries`; a question that would go beyond it is refused before any of it is sent), and a
-    limit on answers. TLS is verified, and redirects never lead to another host. The environment's proxies are used.
-    Every request is recorded in `transcript`; `intaglio.evidence.transcript` signs it.
+    limit on answers. TLS is verified, and redirects never lead to another host; the images are sent again after one,
+    which counts. What fills up a fixed batch (its last image, repeated) doesn't count. The environment's proxies are
+    used. Every request is recorded in `transcript`; `intaglio.evidence.transcript` signs it.
 
     Args:
         url: the address; user names, passwords and tokens don't belong into it.
@@ -110,7 +111,11 @@ class HttpClassifier(Classifier):
 
     @property
     def images_sent(self) -> int:
-        """Images sent so far, repeated ones included: what counts against the budget, whatever is reset."""
+        """Images sent so far, repeated ones included: what counts against the budget, whatever is reset.
+
+        After redirects and failures the images are sent again, and counted again. Copies of the last image, which fill
+        up a batch of fixed size, are not counted: they ask nothing new, and the server takes no smaller batch.
+        """
         return self._sent
 
     def _ask(self, images: Tensor) -> Tensor:

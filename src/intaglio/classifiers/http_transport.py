@@ -22,6 +22,8 @@ _MAX_REDIRECTS = 3
 _REPEATING = (HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.PERMANENT_REDIRECT)
 _PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 _SHOWN = 120
+#: Of a secret that was cut off; fewer letters give nothing away, and are found in any text.
+_SHORTEST_PREFIX = 4
 #: No word of who asks: a suspect that knows its examiner may answer as the examiner hopes.
 _HEADERS = {
     "Accept": "application/json",
@@ -75,7 +77,7 @@ class Transport:
         self._clock = clock
         self._headers = httpx.Headers(_HEADERS)
         self._headers.update(headers)
-        self._secrets = secrets
+        self._secrets = sorted({form for secret in secrets for form in _written(secret)}, key=len, reverse=True)
         self._wire = Wire(self._origin, conduct, clock)
         self._next_start = clock.monotonic()
 
@@ -88,14 +90,16 @@ class Transport:
         before: Callable[[], None] = _nothing,
         failed: Callable[[Reply], None] = _nothing,
     ) -> Reply:
-        """The answer, after as many attempts as it takes; `before` is called ahead of each, `failed` after a vain one.
+        """The answer, after as many attempts as it takes.
+
+        `before` is called ahead of whatever is sent, `failed` after what brought no answer: of vain attempts, and of
+        those that a server redirects, in which the whole question is sent again.
 
         Raises:
             RemoteError: none of the attempts, or one that can't get better, brought an answer.
         """
         for attempt in range(self._conduct.retries + 1):
-            before()
-            reply = self._attempt(method, url, content)
+            reply = self._attempt(method, url, content, before, failed)
             if reply.problem is None:
                 return reply
             pause = max(self._conduct.pause(attempt, self._clock.jitter()), reply.retry_after)
@@ -109,16 +113,26 @@ class Transport:
 
     def clean(self, text: str) -> str:
         """One short printable line of what a server said, without the secrets it was sent."""
+        text = one_line(text)
         for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return one_line(text)
+            text = _without(text, secret)
+        return text
 
-    def _attempt(self, method: str, url: str, content: bytes | None) -> Reply:
+    def _attempt(
+        self,
+        method: str,
+        url: str,
+        content: bytes | None,
+        before: Callable[[], None],
+        failed: Callable[[Reply], None],
+    ) -> Reply:
         digest = hashlib.sha256(content or b"").hexdigest()
         target = httpx.URL(url)
-        for _ in range(_MAX_REDIRECTS + 1):
+        for hops in range(_MAX_REDIRECTS + 1):
+            before()
             self._pace()
-            reply = Reply(method, str(target), self._clock.now(), digest)
+            # A server may lead to an address that holds what it was sent.
+            reply = Reply(method, self.clean(str(target)) if hops else url, self._clock.now(), digest)
             try:
                 answer = self._wire.exchange(method, target, self._headers.raw, content)
             except (httpcore.TimeoutException, TooLargeError) as error:
@@ -131,6 +145,8 @@ class Transport:
             target, problem = self._redirected(method, target, answer)
             if problem is not None:
                 return replace(reply, problem=self.clean(problem))
+            if hops < _MAX_REDIRECTS:
+                failed(replace(reply, problem=self.clean(f"redirects to {target}")[:_SHOWN]))
         return replace(reply, problem=f"redirects more than {_MAX_REDIRECTS} times")
 
     def _pace(self) -> None:
@@ -179,9 +195,10 @@ class Transport:
         """Where a redirect leads, and why it isn't followed, if it isn't."""
         try:
             target = url.join(answer.headers["location"])
-        except httpx.InvalidURL:
+            origin = origin_of(target)
+        except (httpx.InvalidURL, UnicodeError):  # the latter: a host that only claims to be written in IDNA
             return url, "redirects to what is no address"
-        if target.scheme not in ("http", "https") or origin_of(target) != origin_of(self._origin):
+        if target.scheme not in ("http", "https") or origin != origin_of(self._origin):
             where = f"{target.scheme}://{target.netloc.decode('ascii', 'replace')}"[:_SHOWN]
             return (
                 url,
@@ -190,6 +207,22 @@ class Transport:
         if method != "GET" and answer.status not in _REPEATING:
             return url, f"redirects (HTTP {answer.status}) in a way that drops the question; give the new address"
         return target, None
+
+
+def _written(secret: str) -> set[str]:
+    """A secret as a server may send it back: as it is, or as it stands in JSON."""
+    return {one_line(form) for form in (secret, json.dumps(secret)[1:-1], secret.replace("/", "\\/"))}
+
+
+def _without(text: str, secret: str) -> str:
+    """The text with a secret blotted out, also where it was cut: before dots, and at the end."""
+    text = text.replace(secret, "***")
+    for length in range(len(secret) - 1, _SHORTEST_PREFIX - 1, -1):
+        start = secret[:length]
+        text = text.replace(f"{start}...", "***...")
+        if text.endswith(start):
+            text = f"{text[:-length]}***"
+    return text
 
 
 def _said(body: bytes) -> str:

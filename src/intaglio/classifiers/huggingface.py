@@ -24,6 +24,7 @@ from intaglio.files import sha256_file
 VIDEO_TYPES = ("videomae", "timesformer", "vivit")
 
 _CONFIG_LIMIT = 16 << 20
+_SHOWN = 60
 _CONFIG = "config.json"
 _PROCESSOR = "preprocessor_config.json"
 #: With the package peft, transformers would load these on top of weights that lie elsewhere.
@@ -33,10 +34,38 @@ _INDEX = "model.safetensors.index.json"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 #: Entries that would make transformers run code which came with the model, or fetch some.
 _EXECUTABLE = ("auto_map", "custom_pipelines")
+#: Of other weights than those that are checked and hashed here; transformers would even unpickle them.
+_OTHER_WEIGHTS = "transformers_weights"
 
+#: A configuration of a few bytes may claim any number of classes and layers, and each takes memory when it is built.
+_LIMITS = {
+    **dict.fromkeys(("num_labels", "id2label", "label2id"), 100_000),
+    **dict.fromkeys(("num_hidden_layers", "depths"), 1_000),
+}
 
 #: What transformers answers to damaged files and to configurations that make no sense.
-_REFUSALS = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
+_REFUSALS = (
+    OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ImportError, ArithmeticError,
+    SafetensorError,
+)  # fmt: skip
+
+#: Flags that change nothing in RGB images of the size that the model sees, or that are of frames and segmentations.
+_HARMLESS = frozenset(
+    {
+        "do_resize", "do_center_crop", "do_convert_rgb", "do_pad", "do_thumbnail", "do_align_long_axis",
+        "do_reduce_labels", "do_sample_frames",
+    }
+)  # fmt: skip
+#: Entries of processors that cut images into patches by themselves.
+_PATCHES = ("max_num_patches", "max_patches")
+#: What processors do though their file doesn't say so, by how the name of their type, or of the model's, begins.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "efficientnet": {"include_top": True},
+    "imagegpt": {"do_color_quantize": True},
+    "mobilevit": {"do_flip_channel_order": True, "do_normalize": False},
+    "siglip2": {"max_num_patches": 256},
+    "vivit": {"rescale_factor": 1 / 127.5, "offset": True},
+}
 
 
 class HuggingFaceLogits(nn.Module):
@@ -56,24 +85,46 @@ class _Processor(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
+    source: str = _PROCESSOR
+    not_understood: tuple[str, ...] = ()
     do_rescale: bool = True
     rescale_factor: float = 1 / 255
     offset: bool = False
+    rescale_offset: bool = False
     do_normalize: bool = True
     image_mean: float | tuple[float, ...] = 0.0
     image_std: float | tuple[float, ...] = 1.0
+    include_top: bool = False
+    do_flip_channel_order: bool = False
     size: int | dict[str, int | None] | None = None
     crop_size: int | dict[str, int | None] | None = None
 
     def preprocessing(self, resize: tuple[int, int] | None) -> Preprocessing:
-        """`(255 factor x - offset - mean) / std` for raw x in [0, 1]."""
+        """`(255 factor x - offset - mean) / std` for raw x in [0, 1]; EfficientNet's top divides by std once more.
+
+        Raises:
+            ModelError: it does more than that, or with numbers that make no sense.
+        """
+        if self.not_understood:
+            first = self.not_understood[0][:_SHOWN]
+            raise ModelError(f"{self.source}: '{first}' isn't supported: give a preprocessing instead")
         scale = 255 * self.rescale_factor if self.do_rescale else 255.0
         if math.isclose(scale, 1.0, rel_tol=1e-6):
             scale = 1.0
-        shift = 1.0 if self.offset and self.do_rescale else 0.0
-        mean, std = (self.image_mean, self.image_std) if self.do_normalize else (0.0, 1.0)
-        means = tuple(value + shift for value in (mean if isinstance(mean, tuple) else (mean,)))
-        return Preprocessing(resize=resize, scale=scale, mean=means, std=std if isinstance(std, tuple) else (std,))
+        shift = 1.0 if (self.offset or self.rescale_offset) and self.do_rescale else 0.0
+        means = _tuple(self.image_mean if self.do_normalize else 0.0)
+        divisions = int(self.do_normalize) + int(self.include_top)
+        stds = _tuple(self.image_std if divisions else 1.0)
+        try:
+            return Preprocessing(
+                resize=resize,
+                scale=scale,
+                mean=tuple(value + shift for value in means),
+                std=tuple(math.prod([value] * divisions) for value in stds),
+                channel_order="bgr" if self.do_flip_channel_order else "rgb",
+            )
+        except ValidationError as error:
+            raise ModelError(f"{self.source}: {_first_problem(error)}") from error
 
     def sides(self) -> tuple[int, int] | None:
         """Height and width of what the model sees."""
@@ -85,6 +136,10 @@ class _Processor(BaseModel):
             if size and (height := size.get("height")) and (width := size.get("width")):
                 return height, width
         return None
+
+
+def _tuple(value: float | tuple[float, ...]) -> tuple[float, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def open_huggingface(
@@ -107,21 +162,25 @@ def open_huggingface(
     configuration's. The digest is `folder_digest`'s.
 
     Raises:
-        UnsafeFileError: pickled weights, code that came with the model, or weights outside the folder.
-        ModelError: no such folder, damaged, weights that are missing or of another shape, an adapter, another shape or
-            class count than the given one, or transformers is missing.
+        UnsafeFileError: pickled weights, code that came with the model, or weights elsewhere.
+        ModelError: no such folder, damaged, weights that are missing or of another shape, an adapter, a processor that
+            does more than a preprocessing can, another shape or class count than the given one, too many classes or
+            layers, or transformers is missing.
         ClassifierError: it opens, but doesn't answer as it says.
     """
     folder = Path(folder)
     settings = _read_json(folder / _CONFIG)
     if found := [key for key in _EXECUTABLE if settings.get(key)]:
         raise UnsafeFileError(f"{folder}: its configuration names code of its own ({found[0]}), which is never run")
+    if settings.get(_OTHER_WEIGHTS) is not None:
+        raise UnsafeFileError(f"{folder}: its configuration names other weights ({_OTHER_WEIGHTS}): remove the entry")
     if settings.get("quantization_config"):
         raise ModelError(f"{folder}: quantised weights are not supported; save the model without")
     if (folder / _ADAPTER).exists():
         raise ModelError(f"{folder}: holds an adapter ({_ADAPTER}); merge it into its model and save that")
+    _check_counts(settings, folder)
     stored = _stored_values(folder)
-    processor = _read_processor(folder / _PROCESSOR)
+    processor = _read_processor(folder / _PROCESSOR, str(settings.get("model_type")))
     transformers = _load_transformers()
     model, config = _load(transformers, folder, stored)
     sides = _sides(config, processor, input_shape)
@@ -285,15 +344,47 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_processor(path: Path) -> _Processor:
+def _check_counts(settings: dict[str, Any], folder: Path) -> None:
+    """Refuses more classes or layers than any classifier has, also in a configuration's parts, such as vision's."""
+    parts = [settings]
+    while parts:
+        part = parts.pop()
+        for name, most in _LIMITS.items():
+            if _claimed(part.get(name)) > most:
+                raise ModelError(f"{folder}: its configuration claims more than {most} in '{name}'")
+        parts += [value for value in part.values() if isinstance(value, dict)]
+
+
+def _claimed(value: Any) -> float:
+    """A number, the sum of numbers in a list, or else how much there is in it."""
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, list) and all(isinstance(item, int | float) for item in value):
+        return sum(value)
+    return len(value) if isinstance(value, dict | list) else 0
+
+
+def _read_processor(path: Path, model_type: str = "") -> _Processor:
     """A model without one is taken to want raw images."""
     if not path.is_file():
         return _Processor()
+    stated = {name: value for name, value in _read_json(path).items() if value is not None}
+    kind = str(stated.get("image_processor_type") or stated.get("feature_extractor_type") or model_type).lower()
+    values = next((usual for name, usual in _DEFAULTS.items() if kind.startswith(name)), {}) | stated
+    if any(values.get(name) for name in _PATCHES):
+        raise ModelError(f"{path}: cuts images into patches by itself, which isn't supported")
+    known = _HARMLESS | _Processor.model_fields.keys()
+    others = tuple(name for name in values if name.startswith("do_") and name not in known and values[name])
+    described = {"source": str(path), "not_understood": others}
     try:
-        return _Processor.model_validate(_read_json(path))
+        return _Processor.model_validate(values | described)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise ModelError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise ModelError(f"{path}: {_first_problem(error)}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return ": ".join(part for part in (".".join(map(str, first["loc"])), first["msg"]) if part)
 
 
 def _sides(config: Any, processor: _Processor, given: tuple[int, ...] | None) -> tuple[int, int] | None:
@@ -301,6 +392,6 @@ def _sides(config: Any, processor: _Processor, given: tuple[int, ...] | None) ->
     size = getattr(config, "image_size", None)
     if isinstance(size, int):
         return size, size
-    if isinstance(size, list | tuple) and len(size) == 2:
-        return int(size[0]), int(size[1])
+    if isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size):
+        return size[0], size[1]
     return processor.sides() or (None if given is None else (given[-2], given[-1]))

@@ -1,7 +1,7 @@
 """An ONNX file as a classifier, run by ONNX Runtime on the CPU: scores only."""
 
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import torch
@@ -14,7 +14,16 @@ from intaglio.classifiers.preprocessing import Preprocessing
 from intaglio.errors import ClassifierError, ModelError
 
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+_NUMBERS = "fiub"  # NumPy's kinds of types; texts and maps are none
 _SILENT = 4  # ONNX Runtime prints failures by itself, besides raising them
+
+
+class _Port(NamedTuple):
+    """What the graph states of an input or output."""
+
+    name: str
+    type: str
+    shape: list[int | str | None]
 
 
 class OnnxClassifier(Classifier):
@@ -73,9 +82,12 @@ class OnnxClassifier(Classifier):
         array = np.ascontiguousarray(batch.detach().cpu().numpy(), dtype=self._input_type)
         try:
             (answer,) = self._session.run(None, {self._input_name: array})
+            scores = np.asarray(answer)
         except self._errors as error:
             raise ClassifierError(f"{self.source}: can't answer inputs {list(array.shape)}: {_line(error)}") from error
-        return torch.from_numpy(np.asarray(answer))
+        if scores.dtype.kind not in _NUMBERS:
+            raise ClassifierError(f"{self.source}: expected a tensor of scores, but its answers are no numbers")
+        return torch.from_numpy(scores)
 
 
 def _start(file: OnnxFile, name: str) -> tuple[tuple[type[Exception], ...], Any]:
@@ -104,7 +116,11 @@ def _start(file: OnnxFile, name: str) -> tuple[tuple[type[Exception], ...], Any]
         raise ModelError(f"{name}: ONNX Runtime refuses it: {_line(error)}") from error
 
 
-def _only(ports: list[Any], kind: str, name: str) -> Any:
+def _only(nodes: list[Any], kind: str, name: str) -> _Port:
+    try:
+        ports = [_Port(node.name, node.type, node.shape) for node in nodes]
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{name}: is damaged: a name of its {kind} is not text") from error
     if len(ports) != 1:
         names = ", ".join(port.name for port in ports)
         raise ModelError(f"{name}: expected one of its {kind}, got {len(ports)} ({names}): export a model with one")

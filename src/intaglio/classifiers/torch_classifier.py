@@ -103,11 +103,11 @@ class TorchClassifier(Classifier):
     def _takes_channels_last(self) -> bool:
         if self._device.type != "cpu" or len(self.input_shape) != 3 or self.preprocessing.layout != "NCHW":
             return False
-        if not channels_last_is_safe(self._module, self.input_shape):
+        if not channels_last_is_safe(self._module, self.preprocessing.model_shape(self.input_shape)):
             return False
         self._channels_last = True
         try:
-            self._forward(self._prepared(self._probe_images()[: self.fixed_batch]))
+            self._forward(self._prepared(self._probe_images()[: self.batch_size]))
         except ClassifierError:
             return False
         return True

@@ -8,6 +8,15 @@ from torch import Tensor, nn
 from intaglio.errors import ModelError, RecipeError
 from intaglio.networks import Architecture
 
+#: What can be cast to a network's own type, value by value: no quantised, packed or complex numbers.
+_PLAIN = frozenset(
+    {
+        torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e4m3fnuz,
+        torch.float8_e5m2, torch.float8_e5m2fnuz, torch.bool, torch.int64, torch.int32, torch.int16, torch.int8,
+        torch.uint64, torch.uint32, torch.uint16, torch.uint8,
+    }
+)  # fmt: skip
+
 
 def build_with_weights(architecture: Architecture, tensors: Mapping[str, Tensor], name: str) -> nn.Module:
     """The network with exactly these tensors, cast to its own types; draws nothing from torch's global generator.
@@ -40,7 +49,8 @@ def check_tensors(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], w
     """Compares names and shapes.
 
     Raises:
-        ModelError: the first difference: missing, then extra, then of another shape or not real numbers.
+        ModelError: the first difference: missing, then extra, then of another shape, not plain real numbers, or one
+            value that stands for many (a small file would take any amount of memory).
     """
     for kind, names in (
         ("is missing", wanted.keys() - tensors.keys()),
@@ -53,8 +63,10 @@ def check_tensors(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], w
         found = tensors[key]
         if found.shape != value.shape:
             raise ModelError(f"{what}, tensor '{key}' must be {list(value.shape)}, got {list(found.shape)}")
-        if found.is_complex() or found.layout != torch.strided:
+        if found.dtype not in _PLAIN or found.layout != torch.strided:
             raise ModelError(f"{what}, tensor '{key}' must hold plain real numbers, got {found.dtype}, {found.layout}")
+        if found.numel() * found.element_size() > found.untyped_storage().nbytes():
+            raise ModelError(f"{what}, tensor '{key}' claims {list(found.shape)} values, but holds fewer")
 
 
 def _skeleton(architecture: Architecture, name: str) -> nn.Module:

@@ -1,6 +1,8 @@
 """NumPy archives: plain arrays, or JPEG bytes with offsets. Never unpickled."""
 
 import itertools
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -14,9 +16,16 @@ from numpy.typing import NDArray
 
 from intaglio.data.images import UNLABELLED, ImageData
 from intaglio.data.picture import read_picture
-from intaglio.errors import DataError
+from intaglio.errors import DataError, one_line
 
 MAX_BYTES = 16 * 2**30
+
+#: What zipfile and what it unpacks with say of damaged archives; RuntimeError also of encrypted ones.
+DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError)
+#: How NumPy refuses to unpickle, and what it says of headers that are damaged, or declare what can't be.
+DAMAGED_ARRAY = (
+    ValueError, MemoryError, TokenError, SyntaxError, TypeError, OverflowError, AttributeError, LookupError,
+)  # fmt: skip
 
 #: Accepted names, in order of preference; `{s}` is the split.
 IMAGE_KEYS = ("x_{s}", "{s}_images", "X_{s}", "images_{s}", "images", "x", "X", "data")
@@ -31,7 +40,8 @@ def open_npz(path: Path, split: str) -> ImageData:
     int64 `[N + 1]`. Labels optional. An array `classes` of strings names the classes.
 
     Raises:
-        DataError: damaged, over 16 GiB unpacked, encrypted, holding pickled objects, or without images.
+        DataError: damaged, over 16 GiB unpacked (pictures as float32), encrypted, holding pickled objects, or without
+            images.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -47,10 +57,11 @@ def open_npz(path: Path, split: str) -> ImageData:
                 images = _to_nchw(_array(arrays, _first(path, names, IMAGE_KEYS, split)), path)
             keys = [key.format(s=split) for key in LABEL_KEYS if key.format(s=split) in names]
             labels = _array(arrays, keys[0]) if keys else np.full(len(images), UNLABELLED)
-    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError) as error:  # the last: encrypted
-        raise DataError(f"{path}: damaged archive ({error})") from error
-    except (ValueError, MemoryError, TokenError) as error:  # numpy's refusal to unpickle, and answers to bad headers
-        raise DataError(f"{path}: can't be read without executing it, or damaged ({error})") from error
+    except (*DAMAGED_ARCHIVE, KeyError) as error:
+        raise DataError(f"{path}: damaged archive ({one_line(str(error))})") from error
+    except DAMAGED_ARRAY as error:
+        reason = one_line(str(error))
+        raise DataError(f"{path}: can't be read without executing it, or damaged ({reason})") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
@@ -77,11 +88,13 @@ def _decode(content: NDArray[Any], offsets: NDArray[Any], path: Path) -> NDArray
     if content.dtype != np.uint8 or offsets.ndim != 1 or not np.issubdtype(offsets.dtype, np.integer):
         raise DataError(f"{path}: pictures need uint8 bytes and a list of integer offsets")
     raw = content.tobytes()
-    spans = itertools.pairwise(offsets.tolist())
-    pictures = [
-        read_picture(raw[start:stop], name=f"{path}, picture {index}").numpy()
-        for index, (start, stop) in enumerate(spans)
-    ]
+    pictures: list[NDArray[Any]] = []
+    unpacked = 0
+    for index, (start, stop) in enumerate(itertools.pairwise(offsets.tolist())):
+        pictures.append(read_picture(raw[start:stop], name=f"{path}, picture {index}").numpy())
+        unpacked += pictures[-1].size * np.dtype(np.float32).itemsize
+        if unpacked > MAX_BYTES:  # a picture of one colour is a few bytes, and many entries may be of the same one
+            raise DataError(f"{path}: its pictures unpack to more than {MAX_BYTES} bytes")
     if len({picture.shape for picture in pictures}) > 1:
         raise DataError(f"{path}: its pictures are of different sizes or channels")
     return (np.stack(pictures) / np.float32(255)).astype(np.float32)

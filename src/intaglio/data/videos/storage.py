@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from intaglio.data.images import UNLABELLED
+from intaglio.data.npz import DAMAGED_ARCHIVE, DAMAGED_ARRAY
 from intaglio.data.videos.decoding import load_av
 from intaglio.data.videos.video_data import VideoData
-from intaglio.errors import DataError
+from intaglio.errors import DataError, one_line
 from intaglio.files import atomic_path, write_json
 
 _CLASSES = "classes.json"
@@ -191,8 +192,8 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
         array: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, EOFError, OverflowError, SyntaxError, TypeError) as error:
-        raise DataError(f"{path}: not an array of numbers, or damaged ({error})") from error
+    except (*DAMAGED_ARRAY, *DAMAGED_ARCHIVE) as error:  # the latter: what begins as a zip archive is opened as one
+        raise DataError(f"{path}: not an array of numbers, or damaged ({one_line(str(error))})") from error
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path}: not an array of numbers, or damaged")
     return array
