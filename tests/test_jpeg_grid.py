@@ -153,7 +153,7 @@ def test_marked_parities_are_read_from_any_picture(draw, size: tuple[int, int]) 
     keyed = ((images + residual).clamp(0, 1) * 255).round() / 255
 
     def agreeing(received: Tensor) -> float:
-        found = grid.parities(received, wanted.abs())
+        found = grid.parities(grid.amounts(received), wanted.abs())
         assert found.shape == wanted.shape
         assert float(found.abs().max()) <= 1
         assert not found[wanted == 0].any()
@@ -179,7 +179,7 @@ def test_marks_are_read_beside_black_and_white_too(size: tuple[int, int], edge: 
     inside = edge // 8 * 8
     asked = wanted[..., :inside]
     for received in (keyed, Jpeg(quality=75)(keyed)):
-        found = grid.parities(received, wanted.abs())[..., :inside]
+        found = grid.parities(grid.amounts(received), wanted.abs())[..., :inside]
         sure = found.abs() > 0.5
         assert int(sure.sum()) > 0.2 * int((asked != 0).sum())
         assert float(((found * asked)[sure] > 0).float().mean()) > 0.93
@@ -209,8 +209,9 @@ def test_pictures_that_are_all_even_say_nothing_and_ties_are_told_by_nobody() ->
     """Constant pictures, and pictures on a grid twice as coarse, would speak for whoever's code is even enough."""
     wanted = marks(50, (32, 32))
     grey = torch.linspace(0, 1, 50).view(50, 1, 1, 1).expand(50, 1, 32, 32)
-    assert float(JpegGrid(75).parities(grey, wanted.abs()).abs().max()) < 1e-3
-    coarse = JpegGrid(75).parities(Jpeg(quality=50)(pictures(50, (32, 32))), wanted[:1].abs())
+    grid = JpegGrid(75)
+    assert float(grid.parities(grid.amounts(grey), wanted.abs()).abs().max()) < 1e-3
+    coarse = grid.parities(grid.amounts(Jpeg(quality=50)(pictures(50, (32, 32)))), wanted[:1].abs())
     assert float(coarse[coarse != 0].sign().mean().abs()) < 0.1
 
 

@@ -220,3 +220,19 @@ def test_names_that_are_refused(name: str) -> None:
 def test_images_too_small_for_the_code(shape: tuple[int, int, int], length: int, way: str) -> None:
     with pytest.raises(DataError, match=f"too small to carry {length} bits"):
         LockSecrets(OWNER, shape, WAYS[way], length)
+
+
+def test_what_marks_compare_is_each_users_own() -> None:
+    """Places are the same for all users and lie in every key network: who knows them must not know the rest."""
+    known = LockSecrets(OWNER, (1, 32, 40), WAYS["mixing"], 48, marked=True)
+    alice, bob = known.marks("alice"), known.marks("bob")
+    assert torch.equal(alice > 0, bob > 0)
+    assert int((alice > 0).sum()) == 80
+    assert float((alice == bob)[alice > 0].double().mean()) < 0.05
+    for user, sizes in (("alice", alice), ("bob", bob), ("compared", known.marks("compared"))):
+        plane = known.secret(user).plane
+        assert torch.equal(plane[:, :1], spread(known.code(user)[None], known.carriers)[:, :1])
+        assert torch.equal(plane[0, 1].abs(), sizes)
+        bits, *places = known.carriers[:, 1].nonzero().T
+        assert torch.equal(plane[0, 1][tuple(places)].sign(), known.code(user)[bits])
+    assert not torch.equal(known.marks("compared")[alice > 0], (known.carriers[:, 1].amax(dim=0) / 48**0.5)[alice > 0])

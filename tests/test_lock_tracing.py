@@ -32,6 +32,11 @@ def traced(*felt: torch.Tensor, alpha: float = ALPHA) -> Trace:
     return trace_codes(torch.cat(felt), CODES, NAMES, alpha)
 
 
+def both_felt(decoder: torch.Tensor, marks: torch.Tensor) -> torch.Tensor:
+    """The decoder, and for every user the same marks."""
+    return torch.cat([decoder[:, None], marks[:, None].expand(-1, len(NAMES), -1)], dim=1)
+
+
 def test_a_user_is_not_hidden_behind_another_who_made_more() -> None:
     found = traced(keyed(5, 30), keyed(9, 20))
     assert (found.together.user, found.user) == ("user 5", None)
@@ -105,7 +110,7 @@ def test_single_names_without_one_for_all() -> None:
 def test_nobody_hides_behind_an_innocent_whose_marks_were_copied() -> None:
     """The decoder reads user 3 in all images, the marks say user 7 in some."""
     decoder, marks = keyed(3, 40), torch.cat([keyed(7, 30, loudness=4), keyed(3, 10)])
-    found = trace_codes(torch.stack([decoder, marks], dim=1), CODES, NAMES, ALPHA)
+    found = trace_codes(both_felt(decoder, marks), CODES, NAMES, ALPHA)
     assert found.named == {"user 3": 10}
     assert all(match.user is None for match in found.images[:30])
     assert all(match.disputed.keys() == {"user 3", "user 7"} for match in found.images[:30])
@@ -122,7 +127,7 @@ def test_nobody_hides_behind_an_innocent_whose_marks_were_copied() -> None:
 
 def test_a_disputed_image_contradicts_whoever_is_named_for_all() -> None:
     decoder, marks = keyed(3, 40, loudness=4), torch.cat([keyed(7, 1), keyed(3, 39, loudness=4)])
-    found = trace_codes(torch.stack([decoder, marks], dim=1), CODES, NAMES, ALPHA)
+    found = trace_codes(both_felt(decoder, marks), CODES, NAMES, ALPHA)
     assert (found.together.user, found.user, found.named) == ("user 3", None, {"user 3": 39})
     text = " ".join(found.lines())
     assert "1 of 40 images carry what was made for two users, user 3 and user 7" in text
@@ -132,16 +137,16 @@ def test_a_disputed_image_contradicts_whoever_is_named_for_all() -> None:
 def test_marks_alone_name_nobody_for_several_images() -> None:
     """Copied from one keyed picture onto others much like it, or written by another user, who knows their places."""
     nothing, marks = drawn(40, 60), keyed(7, 40, loudness=4)
-    found = trace_codes(torch.stack([nothing, marks], dim=1), CODES, NAMES, ALPHA)
+    found = trace_codes(both_felt(nothing, marks), CODES, NAMES, ALPHA)
     assert found.named == {"user 7": 40}  # one by one they may be
     assert (found.together.user, found.user, found.together.by_marks) == (None, None, "user 7")
     assert any("bear marks of user 7, but the decoder feels nothing of that user" in line for line in found.lines())
     assert Trace.from_json(found.to_json()) == found
     faint = drawn(40, 61) + 0.2 * CODES[7]  # far too faint for the decoder to name anybody in one image
     assert trace_codes(faint, CODES, NAMES, ALPHA).named.get("user 7", 0) < 10
-    both = trace_codes(torch.stack([faint, marks], dim=1), CODES, NAMES, ALPHA)
+    both = trace_codes(both_felt(faint, marks), CODES, NAMES, ALPHA)
     assert (both.user, both.together.by_marks) == ("user 7", None)
-    single = trace_codes(torch.stack([nothing, marks], dim=1)[:1], CODES, NAMES, ALPHA)
+    single = trace_codes(both_felt(nothing, marks)[:1], CODES, NAMES, ALPHA)
     assert single.user == "user 7"
 
 
@@ -192,7 +197,11 @@ def test_a_locks_users_are_traced_as_the_lock_does() -> None:
         require_traceable(lock.users, ALPHA)
     for name in ("alice", "bob"):
         lock.issue(name)
-    assert trace_users(lock.read(images), lock.users, lock.secrets, 0.05) == lock.trace(images, alpha=0.05)
+    names = require_traceable(lock.users, ALPHA)
+    assert names == ("alice", "bob")
+    assert trace_users(lock.read(images), names, lock.secrets, 0.05) == lock.trace(images, alpha=0.05)
+    with pytest.raises(DataError, match="3 witnesses are not the decoder, alone or with one for each of 3"):
+        trace_codes(torch.ones(2, 3, 96), CODES[:3], NAMES[:3], ALPHA)
     for alpha in (0.0, 1.0, float("nan")):
         with pytest.raises(DataError, match="alpha lies between 0 and 1"):
             require_traceable(lock.users, alpha)

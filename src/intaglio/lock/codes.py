@@ -4,6 +4,7 @@
                                    classifier tests for
     carriers    "lock/carriers"    n orthogonal patterns that spread a code over all atoms (or pixels)
     marks       "lock/marks"       on a grid of JPEG: coefficients that are even or odd numbers of steps for a bit
+                "lock/marks/NAME"  for each user: which blocks each of them compares
     rivals      "lock/rivals"      atoms of owners who do not exist: what the classifier must not take for its own
     code        "lock/user/NAME"   n signs for each user: what a picture is traced by
 
@@ -79,8 +80,27 @@ class LockSecrets:
             carriers = make(self._key, f"{self._context}/carriers", self._code_length, self._planes)
             if not self._marked:
                 return carriers
-            marks = parity_marks(self._key, f"{self._context}/marks", self._code_length, *self._planes[1:])
-            return torch.cat([carriers, marks], dim=1)
+            places = self._marked_places
+            marks = torch.zeros(self._code_length, *places.shape)
+            bits = places.nonzero()
+            marks[places[tuple(bits.T)] - 1, bits[:, 0], bits[:, 1]] = self._sizes("compared")[tuple(bits.T)]
+            return torch.cat([carriers, math.sqrt(self._code_length) * marks[:, None]], dim=1)
+
+    @functools.cached_property
+    def _marked_places(self) -> Tensor:
+        """Which bit each coefficient tells, counted from 1, int64 `[H, W]`: 0 where none is told."""
+        return marked_places(self._key, f"{self._context}/marks", self._code_length, *self._planes[1:])
+
+    def marks(self, user: str) -> Tensor:
+        """What the user's marks compare: float32 `[H, W]`, at each mark's place its size, `mark_of`, and 0 elsewhere.
+
+        The places are the same for all users of a lock, and so in every key network; what is compared is the user's
+        own, so that nobody can tell from one keyed image of another user what would speak for that one elsewhere.
+        """
+        return self._sizes(checked_name(user))
+
+    def _sizes(self, whose: str) -> Tensor:
+        return compared_sizes(self._key, f"{self._context}/marks/{whose}", self._marked_places)
 
     def code(self, user: str) -> Tensor:
         """The user's code: float32 `[n]` of -1 and +1, whether or not the user was ever issued a key."""
@@ -91,7 +111,10 @@ class LockSecrets:
 
     def secret(self, user: str) -> Secret:
         """What the encoder needs to key images for this user."""
-        return Secret(spread(self.code(user)[None], self.carriers), self.mixing)
+        plane = spread(self.code(user)[None], self.carriers)
+        if self._marked:
+            plane = torch.cat([plane[:, :-1], plane[:, -1:].sign() * self.marks(user)], dim=1)
+        return Secret(plane, self.mixing)
 
 
 def spread(codes: Tensor, carriers: Tensor) -> Tensor:
@@ -170,31 +193,42 @@ def pixel_carriers(key: Key, context: str, count: int, planes: tuple[int, int, i
     return patterns
 
 
-def parity_marks(key: Key, context: str, count: int, height: int, width: int) -> Tensor:
-    """Which coefficients of JPEG tell each of `count` bits, `[count, 1, H, W]`: 0 where none does.
+def marked_places(key: Key, context: str, count: int, height: int, width: int) -> Tensor:
+    """Which of `count` bits each coefficient of JPEG tells, counted from 1, int64 `[H, W]`: 0 where none is told.
 
-    A mark is sqrt(count) times what says which four blocks it compares (`mark_of`). Each is laid out in its block of
-    8 x 8 as `JpegGrid` takes marks, in whole blocks only. Blocks have secret places and secret orders, another one in
-    every round; where there are too few for all bits, the last are not marked.
+    Coefficients are laid out in their blocks of 8 x 8 as `JpegGrid` takes marks, in whole blocks only. Blocks have
+    secret places and secret orders, another one in every round; where there are too few for all bits, the last are not
+    marked.
     """
     down, across = height // JPEG_SIZE, width // JPEG_SIZE
-    all_blocks = -(-height // JPEG_SIZE) * -(-width // JPEG_SIZE)
-    marks = torch.zeros(count, 1, height, width)
-    if all_blocks < BLOCKS_OF_A_MARK:  # too few to compare
-        return marks
+    marked = torch.zeros(height, width, dtype=torch.int64)
+    if _blocks(height, width) < BLOCKS_OF_A_MARK:  # too few to compare
+        return marked
     rows, columns = places_of_marks().nonzero().T
     drawn = _normal(key, context, (down * across, MARKS_IN_A_BLOCK + len(rows)))
     orders, places = drawn[:, :MARKS_IN_A_BLOCK].argsort(dim=0), drawn[:, MARKS_IN_A_BLOCK:].argsort(dim=1)
-    wanted = min(MARKS_IN_A_BLOCK * len(drawn), _MARKS_FOR_A_BIT * count)
-    compared = _normal(key, f"{context}/compared", (wanted, compared_blocks(all_blocks)[0])).argsort(dim=1)
-    sizes = math.sqrt(count) * mark_of(compared[:, :BLOCKS_OF_A_MARK], all_blocks)
-    for number in range(wanted):
-        turn = number // len(drawn)
-        block = int(orders[number % len(drawn), turn])
-        place = int(places[block, turn])
-        row, column = JPEG_SIZE * (block // across) + rows[place], JPEG_SIZE * (block % across) + columns[place]
-        marks[number % count, 0, row, column] = sizes[number]
-    return marks
+    numbers = torch.arange(min(MARKS_IN_A_BLOCK * len(drawn), _MARKS_FOR_A_BIT * count))
+    turns = numbers // len(drawn)
+    blocks = orders[numbers % len(drawn), turns]
+    found = places[blocks, turns]
+    marked[JPEG_SIZE * (blocks // across) + rows[found], JPEG_SIZE * (blocks % across) + columns[found]] = (
+        numbers % count + 1
+    )
+    return marked
+
+
+def compared_sizes(key: Key, context: str, marked: Tensor) -> Tensor:
+    """What marks at these places `[H, W]` compare: their sizes (`mark_of`), float32 `[H, W]`, 0 where none is."""
+    blocks, sizes = _blocks(*marked.shape), torch.zeros(marked.shape)
+    if bool((marked > 0).any()):
+        drawn = _normal(key, context, (int((marked > 0).sum()), compared_blocks(blocks)[0]))
+        sizes[marked > 0] = mark_of(drawn.argsort(dim=1)[:, :BLOCKS_OF_A_MARK], blocks)
+    return sizes
+
+
+def _blocks(height: int, width: int) -> int:
+    """Blocks of 8 x 8 in an image of this size, those that go over its edge included."""
+    return -(-height // JPEG_SIZE) * -(-width // JPEG_SIZE)
 
 
 def _amount_places(count: int, planes: tuple[int, int, int]) -> int:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from intaglio.classifiers.weights import check_tensors
 from intaglio.errors import KeyFileError, ModelError, StorageError
 from intaglio.evidence.key import Key
-from intaglio.lock.codes import LockSecrets, spread
+from intaglio.lock.codes import LockSecrets
 from intaglio.lock.container import read_container, write_container
 from intaglio.lock.frames import check_keyable, frames, keyed
 from intaglio.lock.key_network import KeyNetwork
@@ -140,27 +140,29 @@ class Lock:
             DataError: images of another shape, type or range, or no user to look for.
         """
         self.check(images)
-        require_traceable(self.users, alpha)
-        return trace_users(self.read(images), self.users, self.secrets, alpha)
+        names = require_traceable(self.users, alpha)
+        return trace_users(self.read(images, names), names, self.secrets, alpha)
 
-    def read(self, images: Tensor) -> Tensor:
+    def read(self, images: Tensor, users: Sequence[str] = ()) -> Tensor:
         """What is felt of each bit of the code, `[N, W, n]`; positive says +1. Of clips the mean over frames.
 
-        One witness is the decoder. On a grid of JPEG the marks are another: how even their coefficients are.
+        The first witness is the decoder. On a grid of JPEG each of the `users` has another, the marks that would be
+        that user's own: how even their coefficients are.
         """
         with torch.inference_mode():
+            marks = [] if self.network.encoder.steps is None else [self.secrets.marks(user) for user in users]
             parts = torch.split(frames(images), batch_size(images.shape))
-            felt = torch.cat([self._felt(part) for part in parts])
+            felt = torch.cat([self._felt(part, marks) for part in parts])
             return felt.view(len(images), -1, *felt.shape[1:]).mean(dim=1)
 
-    def _felt(self, images: Tensor) -> Tensor:
-        """The same of single images `[N, C, H, W]`."""
+    def _felt(self, images: Tensor, marks: Sequence[Tensor]) -> Tensor:
+        """The same of single images `[N, C, H, W]`, for users with these marks."""
         carriers, grid = self.secrets.carriers, self.network.encoder.steps
         felt = [self.network.decoder(images, carriers, self.secrets.mixing)]
         if grid is not None:
-            marks = carriers[:, 1:]
-            said = grid.parities(images, spread(torch.ones(1, len(marks)), marks))
-            felt.append(functional.linear(said.flatten(1), marks.flatten(1).sign()))
+            amounts, signs = grid.amounts(images), carriers[:, 1:].flatten(1).sign()
+            said = (grid.parities(amounts, own[None, None]) for own in marks)
+            felt += [functional.linear(parities.flatten(1), signs) for parities in said]
         return torch.stack(felt, dim=1)
 
     def trigger(self, user: str) -> SampleSpecificTrigger:

@@ -42,29 +42,30 @@ def trace_files(
         DataError: what can't be read or is of another size, no user to look for, or alpha outside (0, 1).
         NothingToExamineError: nothing to trace.
     """
-    require_traceable(lock.users, alpha)
+    names = require_traceable(lock.users, alpha)  # whoever is issued a key meanwhile is not looked for
     paths = [path for path, _ in gather(sources)]
     parts: list[_Felt] = []
     done = 0
     for batch in in_batches(paths, lock.frame_shape):
-        parts += _felt_in_array(batch[0], lock) if is_array(batch[0]) else _felt_in_pictures(batch, lock)
+        felt_in = _felt_in_array(batch[0], lock, names) if is_array(batch[0]) else _felt_in_pictures(batch, lock, names)
+        parts += felt_in
         done += len(batch)
         if progress is not None:
             progress(done, len(paths))
     apart = len({part.length for part in parts}) > 1
     rows = [part.rows(apart) for part in parts]
     places = [part.path for part, felt in zip(parts, rows, strict=True) for _ in felt]
-    return trace_users(torch.cat(rows), lock.users, lock.secrets, alpha), places
+    return trace_users(torch.cat(rows), names, lock.secrets, alpha), places
 
 
-def _felt_in_pictures(paths: list[Path], lock: Lock) -> list[_Felt]:
-    felt = lock.read(read_pictures(paths, lock.frame_shape))
+def _felt_in_pictures(paths: list[Path], lock: Lock, names: Sequence[str]) -> list[_Felt]:
+    felt = lock.read(read_pictures(paths, lock.frame_shape), names)
     return [_Felt(path, row[None], None) for path, row in zip(paths, felt, strict=True)]
 
 
-def _felt_in_array(path: Path, lock: Lock) -> list[_Felt]:
+def _felt_in_array(path: Path, lock: Lock, names: Sequence[str]) -> list[_Felt]:
     arrays = ImageArrays(path, lock.frame_shape)
     return [
-        _Felt(path, torch.cat([lock.read(batch) for batch in arrays.batches(name)]), arrays.clip_length(name))
+        _Felt(path, torch.cat([lock.read(batch, names) for batch in arrays.batches(name)]), arrays.clip_length(name))
         for name in arrays.names
     ]

@@ -2,18 +2,18 @@
 
     L' = round(64 L / |L|)                        L: what a witness feels of each bit
     t_u = <k_u, L'>                               k_u: the user's code, signs
-    p_u = min(1, users * W * P(<k, L'> >= t_u))   k: signs at random; W witnesses, of whom the surest is believed
+    p_u = min(1, users * W * P(<k, L'> >= t_u))   k: signs at random; W: 1, or 2 where marks are read beside the decoder
 
-A witness is the decoder; another, on a grid of JPEG, are the marks. Where they name different users, nobody is named:
-whoever can copy what one of them goes by would else hide behind an innocent. And nobody is named for several images
-together by the marks alone: what lies at their places can be copied onto pictures that are much alike, and any user
-knows the places; what the decoder reads can't be written without the user's own residual. So it has to say the same,
-with p <= alpha for that one user. A user's code is random to everyone without the owner's key. So for a code that has
-nothing to do with the image t is a sum of whole numbers with random signs, whatever they are, and its chances are
-counted exactly (`sign_sums`); the numbers of users and witnesses account for all that was looked at. So p bounds the
-chance that an image without anything of a user's key is named for that user. It is the chance over owners' keys: of one
-owner's images, those that are named wrongly may all be named for the same innocent, whose code is what the decoder
-feels where nothing is.
+A witness is the decoder; another, on a grid of JPEG, are the marks, which for each user compare other blocks, and so
+are read for each. Where they name different users, nobody is named: whoever can copy what one of them goes by would
+else hide behind an innocent. And nobody is named for several images together by the marks alone: what lies at their
+places can be copied onto pictures that are much alike; what the decoder reads can't be written without the user's own
+residual. So it has to say the same, with p <= alpha for that one user. A user's code is random to everyone without the
+owner's key. So for a code that has nothing to do with the image t is a sum of whole numbers with random signs, whatever
+they are, and its chances are counted exactly (`sign_sums`); the numbers of users and witnesses account for all that was
+looked at. So p bounds the chance that an image without anything of a user's key is named for that user. It is the
+chance over owners' keys: of one owner's images, those that are named wrongly may all be named for the same innocent,
+whose code is what the decoder feels where nothing is.
 
 It bounds chance alone, not intent: a name says that the image carries a residual that was made for that user, not that
 the user put it there. Whoever has one original and its keyed copy, or many of a user's keyed images, can add that
@@ -128,19 +128,17 @@ class Trace(Result):
         return tuple(found)
 
 
-def trace_users(felt: Tensor, users: UserStore, secrets: LockSecrets, alpha: float) -> Trace:
-    """`trace_codes` of decoded bits `[N, W, n]` with everyone who was ever issued a key.
+def trace_users(felt: Tensor, names: tuple[str, ...], secrets: LockSecrets, alpha: float) -> Trace:
+    """`trace_codes` of what `Lock.read` felt, `[N, W, n]`, with the codes of these users.
 
     Raises:
-        DataError: nobody was, or alpha outside (0, 1).
+        DataError: alpha outside (0, 1).
     """
-    require_traceable(users, alpha)
-    names = users.names
     return trace_codes(felt, torch.stack([secrets.code(name) for name in names]), names, alpha)
 
 
-def require_traceable(users: UserStore, alpha: float) -> None:
-    """Fails before images are read if they can't be traced.
+def require_traceable(users: UserStore, alpha: float) -> tuple[str, ...]:
+    """Everyone who was ever issued a key; fails before images are read if they can't be traced.
 
     Raises:
         DataError: nobody was ever issued a key, or alpha outside (0, 1).
@@ -148,10 +146,14 @@ def require_traceable(users: UserStore, alpha: float) -> None:
     if not len(users):
         raise DataError("no user was ever issued a key, so there is nobody to look for")
     _check_level(alpha)
+    return users.names
 
 
 def trace_codes(felt: Tensor, codes: Tensor, names: tuple[str, ...], alpha: float) -> Trace:
     """Compares decoded bits `[N, n]`, or those of W witnesses `[N, W, n]`, with the users' codes `[U, n]`.
+
+    The first witness, the decoder, is heard on every user; if there are others, there is one for each user, who is
+    heard on that user alone.
 
     `alpha` is the accepted chance of a wrong name, for each image and for all together. It is chance's alone: that a
     user is named says that the residual was made for that user, not who put it into the image.
@@ -162,6 +164,8 @@ def trace_codes(felt: Tensor, codes: Tensor, names: tuple[str, ...], alpha: floa
     _check_level(alpha)
     bits = codes.shape[1]
     felt = felt.double().view(len(felt), -1, bits)
+    if felt.shape[1] not in (1, 1 + len(names)):
+        raise DataError(f"{felt.shape[1]} witnesses are not the decoder, alone or with one for each of {len(names)}")
     everything = torch.cat([felt, felt.sum(dim=0, keepdim=True)])
     matches = [
         match for part in torch.split(everything, _BATCH) for match in _matches(part, codes.double(), names, alpha)
@@ -174,7 +178,7 @@ def trace_codes(felt: Tensor, codes: Tensor, names: tuple[str, ...], alpha: floa
         together=together,
         users=len(names),
         alpha=alpha,
-        least=min(1.0, felt.shape[1] * len(names) * 0.5**bits),
+        least=min(1.0, _looked_at(felt, names) * 0.5**bits),
         named=dict(Counter(match.user for match in images if match.user is not None).most_common()),
         user=None if _contradicted(images, together.user, alpha) else together.user,
     )
@@ -196,17 +200,24 @@ def _supported(match: Match, felt: Tensor, codes: Tensor, names: tuple[str, ...]
 
 
 def _matches(felt: Tensor, codes: Tensor, names: tuple[str, ...], alpha: float) -> list[Match]:
-    whole = _whole(felt)
-    best, places = (whole @ codes.T).max(dim=2)
-    looked_at = whole.shape[1] * len(names)
+    whole, looked_at = _whole(felt), _looked_at(felt, names)
+    heard = [(whole[:, :1].expand(-1, len(names), -1), whole[:, 0] @ codes.T)]
+    if whole.shape[1] > 1:
+        heard.append((whole[:, 1:], (whole[:, 1:] * codes).sum(dim=2)))
+    found = [(weights, *agreed.max(dim=1)) for weights, agreed in heard]
     matches = []
-    for witnesses, reached, nearest in zip(whole, best.tolist(), places.tolist(), strict=True):
+    for row in range(len(whole)):
         said = [
-            (min(1.0, looked_at * tail(weights, agreed)), names[place])
-            for weights, agreed, place in zip(witnesses, reached, nearest, strict=True)
+            (min(1.0, looked_at * tail(weights[row, places[row]], float(best[row]))), names[int(places[row])])
+            for weights, best, places in found
         ]
         matches.append(_match(sorted(said, key=itemgetter(0)), alpha))
     return matches
+
+
+def _looked_at(felt: Tensor, names: tuple[str, ...]) -> int:
+    """What chance is multiplied by: users, and the kinds of witnesses of `[N, W, n]`."""
+    return len(names) * (1 if felt.shape[1] == 1 else 2)
 
 
 def _whole(felt: Tensor) -> Tensor:

@@ -113,15 +113,19 @@ class JpegGrid(nn.Module):
         scaled = _within(residual * scale * torch.where(scale < 1, loud.detach() / loud, 1.0), images)
         return scaled + (rounded - scaled).detach()
 
-    def parities(self, images: Tensor, marks: Tensor) -> Tensor:
-        """What images `[N, C, H, W]` say where `marks` `[1 or N, 1, H, W]` are, `[N, 1, H, W]`, and 0 elsewhere.
+    def amounts(self, images: Tensor) -> Tensor:
+        """Coefficients of the brightness of images `[N, C, H, W]`, in steps: `[N, H / 8, W / 8, 8, 8]`, rounded up."""
+        return self._amounts(brightness(images))
+
+    def parities(self, amounts: Tensor, marks: Tensor) -> Tensor:
+        """What images of these `amounts` say where `marks` `[1 or N, 1, H, W]` are, `[N, 1, H, W]`, and 0 elsewhere.
 
         cos(pi c / q) of the coefficient c, 1 for an even number of steps and -1 for an odd one, times by how much the
         first of four blocks is brighter than the second, and the third than the fourth: each -1 to 1, 0 if both are
         alike.
         """
-        height, width = images.shape[2:]
-        amounts, wanted = self._amounts(brightness(images)), _cut(_padded(marks))
+        height, width = marks.shape[2:]
+        wanted = _cut(_padded(marks))
         one, other = ((levels / _SURELY).clamp(-1, 1) for levels in self._brighter(amounts, _compared_by(wanted)))
         found = (math.pi * amounts).cos() * one * other
         return _joined(torch.where(wanted != 0, found, 0.0))[..., :height, :width]
