@@ -195,7 +195,7 @@ def test_traces_end_with_whether_one_user_is_named(
         main(["lock", "issue", "--user", user, "-q"])
     secrets = Lock.open(lock, OWNER).secrets
     felt = {"a": secrets.code("alice"), "b": secrets.code("bob"), "-": torch.zeros(16)}
-    monkeypatch.setattr(Lock, "read", lambda self, images: torch.stack([felt[kind] for kind in made]))
+    monkeypatch.setattr(Lock, "read", lambda self, images, users: torch.stack([felt[kind] for kind in made]))
     images, written = pictures(tmp_path / "in", 4), tmp_path / "trace.json"
     capsys.readouterr()
     assert main(["lock", "trace", str(images), "--json", str(written)]) == code

@@ -2,6 +2,7 @@
 
 import zipfile
 from io import BytesIO
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -258,9 +259,9 @@ def test_files_are_traced_as_their_images_are(tmp_path: Path, monkeypatch: pytes
     sizes: list[int] = []
     read = Lock.read
 
-    def counted(self: Lock, batch: torch.Tensor) -> torch.Tensor:
+    def counted(self: Lock, batch: torch.Tensor, users: Sequence[str]) -> torch.Tensor:
         sizes.append(len(batch))
-        return read(self, batch)
+        return read(self, batch, users)
 
     monkeypatch.setattr(Lock, "read", counted)
     steps: list[tuple[int, int]] = []
