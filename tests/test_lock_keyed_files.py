@@ -1,8 +1,8 @@
 """Files that are keyed: none that was there is lost, none is keyed twice, and few are held at a time."""
 
 import zipfile
-from io import BytesIO
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
