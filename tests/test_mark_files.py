@@ -33,8 +33,10 @@ from intaglio.errors import (
     RecipeError,
     StorageError,
 )
+from intaglio.evidence.batches import draw_batch
 from intaglio.evidence.commitment import read_commitment
 from intaglio.evidence.proof import verify_bundle
+from intaglio.evidence.reading import read_suspect
 from intaglio.evidence.suspect import Suspect
 from intaglio.evidence.transcript import sign_transcript
 from intaglio.files import sha256_file
@@ -253,13 +255,18 @@ def test_a_remote_copy_is_proved_by_its_scores(server: str, marked: Path, tmp_pa
     assert suspect.access is Access.SCORES
     found = verify_mark(suspect, commitment, OWNER)
     assert (found.verified, found.queries) == (True, 100)
-    assert found.log_probs is not None
     transcript = sign_transcript(suspect.transcript.exchanges, OWNER)
-    prove(tmp_path / "claim.json", found, commitment, OWNER, Suspect.of(suspect, transcript))
-    proof = verify_bundle(tmp_path / "claim.json", suspect=remote(f"{server}/scores"))
-    assert proof.asked_again is not None
-    assert (proof.verified, proof.asked_again.differing, proof.asked_again.by_scores) == (True, 0, True)
-    assert "the answers are those in the transcript that the claimant signed" in proof.checked
+    plan = commitment.commitment
+    classes, centred = read_suspect(suspect, draw_batch(OWNER, plan, 0).images, plan.rule.statistic, CLASSES)
+    assert centred.log_probs is not None
+    assert found.answers in (tuple(classes.labels.tolist()), tuple(centred.labels.tolist()))
+    by_scores = {"answers": tuple(centred.labels.tolist()), "log_probs": tuple(map(tuple, centred.log_probs.tolist()))}
+    for name, claim in (("claim.json", found), ("scores.json", found.model_copy(update=by_scores))):
+        prove(tmp_path / name, claim, commitment, OWNER, Suspect.of(suspect, transcript))
+        proof = verify_bundle(tmp_path / name, suspect=remote(f"{server}/scores"))
+        assert proof.asked_again is not None
+        assert (proof.verified, proof.asked_again.hits) == (True, found.hits)
+        assert "the answers are those in the transcript that the claimant signed" in proof.checked
 
 
 def test_a_remote_copy_is_proved_by_its_labels(server: str, marked: Path, tmp_path: Path) -> None:

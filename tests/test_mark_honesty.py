@@ -180,7 +180,7 @@ def test_searching_two_hundred_keys_claims_nothing(tmp_path: Path) -> None:
     assert honest.p_value == pytest.approx(min(1, 200 * alone.p_value))
     assert not verify_mark(suspect, committed(best), best).verified
     judged = verify_bundle(tmp_path / "claim.json", suspect=suspect)
-    assert (judged.verified, judged.threshold, judged.hits) == (False, 2.0**-64, best_hits)  # whatever rule was chosen
+    assert (judged.verified, judged.threshold, judged.hits) == (False, 2.0**-65, best_hits)  # whatever rule was chosen
     assert "decided at p <= 5.4e-20: the claimant's own threshold, 0.05, is laxer" in judged.checked
 
 

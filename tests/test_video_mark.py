@@ -117,7 +117,8 @@ def test_a_marked_video_network_is_claimed_with_a_public_proof(tmp_path: Path) -
     assert (report.images, report.triggers, report.prototype_shift) == (30, 60, 0.0)
     scores = classifier_of(marked).log_probs(triggers.images)
     assert report.trigger_accuracy == int((scores.argmax(dim=1) == triggers.labels).sum()) / 60
-    assert claim.hits == int((centred_labels(scores) == triggers.labels).sum())
+    by_scores = int((centred_labels(scores) == triggers.labels).sum())
+    assert claim.hits == max(round(60 * report.trigger_accuracy), by_scores)
     assert min(report.trigger_accuracy, claim.hits / 60) > 0.9
     assert report.agreement_clean > 0.8
     assert len(report.picture.host) == 30

@@ -40,7 +40,9 @@ def require_apart(target: Path | str | None, *kept: Any, option: str = "--json")
         kept: paths; anything else is passed over.
     """
     written = None if target in (None, "-") else _real(target)
-    if written is not None and any(_real(path) == written for path in kept):
+    if written is None or (os.path.exists(written) and not os.path.isfile(written)):  # a device keeps nothing
+        return
+    if any(_real(path) == written for path in kept):
         raise typer.BadParameter(f"{Path(str(target))} would be written over", param_hint=option)
 
 
