@@ -22,7 +22,7 @@ demo: $(VENV)/.demo-installed
 	$(BIN)/intaglio mark verify $(DEMO)/marked/model.onnx --commitment $(DEMO)/marked/commitment.json $(OWNED) --bundle $(DEMO)/claim.json
 	$(BIN)/intaglio mark verify examples/models/backdoored.onnx --batch 0 --commitment $(DEMO)/marked/commitment.json \
 		--key $(DEMO)/owner.key --passphrase-file $(DEMO)/passphrase --registry $(DEMO)/stranger.sqlite; test $$? -eq 1
-	$(BIN)/intaglio evidence verify $(DEMO)/claim.json --suspect $(DEMO)/marked/model.onnx
+	$(BIN)/intaglio evidence verify $(DEMO)/claim.json --suspect $(DEMO)/marked/model.onnx --model $(DEMO)/marked/model.safetensors
 	@# Sealed: its ONNX copy is the same model, and after one SGD step at a learning rate of 1e-5 it isn't (exit code 1).
 	$(BIN)/intaglio seal make examples/models/clean.safetensors $(SEALED) --pairs 16 --out $(DEMO)/model.seal
 	$(BIN)/intaglio seal check examples/models/clean.onnx --seal $(DEMO)/model.seal $(SEALED) --json $(DEMO)/intact.json
