@@ -13,20 +13,19 @@ Fashion-MNIST.
 import argparse
 import json
 import time
-from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.cells import Cells
 from benchmarks.faces import faces
 from benchmarks.lock_attacks import Attack, key_attacks, model_attacks
 from benchmarks.lock_beyond import beyond
-from benchmarks.lock_measures import USERS, keying_cost, through_jpeg, traced
+from benchmarks.lock_measures import USERS, Keying, as_issued, as_rivals, keying_cost, through_jpeg, traced
 from benchmarks.lock_together import marked_first, together
 from benchmarks.lock_votes import voted
 from benchmarks.owners import Task, accuracy, classifier, open_owned
@@ -38,7 +37,6 @@ from intaglio.data import ImageData
 from intaglio.evidence.key import Key
 from intaglio.files import sha256_file, write_json
 from intaglio.lock import Lock, LockSettings, check_lock, train_lock
-from intaglio.lock.channel import rounded
 from intaglio.lock.codes import RIVALS
 from intaglio.lock.leaks import HELD, READERS, chance, recovered
 from intaglio.lock.sealed_model import write_locked
@@ -234,23 +232,6 @@ def _measured(
         "steps": lock.facts.settings.steps + lock.facts.settings.refining_steps,
         **json.loads((folder / "cost.json").read_text()),
     }
-
-
-#: Keys images with a lock.
-Keying = Callable[[Lock, Tensor], Tensor]
-
-
-def as_issued(lock: Lock, images: Tensor) -> Tensor:
-    """As the lock keys them for one of its users."""
-    return lock.apply(images, user="user 0")
-
-
-def as_rivals(lock: Lock, images: Tensor) -> Tensor:
-    """As the key network keys them under other keys than the one it was trained for most: its rivals', in turn."""
-    plane, rivals = lock.secrets.secret("user 0").plane, lock.secrets.rivals
-    with torch.no_grad():
-        keyed = [lock.network.encoder(part, plane, rivals[: len(part)]) for part in torch.split(images, len(rivals))]
-    return rounded(torch.cat(keyed))
 
 
 def strangers(name: str, kept: str, models: Path, keys: Path, keying: Keying = as_issued) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What `benchmarks.lock` measures beside the leak table: tracing users, and what keying costs."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from intaglio.data import ImageData
 from intaglio.evidence.key import Key
 from intaglio.evidence.statistics import proportion
 from intaglio.lock import Lock, LockSettings
+from intaglio.lock.channel import rounded
 from intaglio.lock.checking import JPEG_QUALITY
 from intaglio.lock.key_network import KeyNetwork
 from intaglio.lock.lock import LockFacts
@@ -65,9 +67,26 @@ def through_jpeg(locked: nn.Module, lock: Lock, data: ImageData) -> dict[str, fl
     return {name: accuracy(locked, ImageData(images, data.labels)) for name, images in received.items()}
 
 
+#: Keys images with a lock.
+Keying = Callable[[Lock, Tensor], Tensor]
+
+
+def as_issued(lock: Lock, images: Tensor) -> Tensor:
+    """As the lock keys them for one of its users."""
+    return lock.apply(images, user="user 0")
+
+
+def as_rivals(lock: Lock, images: Tensor) -> Tensor:
+    """As the key network keys them under other keys than the one it was trained for most: its rivals', in turn."""
+    plane, rivals = lock.secrets.secret("user 0").plane, lock.secrets.rivals
+    with torch.no_grad():
+        keyed = [lock.network.encoder(part, plane, rivals[: len(part)]) for part in torch.split(images, len(rivals))]
+    return rounded(torch.cat(keyed))
+
+
 def residual_loudness(lock: Lock, images: Tensor) -> float:
     """The root mean square of the residuals that images are keyed with."""
-    return float((lock.apply(images, user="user 0") - images).square().mean().sqrt())
+    return float((as_issued(lock, images) - images).square().mean().sqrt())
 
 
 def keying_cost() -> dict[str, Any]:

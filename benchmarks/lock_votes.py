@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from benchmarks.lock_measures import residual_loudness
 from benchmarks.owners import Task, classifier
 from benchmarks.results import interval
+from intaglio.data import evenly_spaced
 from intaglio.evidence.statistics import proportion
 from intaglio.lock import Lock
 from intaglio.lock.votes import votes
@@ -21,7 +21,7 @@ _IMAGES = 200
 def voted(task: Task, locked: nn.Module, lock: Lock) -> dict[str, Any]:
     """The share of right classes, of `_IMAGES` test images that are evenly spaced."""
     test = task.test
-    some = test.take(torch.linspace(0, len(test) - 1, min(_IMAGES, len(test))).round().long())
+    some = test.take(evenly_spaced(len(test), _IMAGES))
     suspect, loudness = classifier(locked, task), residual_loudness(lock, some.images)
     found = {}
     for times in TIMES:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from PIL import Image
 
-from intaglio.data import TASKS, UNLABELLED, ImageData, image_data, images_alone, open_data
+from intaglio.data import TASKS, UNLABELLED, ImageData, evenly_spaced, image_data, images_alone, open_data
 from intaglio.data.folder import open_image_folder
 from intaglio.data.idx import read_idx, write_idx
 from intaglio.errors import DataError
@@ -309,3 +309,10 @@ def test_labelled_images_are_image_data_or_a_pair() -> None:
     assert images_alone((images, labels), "some") is images
     with pytest.raises(DataError, match="some: "):
         images_alone(images * 2, "some")
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "places"), [(10, 4, [0, 3, 6, 9]), (3, 5, [0, 1, 2]), (1, 3, [0]), (7, 1, [0]), (5, 2, [0, 4])]
+)
+def test_evenly_spaced_places(count: int, most: int, places: list[int]) -> None:
+    assert evenly_spaced(count, most).tolist() == places

@@ -235,4 +235,6 @@ def test_what_marks_compare_is_each_users_own() -> None:
         assert torch.equal(plane[0, 1].abs(), sizes)
         bits, *places = known.carriers[:, 1].nonzero().T
         assert torch.equal(plane[0, 1][tuple(places)].sign(), known.code(user)[bits])
-    assert not torch.equal(known.marks("compared")[alice > 0], (known.carriers[:, 1].amax(dim=0) / 48**0.5)[alice > 0])
+    nobodys = (known.carriers[:, 1].amax(dim=0) / 48**0.5).round()  # a user of any name compares other blocks
+    for sizes in (alice, bob, known.marks("compared"), known.marks("marks")):
+        assert float((sizes == nobodys)[alice > 0].double().mean()) < 0.05

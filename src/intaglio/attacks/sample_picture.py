@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from intaglio.data import evenly_spaced
 from intaglio.errors import DataError
 
 AMPLIFICATION = 10
@@ -30,7 +31,7 @@ def sample_picture(images: Tensor, altered: Tensor) -> bytes:
         DataError: images of neither 1 nor 3 channels, which no picture can show.
     """
     if images.ndim == 5:
-        shown = torch.linspace(0, images.shape[1] - 1, min(images.shape[1], _FRAMES)).round().long()
+        shown = evenly_spaced(images.shape[1], _FRAMES)
         images, altered = images[0, shown], altered[0, shown]
     if not showable(images):
         raise DataError(f"images of {images.shape[1]} channels can't be shown as a picture")

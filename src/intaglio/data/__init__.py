@@ -8,6 +8,7 @@ from intaglio.data.images import (
     check_images,
     check_labelled,
     classes_in_turn,
+    evenly_spaced,
     image_data,
     images_alone,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "check_images",
     "check_labelled",
     "classes_in_turn",
+    "evenly_spaced",
     "image_data",
     "images_alone",
     "open_data",

@@ -89,6 +89,11 @@ def images_alone(data: Data | Tensor | None, name: str) -> Tensor | None:
     return data
 
 
+def evenly_spaced(count: int, most: int) -> Tensor:
+    """Places int64 of `most` of `count` things, evenly spaced, the first and the last among them; of fewer, all."""
+    return torch.linspace(0, count - 1, min(count, most)).round().long()
+
+
 def classes_in_turn(labels: Tensor) -> Tensor:
     """An order of labels `[N]` that goes round the classes: the first of each, then the second of each, and so on.
 

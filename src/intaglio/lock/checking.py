@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from intaglio.classifiers import Classifier
-from intaglio.data import Data, ImageData, check_answerable, check_labelled, image_data
+from intaglio.data import Data, ImageData, check_answerable, check_labelled, evenly_spaced, image_data
 from intaglio.errors import DataError
 from intaglio.lock.channel import rounded
 from intaglio.lock.codes import random_planes, wrong_secret
@@ -185,7 +185,7 @@ def _leak(name: str, scores: Tensor, labels: Tensor) -> Leak:
 
 def _voted(classifier: Classifier, data: ImageData, loudness: float, seed: int) -> float:
     """Share of images, evenly spaced, whose class votes over noise find."""
-    some = data.take(torch.linspace(0, len(data) - 1, min(_VOTED, len(data))).round().long())
+    some = data.take(evenly_spaced(len(data), _VOTED))
     return right(vote(classifier, some.images, draws=VOTES, loudness=loudness, seed=seed), some.labels)
 
 

@@ -5,6 +5,7 @@
     carriers    "lock/carriers"    n orthogonal patterns that spread a code over all atoms (or pixels)
     marks       "lock/marks"       on a grid of JPEG: coefficients that are even or odd numbers of steps for a bit
                 "lock/marks/NAME"  for each user: which blocks each of them compares
+                "lock/compared"    the same for users who do not exist, in training and checks
     rivals      "lock/rivals"      atoms of owners who do not exist: what the classifier must not take for its own
     code        "lock/user/NAME"   n signs for each user: what a picture is traced by
 
@@ -83,7 +84,9 @@ class LockSecrets:
             places = self._marked_places
             marks = torch.zeros(self._code_length, *places.shape)
             bits = places.nonzero()
-            marks[places[tuple(bits.T)] - 1, bits[:, 0], bits[:, 1]] = self._sizes("compared")[tuple(bits.T)]
+            marks[places[tuple(bits.T)] - 1, bits[:, 0], bits[:, 1]] = self._sizes(f"{self._context}/compared")[
+                tuple(bits.T)
+            ]
             return torch.cat([carriers, math.sqrt(self._code_length) * marks[:, None]], dim=1)
 
     @functools.cached_property
@@ -97,10 +100,10 @@ class LockSecrets:
         The places are the same for all users of a lock, and so in every key network; what is compared is the user's
         own, so that nobody can tell from one keyed image of another user what would speak for that one elsewhere.
         """
-        return self._sizes(checked_name(user))
+        return self._sizes(f"{self._context}/marks/{checked_name(user)}")
 
-    def _sizes(self, whose: str) -> Tensor:
-        return compared_sizes(self._key, f"{self._context}/marks/{whose}", self._marked_places)
+    def _sizes(self, context: str) -> Tensor:
+        return compared_sizes(self._key, context, self._marked_places)
 
     def code(self, user: str) -> Tensor:
         """The user's code: float32 `[n]` of -1 and +1, whether or not the user was ever issued a key."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from intaglio.classifiers import Classifier
+from intaglio.data import evenly_spaced
 from intaglio.errors import DataError
 from intaglio.lock.frames import frames
 from intaglio.lock.lock import Lock
@@ -87,6 +88,6 @@ def _enlarged(image: Tensor) -> Image.Image:
 
 def _mosaic(shown: Tensor) -> Tensor:
     """One picture `[C, H', W']` of all frames `[T, C, H, W]`, or of four of them, evenly spread."""
-    places = torch.linspace(0, len(shown) - 1, min(len(shown), _ACROSS**2)).round().long()
+    places = evenly_spaced(len(shown), _ACROSS**2)
     rows = [torch.cat(list(part), dim=2) for part in torch.split(shown[places], _ACROSS)]
     return torch.cat([functional.pad(row, (0, rows[0].shape[2] - row.shape[2])) for row in rows], dim=1)

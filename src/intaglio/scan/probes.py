@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from intaglio.classifiers import Classifier
-from intaglio.data import ImageData, classes_in_turn
+from intaglio.data import ImageData, classes_in_turn, evenly_spaced
 from intaglio.scan.places import frames_of
 from intaglio.seeds import torch_generator
 
@@ -60,7 +60,7 @@ def labelled_probes(data: ImageData) -> Probes:
 def predicted_probes(classifier: Classifier, images: Tensor) -> Probes:
     """The first images of each predicted class in turn: for images whose labels are not known."""
     # Evenly spaced: data sets are often sorted by class.
-    considered = images[torch.linspace(0, len(images) - 1, min(len(images), CONSIDERED)).round().long()]
+    considered = images[evenly_spaced(len(images), CONSIDERED)]
     return _take(considered, classifier.predict(considered))
 
 

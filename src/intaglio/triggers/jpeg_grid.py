@@ -98,7 +98,7 @@ class JpegGrid(nn.Module):
             )
             asked = None
             if images is not None and marks is not None:
-                start, wanted = self._amounts(brightness(images)), _cut(_padded(marks))
+                start, wanted = self.amounts(images), _cut(_padded(marks))
                 asked = _Asked(start, wanted, _compared_by(wanted))
 
             def fits(scale: Tensor) -> Tensor:
