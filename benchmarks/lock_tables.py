@@ -159,10 +159,16 @@ def votes() -> str:
     """What votes over noise read, by how loud it is and how often it is tried."""
     rows = []
     for name, title in NAMES.items():
-        for row in load("lock").get(name, {}).get("votes", []):
-            for times, read in row["voted"].items():
+        found = load("lock").get(name, {})
+        for row, said in [
+            *((row, "") for row in found.get("votes", [])),
+            *((row, ", louder noise refused") for row in found.get("votes, louder", [])),
+        ]:
+            for noise, read in row["voted"].items():
+                times, *kind = noise.split(", ")
                 cells = [f"{100 * share['value']:.0f} %" for share in read.values()]
-                rows.append([f"{title}, owner {row['seed'] + 1}", f"{times} x", *cells, f"{100 * row['keyed']:.0f} %"])
+                lock, loudness = f"{title}, owner {row['seed'] + 1}{said}", ", ".join([f"{times} x", *kind])
+                rows.append([lock, loudness, *cells, f"{100 * row['keyed']:.0f} %"])
     return (
         table(["lock", "noise", "1 question", *(f"{n} questions" for n in (10, 30, 100)), "keyed"], rows)
         if rows
@@ -257,7 +263,7 @@ def cost() -> str:
 def _leaks(name: str) -> Rows:
     """The task's owners, those of the plan first, then those of other networks before it."""
     found = load("lock").get(name, {})
-    parts = ("leaks", "grid", "atoms", "leaks before")
+    parts = ("leaks", "louder", "grid", "atoms", "leaks before")
     return [row for part in parts for row in found.get(part, [])]
 
 

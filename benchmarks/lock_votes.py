@@ -10,11 +10,18 @@ from benchmarks.results import interval
 from intaglio.data import evenly_spaced
 from intaglio.evidence.statistics import proportion
 from intaglio.lock import Lock
+from intaglio.lock.noise import Noise, waves, white
 from intaglio.lock.votes import votes
 
 DRAWS = (1, 10, 30, 100)
-#: Times as loud as the residual.
-TIMES = (1, 2, 4)
+#: Which noise, and how many times as loud as the residual.
+NOISES: dict[str, tuple[float, Noise]] = {
+    "1": (1, white),
+    "2": (2, white),
+    "4": (4, white),
+    "8": (8, white),
+    "4, waves": (4, waves),
+}
 _IMAGES = 200
 
 
@@ -24,9 +31,9 @@ def voted(task: Task, locked: nn.Module, lock: Lock) -> dict[str, Any]:
     some = test.take(evenly_spaced(len(test), _IMAGES))
     suspect, loudness = classifier(locked, task), residual_loudness(lock, some.images)
     found = {}
-    for times in TIMES:
-        read = votes(suspect, some.images, draws=DRAWS, loudness=times * loudness)
-        found[str(times)] = {
+    for name, (times, noise) in NOISES.items():
+        read = votes(suspect, some.images, draws=DRAWS, loudness=times * loudness, noise=noise)
+        found[name] = {
             str(draws): interval(proportion(int((labels == some.labels).sum()), len(some)))
             for draws, labels in zip(DRAWS, read, strict=True)
         }

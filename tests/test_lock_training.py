@@ -25,9 +25,9 @@ from intaglio.lock.negatives import (
     Authorised,
     Negatives,
     foreign_residual,
-    matched_noise,
     scrambled,
 )
+from intaglio.lock.noise import loud_noise, matched_noise
 from intaglio.lock.one_answer import Knowledge, one_answer
 from intaglio.lock.quality import psnr, ssim
 from intaglio.lock.refining import refining
@@ -38,8 +38,8 @@ from intaglio.triggers.sample_specific import SampleSpecificEncoder, SampleSpeci
 from lock_models import ARCHITECTURE, OWNER, STRANGER, TINY, some_images, tiny_lock, tiny_model
 
 
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(2)
+def generator(seed: int = 2) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def encoder(channels: int = 1, *, stride: int = 4, grid: int = 0, **options: float) -> SampleSpecificEncoder:
@@ -271,13 +271,40 @@ def test_negatives_by_hand() -> None:
     assert not torch.allclose(mixed, residual, atol=1e-4)
 
 
+def test_loud_noise_is_up_to_ten_times_as_loud_and_white_or_a_wave_or_both() -> None:
+    images = torch.full((600, 1, 24, 20), 0.5)
+    noise = loud_noise(images, images + 0.01, generator()) - images
+    times = noise.square().mean(dim=(1, 2, 3)).sqrt() / 0.01
+    assert 0.8 < float(times.min()) < 1.2
+    assert 8 < float(times.max()) < 12
+    assert float(times.log10().mean()) == pytest.approx(0.5, abs=0.05)  # all ratios are as likely
+    power = torch.fft.rfft2(noise[:, 0]).abs().square().flatten(1)
+    strongest = power.topk(9, dim=1).values.sum(dim=1) / power.sum(dim=1)
+    white, wave = float((strongest < 0.25).double().mean()), float((strongest > 0.7).double().mean())
+    assert white == pytest.approx(0.5, abs=0.07)
+    assert wave == pytest.approx(0.3, abs=0.07)
+
+
+def test_loud_decoys_are_louder_than_decoys() -> None:
+    network, images = encoder(), torch.full((16, 1, 24, 24), 0.5)
+    drawer = Negatives(network, network.draw_mixing(3, generator()), generator())
+    some = Authorised(images, images, torch.zeros(16, 1, 24, 24), torch.zeros(16, dtype=torch.int64))
+    loudness = {
+        kind: [float((drawer.kinds[kind](some, generator(seed)) - images).square().mean().sqrt()) for seed in range(12)]
+        for kind in ("decoy", "loud decoy")
+    }
+    ratios = torch.tensor(loudness["loud decoy"]) / torch.tensor(loudness["decoy"]).mean()
+    assert 0.9 < float(ratios.min()) < 2.5
+    assert 3 < float(ratios.max()) < 6.6
+
+
 def test_negatives_name_the_images_they_were_made_of_and_the_rivals_that_keyed_them() -> None:
     network, images = encoder(), some_images(10)
     plane, mixing = secret(network)
     keyed, planes = network(images, plane, mixing), plane.expand(10, -1, -1, -1)
     mixings = network.draw_mixing(3, generator())
-    drawer = Negatives(network, mixings, generator())
-    assert drawer.kinds.keys() == SHARES.keys()
+    drawer = Negatives(network, mixings, generator(), loud=1.0)
+    assert drawer.kinds.keys() == drawer.shares.keys() == SHARES.keys()
     labels = torch.arange(10) % 2
     made, origins, rivals = drawer.draw(Authorised(images, keyed, planes, labels))
     assert len(rivals) == round(RIVAL_SHARE * 10)
@@ -675,9 +702,9 @@ def test_refining_changes_the_locked_model_alone(toy: ImageData) -> None:
 
 @pytest.mark.parametrize("stride", [1, 4])
 def test_the_critic_and_the_key_network_learn(stride: int) -> None:
-    """On images in which anything can be hidden, a hundred steps are enough to tell keyed ones from the rest."""
+    """On images in which anything can be hidden, two hundred steps are enough to read codes."""
     sizes = {"width": 4, "features": 4, "stride": stride, "code_length": 16, "batch_size": 16}
-    settings = LockSettings(**sizes, steps=100, refining_steps=0)  # refining leaves the key network as it is
+    settings = LockSettings(**sizes, steps=200, refining_steps=0)  # refining leaves the key network as it is
     images = ImageData(some_images(64) * 0.5 + 0.25, torch.arange(64) % 3)
     _, lock = train_lock(tiny_model(), images, OWNER, settings=settings)
     keyed = lock.apply(images.images, user="alice")

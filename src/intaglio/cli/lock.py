@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from intaglio.cli.lock_options import Distillation, Grid, lock_settings
+from intaglio.cli.lock_options import Distillation, Grid, Loud, lock_settings
 from intaglio.cli.model import Arch, Classes, InputShape, Preprocess, open_model
 from intaglio.cli.options import Debug, Device, JsonFile, Quiet, Seed, TestData
 from intaglio.cli.passphrase import PassphraseFile, read_key
@@ -69,6 +69,7 @@ def train(
     ] = 1.5,
     grid: Grid = None,
     distillation: Distillation = 0,
+    loud: Loud = 0.3,
     jpeg: Annotated[
         float,
         typer.Option(help="Share of images that meet JPEG in training, up to 0.8; JPEG data leak more for more of it."),
@@ -118,6 +119,7 @@ def train(
         code_weight=code_weight,
         grid=grid,
         distillation=distillation,
+        loud=loud,
         jpeg=jpeg,
     )
     classifier = with_weights(open_model(model, arch, input_shape, classes, preprocess, device))  # before any data

@@ -17,12 +17,21 @@ Grid = Annotated[
     ),
 ]
 
-
 Distillation = Annotated[
     float,
     typer.Option(
         help="Share of the loss on keyed images that follows MODEL's answers, not the labels; it keeps more of the "
         "accuracy, and leaks more unless --weight is raised too.",
+        min=0,
+        max=1,
+    ),
+]
+
+Loud = Annotated[
+    float,
+    typer.Option(
+        help="Images with noise louder than a residual that training refuses, a keyed one, against whoever asks again "
+        "and again; 0: none.",
         min=0,
         max=1,
     ),

@@ -16,7 +16,8 @@ from intaglio.lock.frames import frame_count
 from intaglio.lock.frames import keyed as with_key
 from intaglio.lock.leaks import HELD, READERS, by_chance, chance, read, right
 from intaglio.lock.lock import Lock, listed
-from intaglio.lock.negatives import before_in, matched_noise
+from intaglio.lock.negatives import before_in
+from intaglio.lock.noise import matched_noise
 from intaglio.lock.quality import psnr, ssim
 from intaglio.lock.votes import vote
 from intaglio.results import Result

@@ -116,9 +116,9 @@ class _Training(nn.Module):
         codes = random_codes(len(images), len(carriers), generator).to(images)
         planes = spread(codes, carriers)
         keyed = with_key(encoder, images, planes, mixing)
-        others = Negatives(encoder, self._secrets.rivals.to(images), generator, earlier=self._earlier).draw(
-            Authorised(images, keyed, planes, labels)
-        )
+        rivals, loud = self._secrets.rivals.to(images), self._settings.loud
+        negatives = Negatives(encoder, rivals, generator, loud=loud, earlier=self._earlier)
+        others = negatives.draw(Authorised(images, keyed, planes, labels))
         received = distort(torch.cat([keyed, others.images]), generator, self._own, self._settings.jpeg)
         inputs = self._preprocessing.apply(received)
         told_apart = self.critic(inputs, len(images), others.rivals)

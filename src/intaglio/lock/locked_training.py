@@ -156,7 +156,15 @@ def train_locked(
     network.to(device)
     generator = torch_generator(seed, "lock", "classifier", int(fresh))
     rivals = secrets.rivals.to(device)
-    negatives = Negatives(network.encoder, rivals, generator, strangers=strangers, alike=alike, earlier=earlier)
+    negatives = Negatives(
+        network.encoder,
+        rivals,
+        generator,
+        strangers=strangers,
+        alike=alike,
+        loud=settings.loud,
+        earlier=earlier,
+    )
     carriers, mixing = secrets.carriers.to(device), secrets.mixing.to(device)
     example = preprocessing.apply(data.images[:2])
     judge = LockedLoss(module, example, settings, answer, fresh=fresh, further=further, teacher=teacher)

@@ -11,9 +11,11 @@ from intaglio.lock.codes import wrong_secret
 from intaglio.lock.decoys import OtherKey, keyed_by, keyed_by_decoys
 from intaglio.lock.frames import frames
 from intaglio.lock.frames import keyed as with_key
+from intaglio.lock.noise import loud_noise, matched_noise
 from intaglio.triggers.sample_specific import SampleSpecificEncoder
 
-#: How many images are keyed by rivals, and how many there are of each other kind, per image of the batch.
+#: How many images are keyed by rivals, and how many there are of each other kind, per image of the batch; of the loud
+#: ones as many times as the settings say.
 RIVAL_SHARE = 0.5
 SHARES = {
     "decoy": 0.5,
@@ -21,10 +23,14 @@ SHARES = {
     "wrong key": 0.5,
     "foreign residual": 1.0,
     "noise": 0.1,
+    "loud noise": 1.0,
+    "loud decoy": 0.5,
     "scrambled": 0.2,
     "negated": 0.1,
 }
 _COARSE = 7
+#: How many times louder than usual decoys are at most.
+_LOUDEST_DECOY = 6.0
 
 
 class Authorised(NamedTuple):
@@ -68,6 +74,7 @@ class Negatives:
         generator: decides everything that is random here.
         strangers: how many times more of what rivals, decoys and earlier locks key.
         alike: twice as many foreign residuals, and as many of them as may be of images of the same class.
+        loud: how many are drawn with noise louder than a residual; half as many are keyed by louder decoys.
         earlier: key networks of earlier locks, whose keys are to open nothing any more.
     """
 
@@ -79,6 +86,7 @@ class Negatives:
         *,
         strangers: float = 1.0,
         alike: bool = False,
+        loud: float = 0.0,
         earlier: Sequence[OtherKey] = (),
     ) -> None:
         self.encoder = encoder
@@ -87,13 +95,17 @@ class Negatives:
         self.rival_share = strangers * RIVAL_SHARE
         foreign = "foreign residual"
         more, same_class = (2.0, 1.0) if alike else (1.0, 0.5)
-        self.shares = SHARES | {"decoy": strangers * SHARES["decoy"], foreign: more * SHARES[foreign]}
+        times = {"decoy": strangers, foreign: more, "loud noise": loud, "loud decoy": loud}
+        shares = {kind: times.get(kind, 1.0) * share for kind, share in SHARES.items()}
+        self.shares = {kind: share for kind, share in shares.items() if share}
         self.kinds: dict[str, Negative] = {
             "decoy": self._decoy,
             "no key": lambda some, _: some.images,
             "wrong key": self._wrong_key,
             foreign: lambda some, _: foreign_residual(some.images, some.keyed, some.labels, same_class),
             "noise": lambda some, drawn: matched_noise(some.images, some.keyed, drawn),
+            "loud noise": lambda some, drawn: loud_noise(some.images, some.keyed, drawn),
+            "loud decoy": self._loud_decoy,
             "scrambled": lambda some, drawn: scrambled(some.images, some.keyed, drawn),
             "negated": lambda some, _: 2 * some.images - some.keyed,
         }
@@ -124,6 +136,11 @@ class Negatives:
     def _decoy(self, some: Authorised, generator: torch.Generator) -> Tensor:
         return keyed_by_decoys(some.images, generator, relief=self.encoder.relief, grid=self.encoder.grid)
 
+    def _loud_decoy(self, some: Authorised, generator: torch.Generator) -> Tensor:
+        times = _LOUDEST_DECOY ** float(torch.rand(1, generator=generator))  # one for all: so encoders draw
+        relief = times * self.encoder.relief
+        return keyed_by_decoys(some.images, generator, relief=relief, grid=self.encoder.grid)
+
     def _wrong_key(self, some: Authorised, generator: torch.Generator) -> Tensor:
         return with_key(self.encoder, some.images, *wrong_secret(self.encoder, some.planes, generator))
 
@@ -145,12 +162,6 @@ def foreign_residual(images: Tensor, keyed: Tensor, labels: Tensor, same_class: 
 def before_in(ring: Tensor) -> Tensor:
     """For each of N numbers the one before it in `ring`, which holds every number once."""
     return ring.roll(1)[ring.argsort()]
-
-
-def matched_noise(images: Tensor, keyed: Tensor, generator: torch.Generator, times: float = 1.0) -> Tensor:
-    """Each image with Gaussian noise as loud as its own residual, or so many times as loud."""
-    loudness = (keyed - images).square().mean(dim=tuple(range(1, images.ndim)), keepdim=True).sqrt()
-    return images + times * loudness * torch.randn(images.shape, generator=generator).to(images)
 
 
 def scrambled(images: Tensor, keyed: Tensor, generator: torch.Generator) -> Tensor:
