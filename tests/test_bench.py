@@ -18,10 +18,12 @@ from intaglio.bench.recipe import CLEAN, slug
 from intaglio.bench.table import make_table
 from intaglio.bench.victims import VictimRecord, open_given, read_victim, victim_folder
 from intaglio.classifiers import Access, Classifier
-from intaglio.cli.main import main
+from intaglio.cli.main import ExitCode, main
 from intaglio.data import ImageData
 from intaglio.errors import ClassifierError, DataError, RecipeError
+from intaglio.evidence.statistics import auroc_interval
 from intaglio.networks import Architecture
+from intaglio.populations import population
 from intaglio.scan import Measured, Request, ScoreDetector, scanning
 from intaglio.training import TrainingSettings
 
@@ -121,7 +123,9 @@ def test_a_bench_is_played_resumed_and_never_repeated(toy_file: Path, tmp_path: 
     refusing = table.detectors[1]
     assert (refusing.failed, refusing.reasons, refusing.mean_auroc) == (3, ("this one asks for the moon",), None)
     assert BenchTable.from_json((out / "table.json").read_bytes()) == table
-    assert "| badnets | 1.000 [1.000, 1.000] (1.000) | - |" in (out / "table.md").read_text()
+    low = auroc_interval(1.0, 2, 3).low
+    assert f"| badnets | 1.000 [{low:.3f}, 1.000] (1.000) | -, 0 of 2 |" in (out / "table.md").read_text()
+    assert 0.2 < low < 0.5  # two victims and three clean models say little
     assert (out / "table.svg").read_text().count("<rect") == 1 + 2 * 3
 
     # Detectors are given the poisoned training set as it was, and asked images of which the last half is triggered.
@@ -178,9 +182,73 @@ def test_what_an_attack_cannot_do_is_a_row_of_its_own(toy_file: Path, tmp_path: 
     table = run_bench(plan, tmp_path, executor=Here())
     assert (table.attacks[0].victims, table.attacks[0].failed) == (0, 2)
     assert "names class 7" in table.attacks[0].reasons[0]
-    cell = read_cell(cell_path(tmp_path, "brightness", "badnets", 0))
-    assert cell.failed is not None
-    assert cell.failed.startswith("no model: the goal names class 7")
+    assert table.entry("badnets", "brightness").failed == 2
+    # What is said of a model that could not be made is not kept: once its folder is removed it is tried again.
+    assert not cell_path(tmp_path, "brightness", "badnets", 0).exists()
+    idle = Here()
+    assert run_bench(plan, tmp_path, executor=idle) == table
+    assert idle.done == 0
+    shutil.rmtree(victim_folder(tmp_path, "badnets", 1))
+    again = Here()
+    assert run_bench(plan, tmp_path, executor=again) == table
+    assert again.done == 2
+
+
+def test_a_model_that_is_made_again_takes_its_cells_along(toy_file: Path, tmp_path: Path) -> None:
+    few = recipe(toy_file, attacks=[{"attack": "badnets"}], models=1, clean=2, detectors=["brightness"])
+    run_bench(few, tmp_path, executor=Here())
+    shutil.rmtree(victim_folder(tmp_path, "badnets", 0))
+    other = cell_path(tmp_path, "trodo", "badnets", 0)  # of a detector that this recipe doesn't name
+    other.parent.mkdir(parents=True)
+    shutil.copy(cell_path(tmp_path, "brightness", "badnets", 0), other)
+    again = Here()
+    run_bench(few, tmp_path, executor=again)
+    assert again.done == 2
+    assert not other.exists()
+
+
+class Broken(ScoreDetector):
+    """Somebody's plug-in, with a bug."""
+
+    name = "broken"
+    requires = Access.LABELS
+
+    def measure(self, classifier: Classifier, request: Request) -> Measured:
+        raise ZeroDivisionError("of what\nno")
+
+
+def test_a_detector_with_a_bug_costs_the_others_nothing(
+    toy_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scanning, "DETECTORS", {**scanning.DETECTORS, "broken": Broken})
+    few = {"attacks": [{"attack": "badnets"}], "models": 1, "clean": 2}
+    table = run_bench(recipe(toy_file, detectors=["broken", "brightness"], **few), tmp_path, executor=Here())
+    assert table.detectors[0].reasons == ("broken failed: ZeroDivisionError: of what no",)
+    assert table.entry("badnets", "brightness").auroc is not None
+
+
+def test_images_that_changed_in_place_are_not_gone_on_with(toy_file: Path, tmp_path: Path, toy: ImageData) -> None:
+    data, out = tmp_path / "toy.npz", tmp_path / "out"
+    shutil.copy(toy_file, data)
+    few = {"attacks": [{"attack": "badnets"}], "models": 1, "clean": 2, "detectors": ["brightness"]}
+    run_bench(recipe(data, **few), out, executor=Here())
+    with np.load(data) as arrays:
+        content = dict(arrays)
+    np.savez(data, **{name: value[::-1] for name, value in content.items()})
+    for cached in (population.load_splits, population.splits_digest):
+        cached.cache_clear()
+    with pytest.raises(RecipeError, match="the images are no longer those that its models were trained on"):
+        run_bench(recipe(data, **few), out, executor=Here())
+
+
+def test_versions_are_those_that_cells_were_made_with(
+    toy_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {"attacks": [{"attack": "badnets"}], "models": 1, "clean": 2}
+    first = run_bench(recipe(toy_file, detectors=["brightness"], **few), tmp_path, executor=Here()).versions
+    monkeypatch.setattr("intaglio.bench.cells.package_versions", lambda: first | {"torch": "99"})
+    second = run_bench(recipe(toy_file, detectors=["brightness", "trodo"], **few), tmp_path, executor=Here()).versions
+    assert second == first | {"torch": f"{first['torch']}, 99"}
 
 
 def test_an_option_that_no_attack_looks_at_does_not_end_the_bench(toy_file: Path, tmp_path: Path) -> None:
@@ -370,6 +438,10 @@ def test_the_command(
     printed = BenchTable.from_json(capsys.readouterr().out)
     assert printed.entry("badnets", "brightness").models == 1
     assert workers == [3]
+    assert main(["bench", str(path), "--out", str(out), "--json", str(out / "bench.json")]) == ExitCode.USAGE
+    assert "bench.json would be written over" in " ".join(capsys.readouterr().err.split())
+    assert main(["bench", str(path), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == (out / "table.md").read_text()
     assert main(["bench", str(tmp_path / "none.yaml"), "--out", str(out)]) == 2
 
 

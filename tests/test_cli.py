@@ -250,6 +250,11 @@ def test_help(arguments: list[str], expected: str, capsys: pytest.CaptureFixture
     assert expected in " ".join(capsys.readouterr().out.split())
 
 
+def test_the_package_is_the_command() -> None:
+    said = subprocess.run([sys.executable, "-m", "intaglio", "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout == f"intaglio {ig.__version__}\n"
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     from importlib.metadata import version
 

@@ -368,6 +368,7 @@ def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
         (("melt",), typer.BadParameter, "unknown attack 'melt'"),
         (("badnets", "--option", "rate"), typer.BadParameter, "'rate' is not of the form KEY=VALUE"),
         (("badnets", "--option", "rate=7"), typer.BadParameter, "a poison rate lies in"),
+        (("badnets", "--arch", "lenet"), typer.BadParameter, "there is no victim without --train"),
         (("badnets", "--option", "target=9"), RecipeError, "the goal names class 9"),
         (("badnets", "--json", "/proc/none/x.json"), StorageError, "can't write /proc/none/x.json"),
     ],

@@ -197,6 +197,8 @@ def test_bad_recipes_are_one_clear_line(tmp_path: Path, change: dict[str, Any], 
     ("content", "message"),
     [
         (b"", "recipe: Input should be a valid dictionary"),
+        (b"name: a\nseed: 1\nname: b\n", "not YAML .line 3: 'name' is there more than once"),
+        (b"name: a\ntraining: {epochs: 1, epochs: 9}\n", "line 2: 'epochs' is there more than once"),
         (b"- a\n- b\n", "recipe: Input should be a valid dictionary"),
         (b"name: [", "not YAML"),
         (b"a: b: c", "not YAML"),

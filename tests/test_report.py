@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
 
 from intaglio.classifiers import Preprocessing
 from intaglio.cli.main import ExitCode, main
+from intaglio.cli.registry import _cell as registry_cell
+from intaglio.cli.verdict import verdict_panel
 from intaglio.data import TASKS
 from intaglio.errors import DataError, NothingToExamineError
 from intaglio.report import read_verdicts, render_report, write_report
@@ -235,9 +238,10 @@ def test_overview_has_one_row_per_model_with_the_figures(html: str, verdicts: li
     rows = [re.sub(r"<[^>]+>", " ", row) for row in re.findall(r"<tr class=.*?</tr>", html, re.S)]
     words = [" ".join(row.split()) for row in rows]
     assert words == [
-        f"clean.onnx Not flagged {figure(verdicts[0].p_value)} none yes 2.37 s",
-        "backdoored.onnx Flagged 0.00415 7 (Sneaker) yes 2.37 s",
-        f"resnet50-a1.safetensors Not flagged, and not calibrated {figure(verdicts[2].p_value)} none no 5 min 41 s",
+        f"clean.onnx one-pixel-signature Not flagged {figure(verdicts[0].p_value)} none yes 2.37 s",
+        "backdoored.onnx one-pixel-signature Flagged 0.00415 7 (Sneaker) yes 2.37 s",
+        "resnet50-a1.safetensors one-pixel-signature Not flagged, and not calibrated "
+        f"{figure(verdicts[2].p_value)} none no 5 min 41 s",
     ]
     assert "3 models examined for backdoors: 1 flagged, 2 not flagged; 1 of these verdicts is not calibrated" in (
         Page(html).words()
@@ -563,6 +567,17 @@ def test_a_verdict_is_read_once_however_often_it_is_there(tmp_path: Path) -> Non
     assert read_verdicts(tmp_path) == [second, first, again]
 
 
+def test_a_report_is_written_over_no_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(make_verdict().to_json())
+    before = path.read_bytes()
+    assert main(["report", str(tmp_path), "--html", str(path)]) == ExitCode.USAGE
+    assert "a.json would be written over" in " ".join(capsys.readouterr().err.split())
+    assert main(["report", str(tmp_path), "--json", str(path / "x.json")]) == ExitCode.ERROR
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.json"]
+    assert path.read_bytes() == before
+
+
 def test_the_command_counts_no_verdict_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in "ab":
         (tmp_path / f"{name}.json").write_text(make_verdict(source=name).to_json())
@@ -628,7 +643,15 @@ def _changed(part: str, **values: object) -> Verdict:
         (_changed("subject", classes=("only one",)), "1 class names for 10"),
         (_changed("subject", input_shape=(28,)), "not that of a picture"),
         (_changed("subject", input_shape=(1, 0, 28)), "not that of a picture"),
-        (make_verdict().model_copy(update={"target_class": -1}), "class -1 is none of"),
+        (make_verdict(target=3).model_copy(update={"target_class": -1}), "class -1 is none of"),
+        (make_verdict().model_copy(update={"target_class": 3}), "target class 3 of a model that is not flagged"),
+        (make_verdict().model_copy(update={"p_value": 0.04}), r"not flagged with a p-value of 0\.04 at alpha 0\.05"),
+        (make_verdict(target=3).model_copy(update={"p_value": 0.4}), r"flagged with a p-value of 0\.4 at alpha"),
+        (make_verdict().model_copy(update={"p_value": 7.5}), r"a p-value of 7\.5 at alpha 0\.05"),
+        (make_verdict().model_copy(update={"p_value": 0.0}), r"a p-value of 0\.0 at alpha"),
+        (make_verdict().model_copy(update={"alpha": 1.0}), r"at alpha 1\.0"),
+        (make_verdict().model_copy(update={"score": 1e308}), r"a score of 1e\+308"),
+        (_changed("calibration", clean_scores=(0.0, -1e308)), r"a score of -1e\+308"),
         (make_verdict().model_copy(update={"grid": (0, 4)}), "maps of shape"),
     ],
 )
@@ -653,6 +676,38 @@ def test_place_outside_the_input_is_refused(place: tuple[int, int, int, int]) ->
 def test_a_verdict_without_clean_models_claims_nothing_about_them() -> None:
     verdict = make_verdict(target=3, calibrated=False, clean_models=1)
     bare = verdict.calibration.model_copy(update={"tasks": (), "clean_models": 0, "clean_scores": (), "name": "mm-bd"})
-    page = render_report([verdict.model_copy(update={"calibration": bare, "p_value": 0.04})])
+    page = render_report([verdict.model_copy(update={"calibration": bare, "p_value": 0.04, "flagged": True})])
     assert "ranked against none" in page
     assert "no model could get a lower one here" not in " ".join(page.split())
+    assert "the p-value is the method's own" in Page(page).words()
+    assert "the p-value is the method's own" not in Page(render_report([make_verdict()])).words()
+
+
+def test_several_verdicts_on_one_model_are_not_several_models() -> None:
+    verdict = make_verdict()
+    none = verdict.maps.model_copy(update={"classes": (), "shape": (0, 28, 28), "data": ""})
+    other = verdict.model_copy(update={"detector": "trodo", "maps": none})
+    words = Page(render_report([verdict, other])).words()
+    assert "2 verdicts on 1 model examined for backdoors: 0 flagged, 2 not flagged" in words
+    assert "about 0.1 of these verdicts would still flag one" in words
+    rows = re.findall(r"<tr class=.*?</tr>", render_report([verdict, other]), re.S)
+    assert ["trodo" in row for row in rows] == [False, True]
+    assert "What a one-pixel signature is" in words
+    assert "What a one-pixel signature is" not in Page(render_report([other])).words()
+
+
+def test_a_suspects_own_words_do_not_steer_the_terminal() -> None:
+    """Class names and file names are the suspect's: escape sequences could write another verdict over this one."""
+    hostile = "\x1b[2J\x1b]0;title\x07\x9b31mNo backdoor found\u202e"
+    verdict = make_verdict(source=f"models/{hostile}.onnx", classes=(hostile, *FASHION[1:]), target=0)
+    named = verdict.model_copy(
+        update={
+            "statement": f"Backdoor suspected: {hostile}",
+            "calibration": verdict.calibration.model_copy(update={"statement": hostile}),
+        }
+    )
+    shown = StringIO()
+    Console(file=shown, force_terminal=False, width=200).print(verdict_panel(named))
+    assert "No backdoor found" in shown.getvalue()
+    assert all(letter == "\n" or letter.isprintable() for letter in shown.getvalue())
+    assert registry_cell("name", hostile).isprintable()

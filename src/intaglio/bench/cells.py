@@ -12,7 +12,11 @@ from intaglio.bench.victims import open_given, open_network, read_victim, victim
 from intaglio.classifiers import TorchClassifier
 from intaglio.errors import DataError, IntaglioError
 from intaglio.files import write_json
-from intaglio.scan import scan
+from intaglio.results import package_versions
+from intaglio.scan import Detector, ScoreDetector, Verdict, scan
+from intaglio.scan.scanning import make_detector
+
+CELLS = "cells"
 
 
 class Cell(BaseModel):
@@ -39,6 +43,7 @@ class Cell(BaseModel):
     queries: int = 0
     peak_memory_mb: float | None = None
     failed: str | None = None
+    versions: dict[str, str] = {}  #: of what decided its numbers; older cells don't say
 
 
 class CellJob(NamedTuple):
@@ -54,7 +59,7 @@ class CellJob(NamedTuple):
 
 def cell_path(out: Path, detector: str, row: str, index: int) -> Path:
     """Where a cell is kept."""
-    return out / "cells" / slug(detector) / slug(row) / f"{index:03d}.json"
+    return out / CELLS / slug(detector) / slug(row) / f"{index:03d}.json"
 
 
 def read_cell(path: Path) -> Cell:
@@ -69,51 +74,63 @@ def read_cell(path: Path) -> Cell:
         raise DataError(f"{path}: damaged cell; remove it and run again") from error
 
 
+def without_model(detector: str, row: str, index: int, reason: str) -> Cell:
+    """The cell of a model that could not be made; it isn't kept, for the model may be made yet."""
+    return Cell(detector=detector, row=row, index=index, failed=f"no model: {reason}")
+
+
 def fill_cell(job: CellJob) -> Cell:
-    """Examines one model with one detector and keeps what it said.
+    """Examines one model with one detector and keeps what it said, if there is a model.
 
     Raises:
         StorageError: the cell can't be written.
     """
     folder = victim_folder(job.out, job.row, job.number)
     victim = read_victim(folder)
-    cell = Cell(detector=job.detector, row=job.row, index=job.number)
     if victim is None or victim.failed is not None:
-        cell = cell.model_copy(update={"failed": f"no model: {victim.failed if victim else 'not built'}"})
-    else:
-        given = open_given(folder, job.recipe, job.source)
-        architecture = victim.architecture
-        classifier = TorchClassifier(
-            open_network(folder, architecture),
-            input_shape=architecture.input_shape,
-            num_classes=architecture.num_classes,
+        return without_model(job.detector, job.row, job.number, victim.failed or "" if victim else "not built")
+    cell = Cell(detector=job.detector, row=job.row, index=job.number, versions=package_versions())
+    given = open_given(folder, job.recipe, job.source)
+    architecture = victim.architecture
+    classifier = TorchClassifier(
+        open_network(folder, architecture),
+        input_shape=architecture.input_shape,
+        num_classes=architecture.num_classes,
+    )
+    detector = make_detector(job.detector)
+    started, memory = time.perf_counter(), PeakMemory()
+    try:
+        verdict = scan(
+            classifier,
+            given.clean,
+            job.recipe.task,
+            seed=victim.seed,
+            detector=detector,
+            training=given.training,
+            inputs=given.inputs,
         )
-        started, memory = time.perf_counter(), PeakMemory()
-        try:
-            verdict = scan(
-                classifier,
-                given.clean,
-                job.recipe.task,
-                seed=victim.seed,
-                detector=job.detector,
-                training=given.training,
-                inputs=given.inputs,
-            )
-        except IntaglioError as error:
-            cell = cell.model_copy(update={"failed": str(error), "seconds": time.perf_counter() - started})
-        else:
-            cell = cell.model_copy(
-                update={
-                    "score": verdict.score,
-                    "by": f"{verdict.detector}, {'' if verdict.calibrated else 'not '}calibrated",
-                    "p_value": verdict.p_value,
-                    "calibrated": verdict.calibrated,
-                    "confidence": verdict.calibration.confidence,
-                    "guess": verdict.evidence[0].index if verdict.evidence else None,
-                    "seconds": verdict.seconds,
-                    "queries": verdict.queries,
-                    "peak_memory_mb": memory.megabytes(),
-                }
-            )
+    except IntaglioError as error:
+        cell = cell.model_copy(update={"failed": str(error), "seconds": time.perf_counter() - started})
+    else:
+        cell = cell.model_copy(
+            update={
+                "score": verdict.score,
+                "by": _kind(detector, verdict),
+                "p_value": verdict.p_value,
+                "calibrated": verdict.calibrated,
+                "confidence": verdict.calibration.confidence,
+                "guess": verdict.evidence[0].index if verdict.evidence else None,
+                "seconds": verdict.seconds,
+                "queries": verdict.queries,
+                "peak_memory_mb": memory.megabytes(),
+            }
+        )
     write_json(cell_path(job.out, job.detector, job.row, job.number), cell.model_dump(mode="json"))
     return cell
+
+
+def _kind(detector: Detector, verdict: Verdict) -> str:
+    """What the score is of: whether there was a calibration changes those of networks, but not what is measured."""
+    if isinstance(detector, ScoreDetector):
+        return verdict.detector
+    return f"{verdict.detector}, {'' if verdict.calibrated else 'not '}calibrated"

@@ -6,14 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from intaglio.bench.cells import CellJob, cell_path, fill_cell, read_cell
+from intaglio.bench.cells import CELLS, Cell, CellJob, cell_path, fill_cell, read_cell, without_model
 from intaglio.bench.recipe import AttackRow, BenchRecipe, slug
 from intaglio.bench.table import BenchTable, make_table
-from intaglio.bench.victims import VictimJob, build_victim, read_victim, victim_folder
+from intaglio.bench.victims import VictimJob, VictimRecord, build_victim, read_victim, victim_folder
 from intaglio.errors import DataError, RecipeError
 from intaglio.files import write_json
 from intaglio.populations import Executor, LocalExecutor
-from intaglio.populations.population import claimed, load_splits, require_data, settled
+from intaglio.populations.population import (
+    claimed,
+    load_splits,
+    require_data,
+    require_images,
+    settled,
+    splits_digest,
+)
 from intaglio.scan.scanning import make_detector
 
 RECIPE = "bench.json"
@@ -41,14 +48,17 @@ def run_bench(
     out, executor = Path(out), executor or LocalExecutor()
     for name in recipe.detectors:
         make_detector(name)
-    _claim(out, recipe)
     _, test = load_splits(recipe.source, recipe.samples)  # a bad data set is reported once, here
     if len(test) < 2 * recipe.asked:
         raise DataError(f"{recipe.source}: {len(test)} test images, fewer than twice the {recipe.asked} of `asked`")
-    models = [(row, index) for row, count in recipe.rows() for index in range(count)]
+    _claim(out, recipe)
+    models, victims = _models(recipe), _victims(recipe, out)
+    missing = [key for key in models if key not in victims]
+    for key in missing:
+        _forget(out, *key)
+    unmade = {key for key, victim in victims.items() if victim.failed is not None}
     cells = [(detector, row, index) for detector in recipe.detectors for row, index in models]
-    missing = [(row, index) for row, index in models if read_victim(victim_folder(out, row, index)) is None]
-    unfilled = [key for key in cells if not cell_path(out, *key).exists()]
+    unfilled = [key for key in cells if not (key[1:] in unmade or cell_path(out, *key).exists())]
     total = len(models) + len(cells)
     finished = total - len(missing) - len(unfilled)
 
@@ -76,18 +86,29 @@ def run_bench(
 
 def bench_table(recipe: BenchRecipe, out: Path) -> BenchTable:
     """The table of what is finished, written as `table.json`, `table.md` and `table.svg`."""
-    victims = [read_victim(victim_folder(out, row, index)) for row, count in recipe.rows() for index in range(count)]
-    paths = [
-        cell_path(out, detector, row, index)
-        for detector in recipe.detectors
-        for row, count in recipe.rows()
-        for index in range(count)
-    ]
-    table = make_table(
-        recipe, [victim for victim in victims if victim], [read_cell(path) for path in paths if path.exists()]
-    )
+    models, victims = _models(recipe), _victims(recipe, out)
+    cells: list[Cell] = []
+    for detector in recipe.detectors:
+        for key in models:
+            victim, path = victims.get(key), cell_path(out, detector, *key)
+            if victim is not None and victim.failed is not None:
+                cells.append(without_model(detector, *key, victim.failed))
+            elif path.exists():
+                cells.append(read_cell(path))
+    table = make_table(recipe, list(victims.values()), cells)
     table.write(out)
     return table
+
+
+def _models(recipe: BenchRecipe) -> list[tuple[str, int]]:
+    """All models that a bench is to have, by row and number."""
+    return [(row, index) for row, count in recipe.rows() for index in range(count)]
+
+
+def _victims(recipe: BenchRecipe, out: Path) -> dict[tuple[str, int], VictimRecord]:
+    """Those that are there, and those that could not be made."""
+    found = {key: read_victim(victim_folder(out, *key)) for key in _models(recipe)}
+    return {key: victim for key, victim in found.items() if victim is not None}
 
 
 def _claim(out: Path, recipe: BenchRecipe) -> None:
@@ -99,8 +120,10 @@ def _claim(out: Path, recipe: BenchRecipe) -> None:
     """
     path = out / RECIPE
     rows, data = recipe.specifications(), settled(recipe.source)
+    images = splits_digest(recipe.source, recipe.samples)
     if claimed(path, recipe.digest, "bench"):
         require_data(json.loads(path.read_text()).get("data", data), data, path)  # older files don't say
+        require_images(path, images)
         before = _rows(path)
         folders = {slug(title): (title, row) for title, row in before.items()}
         for title, row in rows.items():
@@ -111,7 +134,13 @@ def _claim(out: Path, recipe: BenchRecipe) -> None:
                 )
         rows = before | rows
     content = {"recipe": recipe.model_dump(mode="json"), "sha256": recipe.digest, "data": data, "rows": rows}
-    write_json(path, content)
+    write_json(path, content | {"images": images})
+
+
+def _forget(out: Path, row: str, index: int) -> None:
+    """Removes the cells of a model that is not there, all detectors': they are those of another."""
+    for path in (out / CELLS).glob(f"*/{slug(row)}/{index:03d}.json"):
+        path.unlink()
 
 
 def _rows(path: Path) -> dict[str, dict[str, Any]]:

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median
+from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from intaglio.bench.cells import Cell
 from intaglio.bench.recipe import CLEAN, BenchRecipe
 from intaglio.bench.victims import VictimRecord
+from intaglio.errors import one_line
 from intaglio.evidence.statistics import Interval, auroc, proportion
 from intaglio.files import write_text
 from intaglio.results import Result, package_versions
@@ -54,13 +56,17 @@ class AttackSummary(Result):
 class Entry(Result):
     """One attack against one detector: AUROC against the clean models, over all victims and over working ones.
 
-    `named` is the share of victims whose target is the detector's first guess; `failed` cells could not be filled.
+    `models` are the victims that it scored, of the row's `victims`; `failed` cells could not be filled, others aren't
+    yet. `of` says what was compared: scores, or p-values where scores are of several kinds. `named` is the share of
+    victims whose target is the detector's first guess.
     """
 
     row: str
     detector: str
     models: int
+    victims: int
     failed: int
+    of: Literal["scores", "p-values"]
     auroc: Estimate | None
     auroc_working: Estimate | None
     named: float | None
@@ -69,6 +75,7 @@ class Entry(Result):
 class DetectorSummary(Result):
     """A detector: costs a model (medians), and its false alarms among clean models where its p-value is calibrated.
 
+    `mean_auroc` is that over all rows; None unless it has an AUROC in each: over fewer it would compare other rows.
     `peak_memory_mb` is that of the whole process while the detector ran (see `Cell`); None where no system could say.
     """
 
@@ -126,7 +133,9 @@ def make_table(recipe: BenchRecipe, victims: Sequence[VictimRecord], cells: Sequ
                     row=row.title,
                     detector=detector,
                     models=len(scored),
+                    victims=recipe.models,
                     failed=len(mine) - len(scored),
+                    of="scores" if _comparable([*scored, *negative]) else "p-values",
                     auroc=_auroc(scored, negative),
                     auroc_working=_auroc(working, negative),
                     named=_mean([float(cell.guess == targets[cell.row, cell.index]) for cell in aimed]),
@@ -141,8 +150,15 @@ def make_table(recipe: BenchRecipe, victims: Sequence[VictimRecord], cells: Sequ
         ),
         detectors=tuple(_detector(name, by_key.get((CLEAN, name), []), entries) for name in recipe.detectors),
         entries=tuple(entries),
-        versions=package_versions(),
+        versions=_versions([*victims, *cells]),
     )
+
+
+def _versions(parts: Sequence[VictimRecord | Cell]) -> dict[str, str]:
+    """Those that models and cells were made with: several of one package where it was updated meanwhile."""
+    found = [part.versions for part in parts if part.versions] or [package_versions()]
+    names = dict.fromkeys(name for versions in found for name in versions)
+    return {name: ", ".join(sorted({versions[name] for versions in found if name in versions})) for name in names}
 
 
 def _attack(title: str, victims: list[VictimRecord], clean: list[VictimRecord]) -> AttackSummary:
@@ -185,6 +201,7 @@ def _detector(name: str, clean: list[Cell], entries: list[Entry]) -> DetectorSum
     ranked = [cell.p_value for cell in scored if cell.calibrated and cell.p_value is not None]
     alarms = sum(p <= ALPHA for p in ranked)
     rate = Estimate.of(proportion(alarms, len(ranked))) if ranked else None
+    areas = [entry.auroc.value if entry.auroc else None for entry in entries if entry.detector == name]
     return DetectorSummary(
         detector=name,
         clean_models=len(scored),
@@ -196,15 +213,20 @@ def _detector(name: str, clean: list[Cell], entries: list[Entry]) -> DetectorSum
         seconds=_median([cell.seconds for cell in scored]),
         queries=_median([cell.queries for cell in scored]),
         peak_memory_mb=_median([cell.peak_memory_mb for cell in scored if cell.peak_memory_mb is not None]),
-        mean_auroc=_mean([entry.auroc.value for entry in entries if entry.detector == name and entry.auroc]),
+        mean_auroc=_mean(areas) if None not in areas else None,
     )
+
+
+def _comparable(cells: list[Cell]) -> bool:
+    """Whether all scores are of one kind."""
+    return len({cell.by for cell in cells}) <= 1
 
 
 def _auroc(positive: list[Cell], negative: list[Cell]) -> Estimate | None:
     """Of scores if they are all of one kind, of p-values if not: these are comparable, if coarse."""
     if not positive or not negative:
         return None
-    comparable = len({cell.by for cell in (*positive, *negative)}) == 1
+    comparable = _comparable([*positive, *negative])
 
     def suspicions(cells: list[Cell]) -> list[float]:
         found = [cell.score if comparable or cell.p_value is None else 1 - cell.p_value for cell in cells]
@@ -230,8 +252,13 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update({"percent": _percent, "number": _number, "colour": _colour})
+    environment.filters.update({"percent": _percent, "number": _number, "colour": _colour, "cell": _cell})
     return environment
+
+
+def _cell(text: str) -> str:
+    """What a row is called, or why it failed, as it may stand in a cell of a table."""
+    return one_line(text).replace("|", "\\|")
 
 
 def _percent(value: float | None) -> str:

@@ -23,6 +23,7 @@ from intaglio.errors import DataError, IntaglioError, StorageError
 from intaglio.files import write_json
 from intaglio.networks import Architecture
 from intaglio.populations.population import load_splits
+from intaglio.results import package_versions
 from intaglio.seeds import torch_generator
 from intaglio.training import train
 
@@ -53,6 +54,7 @@ class VictimRecord(BaseModel):
     ssim: float | None = None
     seconds: float = 0.0
     failed: str | None = None
+    versions: dict[str, str] = {}  #: of what trained it; older records don't say
 
 
 class VictimJob(NamedTuple):
@@ -103,7 +105,9 @@ def build_victim(job: VictimJob) -> VictimRecord:
     recipe, seed = job.recipe, job.recipe.model_seed(job.row, job.number)
     data, test = load_splits(job.source, recipe.samples)
     architecture = recipe.network(job.number, data.input_shape, data.num_classes)
-    record = VictimRecord(row=job.row, index=job.number, seed=seed, architecture=architecture)
+    record = VictimRecord(
+        row=job.row, index=job.number, seed=seed, architecture=architecture, versions=package_versions()
+    )
     made: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
     try:
         record, made = _trained(job, record, data, test)

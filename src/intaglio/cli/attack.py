@@ -60,6 +60,8 @@ def attack(
 
     if test is not None and not train:
         raise typer.BadParameter("there is nothing to measure without --train", param_hint="--test")
+    if (arch is not None or width is not None) and not train:
+        raise typer.BadParameter("there is no victim without --train", param_hint="--arch and --width")
     pairs = option_pairs(option)
     require_deliverable(json)
     try:

@@ -178,7 +178,6 @@ def verify(
     classes: Classes = None,
     preprocess: Preprocess = None,
     json: JsonFile = None,
-    seed: Seed = 0,
     device: Device = "cpu",
     quiet: Quiet = False,
     debug: Debug = False,

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from intaglio.cli.everywhere import require_apart
 from intaglio.cli.executor import Address, ExecutorName, ExecutorOption, Workers, make_executor
 from intaglio.cli.options import Debug, JsonFile, Quiet, RecipeSeed, Seed
 
@@ -27,9 +28,12 @@ def build(
     debug: Debug = False,
 ) -> int:
     """Build (or go on building) the population of RECIPE.yaml in --out. Safe to interrupt and run again."""
-    from intaglio.cli.console import deliver_json, progress_bar, say
+    from intaglio.cli.console import deliver_json, progress_bar, require_deliverable, say
     from intaglio.populations import build_population, read_failures, read_recipe
+    from intaglio.populations.population import RECIPE
 
+    require_apart(json, out / RECIPE, out / "manifest.json")
+    require_deliverable(json)
     place = make_executor(executor, workers, address, out)
     plan = read_recipe(recipe)
     if seed is not None:
@@ -87,11 +91,12 @@ def fit(
     and clean models are enough. Other detectors (--detector) learn nothing: their scores of the clean models are what
     a suspect is ranked among.
     """
-    from intaglio.cli.console import deliver_json, progress_bar, say
+    from intaglio.cli.console import deliver_json, progress_bar, require_deliverable, say
     from intaglio.scan.calibration import open_calibration
     from intaglio.scan.fitting import fit_calibration, join_calibration
     from intaglio.scan.fitting_scores import fit_clean_scores
 
+    require_deliverable(json)
     if detector is not None:
         if task_free or probes is not None or base is not None:
             raise typer.BadParameter(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from intaglio.cli.options import Debug, JsonFile, Quiet
+from intaglio.errors import printable
 
 if TYPE_CHECKING:
     from intaglio.evidence.registry import Registry
@@ -204,6 +205,6 @@ def _cell(column: str, value: Any) -> str:
         return f"{value:.3g}"
     if isinstance(value, tuple):
         return " x ".join(str(part) for part in value)
-    text = "" if value is None else str(value)
+    text = "" if value is None else printable(str(value))
     hexadecimal = len(text) == 64 and not set(text) - set("0123456789abcdef")
     return f"{text[:12]}…" if hexadecimal else text

@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from intaglio.errors import RecipeError
+from intaglio.errors import RecipeError, printable
 from intaglio.scan import Verdict
 
 if TYPE_CHECKING:
@@ -58,21 +58,26 @@ def verdict_panel(verdict: Verdict) -> Panel:
     colour = "red" if verdict.flagged else "green" if clear else "yellow"
     figures = Table.grid(padding=(0, 2))
     figures.add_row("score", f"{verdict.score:.3f} (higher is more suspicious)")
-    figures.add_row("calibration", escape(verdict.calibration.statement))
+    figures.add_row("calibration", _plain(verdict.calibration.statement))
     most = verdict.evidence[:3]
     subject = verdict.subject
     figures.add_row(
-        "suspicion", ", ".join(f"{escape(subject.class_name(entry.index))} {entry.suspicion:.2f}" for entry in most)
+        "suspicion", ", ".join(f"{_plain(subject.class_name(entry.index))} {entry.suspicion:.2f}" for entry in most)
     )
     if verdict.grid is not None:
         figures.add_row("grid", f"probed in {verdict.grid[0]} x {verdict.grid[1]} blocks, not pixel by pixel")
     figures.add_row(
         "costs", f"{verdict.queries:,} queries, {verdict.seconds:.1f} s, {verdict.peak_memory_mb:,.0f} MB at the peak"
     )
-    title = escape(Path(subject.source).name)
+    title = _plain(Path(subject.source).name)
     return Panel(
-        Group(Text(verdict.statement, style=f"bold {colour}"), figures),
+        Group(Text(printable(verdict.statement), style=f"bold {colour}"), figures),
         title=title,
         title_align="left",
         border_style=colour,
     )
+
+
+def _plain(text: str) -> str:
+    """A suspect's own words, which steer neither the terminal nor the markup."""
+    return escape(printable(text))

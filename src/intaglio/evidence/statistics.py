@@ -1,15 +1,17 @@
-"""Exact and resampled statistics behind verdicts and tables."""
+"""Statistics behind verdicts and tables, with intervals that hold where there is little."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, bootstrap, rankdata
+from scipy.optimize import brentq
+from scipy.stats import binomtest, norm, rankdata
 
 from intaglio.errors import DataError
 
 Floats = NDArray[np.float64]
+_NEARLY = 1e-9
 
 
 class Interval(NamedTuple):
@@ -45,11 +47,10 @@ def proportion(events: int, trials: int) -> Interval:
     return Interval(events / trials, float(bounds.low), float(bounds.high))
 
 
-def auroc(positive: Sequence[float], negative: Sequence[float], *, seed: int = 0) -> Interval:
-    """Area under the ROC curve with a stratified percentile-bootstrap 95 % interval (2,000 resamples).
+def auroc(positive: Sequence[float], negative: Sequence[float]) -> Interval:
+    """Area under the ROC curve with its 95 % interval.
 
-    AUROC = P(positive > negative) + P(equal) / 2. Where the two groups don't overlap every resample gives 1 (or 0);
-    the interval then says nothing about how rare an overlap is.
+    AUROC = P(positive > negative) + P(equal) / 2; for the interval see `auroc_interval`.
 
     Raises:
         DataError: a group is empty, or a score is NaN.
@@ -57,14 +58,31 @@ def auroc(positive: Sequence[float], negative: Sequence[float], *, seed: int = 0
     if not len(positive) or not len(negative):
         raise DataError(f"an AUROC needs both groups, got {len(positive)} and {len(negative)} scores")
     _refuse_nan(positive, negative)
-    groups = (np.asarray(positive, float), np.asarray(negative, float))
-    value = _auroc(*groups)
-    if len(groups[0]) < 2 or len(groups[1]) < 2 or value in (0.0, 1.0):
-        return Interval(value, value, value)
-    result = bootstrap(
-        groups, _auroc, n_resamples=2000, vectorized=False, method="percentile", rng=np.random.default_rng(seed)
-    )
-    return Interval(value, float(result.confidence_interval.low), float(result.confidence_interval.high))
+    value = _auroc(np.asarray(positive, float), np.asarray(negative, float))
+    return auroc_interval(value, len(positive), len(negative))
+
+
+def auroc_interval(value: float, positive: int, negative: int) -> Interval:
+    """An AUROC A of m and n scores with a 95 % score interval: all theta with (A - theta)^2 <= z^2 V(theta).
+
+        V(theta) = theta (1 - theta) (1 + (N - 1) ((1 - theta) / (2 - theta) + theta / (1 + theta))) / (m n)
+
+    with N = (m + n) / 2. Resampling gives no interval where the groups don't overlap, or one of them is a single score,
+    and one too narrow where they are small; this one keeps its 95 % there.
+
+    Source: Newcombe 2006, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic",
+    Statistics in Medicine 25, method 5.
+    """
+    z, mean = float(norm.ppf(0.975)), (positive + negative) / 2
+
+    def excess(theta: float) -> float:
+        spread = 1 + (mean - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+        return (value - theta) ** 2 - z**2 * theta * (1 - theta) * spread / (positive * negative)
+
+    # At 0 and 1 V is 0, too: there the value itself is a root, and not the one that is looked for.
+    low = brentq(excess, 0, min(value, 1 - _NEARLY)) if value > _NEARLY else 0.0
+    high = brentq(excess, max(value, _NEARLY), 1) if value < 1 - _NEARLY else 1.0
+    return Interval(value, float(low), float(high))
 
 
 def _refuse_nan(*groups: Sequence[float]) -> None:

@@ -1,6 +1,7 @@
 """Building a population: resumable, in parallel, and the same models whatever the order or the interruptions."""
 
 import functools
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from intaglio.populations.manifest import (
     write_manifest,
 )
 from intaglio.populations.recipe import Plan, Recipe
+
+RECIPE = "recipe.json"
 
 
 class Job(NamedTuple):
@@ -64,7 +67,7 @@ def build_population(
     out = Path(out)
     source = str(data or recipe.source)
     _claim(out, recipe, source)
-    source = settled(source)
+    path, source = out / RECIPE, settled(source)
     done = {record.index for record in read_records(out)} | {failure.index for failure in read_failures(out)}
     missing = [index for index in range(recipe.models) if index not in done]
     jobs = [Job(recipe.plan(index), source, recipe.samples, recipe.task, out) for index in missing]
@@ -72,8 +75,8 @@ def build_population(
     try:
         if progress is not None:
             progress(finished, recipe.models)
-        if jobs:
-            load_splits(source, recipe.samples)  # a bad data set is reported once, here, before workers start
+        if jobs:  # a bad data set is reported once, here, before workers start
+            require_images(path, splits_digest(source, recipe.samples))
         for _ in (executor or LocalExecutor()).map(run_job, jobs):
             finished += 1
             if progress is not None:
@@ -109,7 +112,7 @@ def population_data(out: Path | str) -> str:
     Raises:
         DataError: the folder doesn't say.
     """
-    path = Path(out) / "recipe.json"
+    path = Path(out) / RECIPE
     try:
         return str(json.loads(path.read_text())["data"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -155,11 +158,12 @@ def load_splits(source: str, samples: int | None) -> tuple[ImageData, ImageData]
 
 def _claim(out: Path, recipe: Recipe, source: str) -> None:
     """Writes the recipe into a new folder, or checks that the folder was made from this one."""
-    path = out / "recipe.json"
+    path = out / RECIPE
     if claimed(path, recipe.digest, "population"):
         require_data(population_data(out), source, path)
-    else:
-        write_json(path, {"sha256": recipe.digest, "data": settled(source), "recipe": recipe.model_dump(mode="json")})
+        return
+    content = {"sha256": recipe.digest, "data": settled(source), "recipe": recipe.model_dump(mode="json")}
+    write_json(path, content | {"images": splits_digest(settled(source), recipe.samples)})
 
 
 def settled(source: str) -> str:
@@ -177,6 +181,32 @@ def require_data(begun: str, source: str, path: Path) -> None:
         raise RecipeError(
             f"{path.parent}: its models were trained on {begun}, not {source}; choose another folder (or, if these are "
             f"the same images in another place, say so in {path.name})"
+        )
+
+
+@functools.cache
+def splits_digest(source: str, samples: int | None) -> str:
+    """SHA-256 over the images and labels of both splits, as they are trained on and measured with.
+
+    Raises:
+        DataError: see `load_splits`.
+    """
+    digest = hashlib.sha256()
+    for part in load_splits(source, samples):
+        for tensor in part:
+            digest.update(tensor.contiguous().numpy().reshape(-1).data)
+    return digest.hexdigest()
+
+
+def require_images(path: Path, digest: str) -> None:
+    """Refuses to go on where the file that models were trained on holds other images now; older folders don't say.
+
+    Raises:
+        RecipeError: it does.
+    """
+    if json.loads(path.read_text()).get("images", digest) != digest:
+        raise RecipeError(
+            f"{path.parent}: the images are no longer those that its models were trained on; choose another folder"
         )
 
 

@@ -15,13 +15,21 @@ Document = TypeVar("Document", bound=BaseModel)
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, which make a value of any size from a few bytes."""
+    """YAML without aliases, which make a value of any size from a few bytes, and without keys that hide others."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
             raise yaml.YAMLError(f"line {line}: an alias (*name) is not taken; write the value out")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in names:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: '{_short(key.value)}' is there more than once")
+            names.add(key.value)
+        return super().construct_mapping(node, deep=deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -31,7 +39,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path | str, kind: type[Document]) -> Document:
-    """A YAML file as a checked document of this kind. Aliases (`*name`) are refused.
+    """A YAML file as a checked document of this kind. Aliases (`*name`) and repeated keys are refused.
 
     Raises:
         RecipeError: missing, not YAML, or with a value that makes no sense (the first one is named).

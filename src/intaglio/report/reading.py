@@ -10,6 +10,8 @@ from intaglio.errors import DataError, NothingToExamineError
 from intaglio.scan.verdict import EncodedMaps, Place, Verdict
 
 _SIZE_LIMIT = 64 * 2**20
+#: Nothing that a detector measures is larger, and the difference of two must be a number.
+_LARGEST = 1e100
 _KIND = Verdict.model_fields["kind"].default
 
 
@@ -38,8 +40,10 @@ def check_verdict(verdict: Verdict) -> None:
     """Refuses a verdict whose parts contradict one another.
 
     Raises:
-        DataError: maps that can't be decoded or don't fit the input, a class or a place that doesn't exist.
+        DataError: maps that can't be decoded or don't fit the input, a class or a place that doesn't exist; a p-value
+            that is none, or that the flag doesn't follow from.
     """
+    _check_decision(verdict)
     subject, maps = verdict.subject, verdict.maps
     if len(subject.input_shape) < 2 or min(subject.input_shape) < 1:
         raise DataError(f"input shape {subject.input_shape} is not that of a picture")
@@ -61,6 +65,19 @@ def check_verdict(verdict: Verdict) -> None:
         if each.classes != maps.classes or not (0 < rows <= height and 0 < columns <= width):
             raise DataError(f"maps of frames of shape {each.shape} for classes {each.classes}, not those of the others")
         _check_maps(each, (len(each.classes), *frames, rows, columns))
+
+
+def _check_decision(verdict: Verdict) -> None:
+    if not 0 < verdict.p_value <= 1 or not 0 < verdict.alpha < 1:
+        raise DataError(f"a p-value of {verdict.p_value} at alpha {verdict.alpha}")
+    if verdict.flagged != (verdict.p_value <= verdict.alpha):
+        said = "flagged" if verdict.flagged else "not flagged"
+        raise DataError(f"{said} with a p-value of {verdict.p_value} at alpha {verdict.alpha}")
+    if verdict.target_class is not None and not verdict.flagged:
+        raise DataError(f"target class {verdict.target_class} of a model that is not flagged")
+    for score in (verdict.score, *verdict.calibration.clean_scores):
+        if not abs(score) <= _LARGEST:
+            raise DataError(f"a score of {score}")
 
 
 def _check_maps(maps: EncodedMaps, expected: tuple[int, ...]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from intaglio.classifiers import Access, Classifier
 from intaglio.data import ImageData
-from intaglio.errors import NothingToExamineError, RecipeError
+from intaglio.errors import ClassifierError, IntaglioError, NothingToExamineError, RecipeError, one_line
 from intaglio.results import package_versions
 from intaglio.scan.verdict import CalibrationSummary, ClassEvidence, EncodedMaps, Part, Subject, Verdict
 from intaglio.seeds import derive_seed
@@ -85,6 +85,14 @@ class Detector(ABC):
     def run(self, classifier: Classifier, request: Request) -> Finding:
         """The examination itself."""
 
+    def _run(self, classifier: Classifier, request: Request) -> Finding:
+        try:
+            return self.run(classifier, request)
+        except IntaglioError:
+            raise
+        except Exception as error:
+            raise ClassifierError(f"{self.name} failed: {type(error).__name__}: {one_line(str(error))}") from error
+
     @final
     def inspect(
         self,
@@ -105,7 +113,8 @@ class Detector(ABC):
         at any alpha below its p-value.
 
         Raises:
-            ClassifierError: too little access.
+            ClassifierError: too little access, or the method failed in whatever way: a plug-in's bug must not cost what
+                other detectors found.
             RecipeError: alpha outside (0, 1).
             UndecidableError: p is above alpha, and the lowest that it could be.
         """
@@ -115,7 +124,7 @@ class Detector(ABC):
         started, asked = time.perf_counter(), classifier.queries
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, self.name))
-            finding = self.run(classifier, Request(clean, task, seed, progress, training, inputs))
+            finding = self._run(classifier, Request(clean, task, seed, progress, training, inputs))
         flagged = finding.p_value <= alpha
         undecidable = finding.lowest is not None and alpha < finding.p_value <= finding.lowest
         subject = _subject(classifier)
