@@ -20,8 +20,9 @@ from intaglio.bench.victims import VictimRecord, open_given, read_victim, victim
 from intaglio.classifiers import Access, Classifier
 from intaglio.cli.main import ExitCode, main
 from intaglio.data import ImageData
-from intaglio.errors import ClassifierError, DataError, RecipeError
+from intaglio.errors import ClassifierError, DataError, RecipeError, StorageError
 from intaglio.evidence.statistics import auroc_interval
+from intaglio.files import holding
 from intaglio.networks import Architecture
 from intaglio.populations import population
 from intaglio.scan import Measured, Request, ScoreDetector, scanning
@@ -192,6 +193,12 @@ def test_what_an_attack_cannot_do_is_a_row_of_its_own(toy_file: Path, tmp_path: 
     again = Here()
     assert run_bench(plan, tmp_path, executor=again) == table
     assert again.done == 2
+
+
+def test_two_runs_are_not_at_work_in_one_folder(toy_file: Path, tmp_path: Path) -> None:
+    with holding(tmp_path), pytest.raises(StorageError, match="another run is at work in it"):
+        run_bench(recipe(toy_file), tmp_path, executor=Here())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_that_is_made_again_takes_its_cells_along(toy_file: Path, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from intaglio.errors import DataError, KeyFileError, StorageError
-from intaglio.lock.users import UserStore, holding
+from intaglio.files import holding
+from intaglio.lock.users import UserStore
 from lock_models import OWNER, STRANGER
 
 

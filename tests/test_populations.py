@@ -21,7 +21,7 @@ import intaglio
 from intaglio.cli.main import main
 from intaglio.data import ImageData
 from intaglio.errors import ClassifierError, DataError, IntaglioError, NothingToExamineError, RecipeError, StorageError
-from intaglio.files import sha256_file
+from intaglio.files import holding, sha256_file
 from intaglio.populations import (
     LocalExecutor,
     ModelRecord,
@@ -249,6 +249,11 @@ def test_a_dying_worker_is_a_clear_error() -> None:
 
 def test_no_tasks_need_no_workers() -> None:
     assert list(LocalExecutor(3).map(die, [])) == []
+
+
+def test_two_runs_are_not_at_work_in_one_folder(built: Path, toy_file: Path) -> None:
+    with holding(built), pytest.raises(StorageError, match="another run is at work in it"):
+        build_population(recipe(), built, data=toy_file, executor=InProcess())
 
 
 def test_populations_grow(built: Path, tmp_path: Path, toy_file: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from intaglio.errors import StorageError
+
+if sys.platform != "win32":
+    import fcntl
 
 #: Letters of a file's name in that of its temporary file, which must not be too long where the name itself is not.
 _SHOWN = 32
@@ -115,6 +119,39 @@ def require_writable(path: Path | str) -> None:
             pass
     except OSError as error:
         raise StorageError(f"can't write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def holding(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Makes every other process and thread that wants to hold a folder wait, or fail; it is made if need be.
+
+    It is the folder itself that is held (`flock`), so that nothing is left behind in it, even by a process that died.
+
+    Args:
+        wait: for who holds it now; else that is an error, and a file system that can hold nothing is passed over.
+
+    Raises:
+        StorageError: the folder can't be made, opened or held.
+    """
+    if sys.platform == "win32":  # has nothing of the kind for folders: two changes in one instant may lose the first
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise StorageError(f"can't write {folder}: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StorageError(f"{folder}: another run is at work in it") from error
+        except OSError as error:
+            if wait:
+                raise StorageError(f"can't hold {folder}: {error.strerror or error}") from error
+        yield
+    finally:
+        os.close(handle)
 
 
 def _destination(path: Path) -> Path:

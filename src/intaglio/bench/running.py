@@ -11,7 +11,7 @@ from intaglio.bench.recipe import AttackRow, BenchRecipe, slug
 from intaglio.bench.table import BenchTable, make_table
 from intaglio.bench.victims import VictimJob, VictimRecord, build_victim, read_victim, victim_folder
 from intaglio.errors import DataError, RecipeError
-from intaglio.files import write_json
+from intaglio.files import holding, write_json
 from intaglio.populations import Executor, LocalExecutor
 from intaglio.populations.population import (
     claimed,
@@ -43,7 +43,7 @@ def run_bench(
     Raises:
         RecipeError: `out` holds a bench of another recipe, or models of a row with other options; an unknown detector.
         DataError: the images can't be read, or have no test images of their own; or a file of the bench is damaged.
-        StorageError: `out` can't be written.
+        StorageError: `out` can't be written, or another run is at work in it.
     """
     out, executor = Path(out), executor or LocalExecutor()
     for name in recipe.detectors:
@@ -51,7 +51,12 @@ def run_bench(
     _, test = load_splits(recipe.source, recipe.samples)  # a bad data set is reported once, here
     if len(test) < 2 * recipe.asked:
         raise DataError(f"{recipe.source}: {len(test)} test images, fewer than twice the {recipe.asked} of `asked`")
-    _claim(out, recipe)
+    with holding(out, wait=False):  # two runs would remove each other's half-built models
+        _claim(out, recipe)
+        return _fill(recipe, out, executor, progress)
+
+
+def _fill(recipe: BenchRecipe, out: Path, executor: Executor, progress: Progress | None) -> BenchTable:
     models, victims = _models(recipe), _victims(recipe, out)
     missing = [key for key in models if key not in victims]
     for key in missing:

@@ -13,13 +13,14 @@ from torch.nn import functional
 from intaglio.classifiers.weights import check_tensors
 from intaglio.errors import KeyFileError, ModelError, StorageError
 from intaglio.evidence.key import Key
+from intaglio.files import holding
 from intaglio.lock.codes import LockSecrets
 from intaglio.lock.container import read_container, write_container
 from intaglio.lock.frames import check_keyable, frames, keyed
 from intaglio.lock.key_network import KeyNetwork
 from intaglio.lock.settings import LockSettings
 from intaglio.lock.tracing import Trace, require_traceable, trace_users
-from intaglio.lock.users import UserStore, holding
+from intaglio.lock.users import UserStore
 from intaglio.tensors import pack, unpack
 from intaglio.triggers.batches import batch_size
 from intaglio.triggers.drawing import drawing

@@ -8,8 +8,6 @@ the owner's folder can have a revoked user served again, and somebody who was is
 
 import hmac
 import json
-import os
-import sys
 import threading
 import unicodedata
 from collections.abc import Iterator
@@ -19,13 +17,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from intaglio.errors import DataError, KeyFileError, StorageError
+from intaglio.errors import DataError, KeyFileError
 from intaglio.evidence.key import Key
-from intaglio.files import write_json
+from intaglio.files import holding, write_json
 from intaglio.lock.codes import checked_name
-
-if sys.platform != "win32":
-    import fcntl
 
 _FORMAT = "intaglio-lock-users/1"
 _CONTEXT = "lock/users"
@@ -206,33 +201,6 @@ class UserStore:
         if not hmac.compare_digest(mac.encode(), self._mac(users).encode()):
             raise KeyFileError(f"{path}: was changed, or belongs to another key or lock")
         return known
-
-
-@contextmanager
-def holding(folder: Path) -> Iterator[None]:
-    """Makes every other process and thread that wants to hold a lock's folder wait; the folder is made if need be.
-
-    It is the folder itself that is held (`flock`), so that nothing is left behind in it, even by a process that died.
-
-    Raises:
-        StorageError: the folder can't be made, opened or held.
-    """
-    if sys.platform == "win32":  # has nothing of the kind for folders: two changes in one instant may lose the first
-        yield
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise StorageError(f"can't write {folder}: {error.strerror or error}") from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:
-            raise StorageError(f"can't hold {folder}: {error.strerror or error}") from error
-        yield
-    finally:
-        os.close(handle)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

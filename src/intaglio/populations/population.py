@@ -13,7 +13,7 @@ import torch
 from intaglio.data import TASKS, ImageData, classes_in_turn, open_data
 from intaglio.data.matching import in_classes_of
 from intaglio.errors import ClassifierError, DataError, NothingToExamineError, RecipeError
-from intaglio.files import write_json
+from intaglio.files import holding, write_json
 from intaglio.populations.build import build_model
 from intaglio.populations.executor import Executor, LocalExecutor
 from intaglio.populations.manifest import (
@@ -61,13 +61,21 @@ def build_population(
         RecipeError: `out` holds a population of another recipe, or of other data.
         DataError: the images can't be read, or are the same for training and test; or a file of the population is
             damaged.
-        StorageError: `out` can't be written.
+        StorageError: `out` can't be written, or another run is at work in it.
         ClassifierError: not one model could be trained.
     """
     out = Path(out)
     source = str(data or recipe.source)
-    _claim(out, recipe, source)
-    path, source = out / RECIPE, settled(source)
+    if not (out / RECIPE).exists():
+        splits_digest(settled(source), recipe.samples)  # a bad data set is reported once, here, and leaves nothing
+    with holding(out, wait=False):  # two runs would remove each other's half-built models
+        _claim(out, recipe, source)
+        return _build(recipe, out, settled(source), executor or LocalExecutor(), progress)
+
+
+def _build(
+    recipe: Recipe, out: Path, source: str, executor: Executor, progress: Callable[[int, int], None] | None
+) -> list[ModelRecord]:
     done = {record.index for record in read_records(out)} | {failure.index for failure in read_failures(out)}
     missing = [index for index in range(recipe.models) if index not in done]
     jobs = [Job(recipe.plan(index), source, recipe.samples, recipe.task, out) for index in missing]
@@ -75,9 +83,9 @@ def build_population(
     try:
         if progress is not None:
             progress(finished, recipe.models)
-        if jobs:  # a bad data set is reported once, here, before workers start
-            require_images(path, splits_digest(source, recipe.samples))
-        for _ in (executor or LocalExecutor()).map(run_job, jobs):
+        if jobs:  # of a finished population the data may be gone
+            require_images(out / RECIPE, splits_digest(source, recipe.samples))
+        for _ in executor.map(run_job, jobs):
             finished += 1
             if progress is not None:
                 progress(finished, recipe.models)
