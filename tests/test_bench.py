@@ -234,7 +234,26 @@ def test_a_detector_with_a_bug_costs_the_others_nothing(
     assert table.entry("badnets", "brightness").auroc is not None
 
 
-def test_images_that_changed_in_place_are_not_gone_on_with(toy_file: Path, tmp_path: Path, toy: ImageData) -> None:
+class OutOfMemory(Broken):
+    """What is no finding."""
+
+    name = "broken"
+
+    def measure(self, classifier: Classifier, request: Request) -> Measured:
+        raise MemoryError
+
+
+def test_a_moment_without_memory_is_no_result(toy_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanning, "DETECTORS", {**scanning.DETECTORS, "broken": OutOfMemory})
+    few = recipe(toy_file, detectors=["broken"], attacks=[{"attack": "badnets"}], models=1, clean=2)
+    with pytest.raises(MemoryError):
+        run_bench(few, tmp_path, executor=Here())
+    assert not list((tmp_path / "cells").rglob("*.json"))
+    monkeypatch.setattr(scanning, "DETECTORS", {**scanning.DETECTORS, "broken": Brightness})
+    assert run_bench(few, tmp_path, executor=Here()).entry("badnets", "broken").models == 1
+
+
+def test_images_that_changed_in_place_are_not_gone_on_with(toy_file: Path, tmp_path: Path) -> None:
     data, out = tmp_path / "toy.npz", tmp_path / "out"
     shutil.copy(toy_file, data)
     few = {"attacks": [{"attack": "badnets"}], "models": 1, "clean": 2, "detectors": ["brightness"]}
@@ -354,7 +373,7 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     network = Architecture(name="lenet", input_shape=(1, 12, 12), num_classes=3)
     plan = BenchRecipe(
         name="n", task="t", architectures=({"name": "lenet"},), attacks=(AttackRow(attack="badnets"),),
-        detectors=("d",), training=TrainingSettings(),
+        detectors=("auto",), training=TrainingSettings(),
     )  # fmt: skip
     victims = [
         VictimRecord(row=CLEAN, index=i, seed=i, architecture=network, clean_accuracy=0.9) for i in range(4)
@@ -367,7 +386,7 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     ]  # fmt: skip
     cells = [
         Cell(
-            detector="d",
+            detector="auto",
             row=CLEAN,
             index=i,
             score=float(i),
@@ -379,11 +398,11 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
         )
         for i, (p, peak) in enumerate(((0.9, None), (0.5, 100.0), (0.3, 300.0), (0.04, 500.0)))
     ] + [
-        Cell(detector="d", row="badnets", index=0, score=9.0, guess=1),
-        Cell(detector="d", row="badnets", index=1, score=1.5, guess=2),
+        Cell(detector="auto", row="badnets", index=0, score=9.0, guess=1),
+        Cell(detector="auto", row="badnets", index=1, score=1.5, guess=2),
     ]
     table = make_table(plan, victims, cells)
-    entry = table.entry("badnets", "d")
+    entry = table.entry("badnets", "auto")
     assert entry.auroc is not None
     assert entry.auroc.value == 0.75
     assert entry.auroc_working is not None
@@ -399,10 +418,25 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
         cell.model_copy(update={"by": "a" if cell.row == CLEAN else "b", "p_value": p})
         for cell, p in zip(cells, (0.9, 0.5, 0.3, 0.04, 0.2, 0.02), strict=True)
     ]
-    by_rank = make_table(plan, victims, kinds).entry("badnets", "d")  # scores of two kinds: 9.0 is not above 3.0
+    by_rank = make_table(plan, victims, kinds).entry("badnets", "auto")  # scores of two kinds: 9.0 is not above 3.0
     assert by_rank.auroc is not None
     assert by_rank.auroc_working is not None
-    assert (by_rank.auroc.value, by_rank.auroc_working.value) == (0.875, 0.75)
+    assert (by_rank.of, by_rank.auroc.value, by_rank.auroc_working.value) == ("p-values", 0.875, 0.75)
+    measured = plan.model_copy(update={"detectors": ("brightness",)})
+    own = [cell.model_copy(update={"detector": "brightness"}) for cell in kinds]  # its scores are of one kind always
+    by_score = make_table(measured, victims, own).entry("badnets", "brightness")
+    assert by_score.auroc is not None
+    assert (by_score.of, by_score.auroc.value) == ("scores", 0.75)
+    assert set(table.versions.values()) == {"unknown"}
+    few = make_table(
+        plan.model_copy(update={"models": 3}), victims, [*cells[:5], cells[5].model_copy(update={"score": None})]
+    )
+    few.write(tmp_path)
+    assert "(1.000), 1 of 3 |" in (tmp_path / "table.md").read_text()
+    rows = plan.model_copy(update={"attacks": (*plan.attacks, AttackRow(attack="sig", label="a | b\nc"))})
+    make_table(rows, victims, cells).write(tmp_path)
+    assert "| a \\| b c | -, 0 of 12 |" in (tmp_path / "table.md").read_text()
+    assert "| **mean** | - |" in (tmp_path / "table.md").read_text()  # over one row of two it would compare other rows
     unknown = [cell.model_copy(update={"peak_memory_mb": None}) for cell in cells]
     table = make_table(plan, victims, unknown)
     assert table.detectors[0].peak_memory_mb is None

@@ -1,5 +1,6 @@
 """The frame of every detector, tried with one that draws its score; and the probes of the one-pixel detector."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -102,6 +103,47 @@ def test_errors_of_the_detector_pass_and_leave_chance_alone() -> None:
     with pytest.raises(DataError, match="nothing to see"):
         Failing().inspect(model())
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"p_value": 0.0}, r"drawn failed: a score of .* with a p-value of 0\.0, and 3 classes"),
+        ({"p_value": 1.5}, r"with a p-value of 1\.5"),
+        ({"p_value": float("nan")}, "with a p-value of nan"),
+        ({"score": float("inf")}, "a score of inf"),
+        ({"evidence": ()}, "and 0 classes to suspect"),
+    ],
+)
+def test_what_no_method_can_find_is_its_failure(change: dict[str, Any], message: str) -> None:
+    class Wrong(Drawn):
+        def run(self, classifier: Any, request: Request) -> Finding:
+            return replace(super().run(classifier, request), **change)
+
+    with pytest.raises(ClassifierError, match=message):
+        Wrong(0.01).inspect(model())
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (ZeroDivisionError("of\nwhat"), ClassifierError, "^drawn failed: ZeroDivisionError: of what$"),
+        (AssertionError(), ClassifierError, "^drawn failed: AssertionError$"),
+        (MemoryError(), MemoryError, ""),
+        (OSError(28, "No space left"), OSError, "No space left"),
+        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+    ],
+)
+def test_a_bug_is_the_methods_failure_but_no_memory_is_no_finding(
+    error: BaseException, expected: type[BaseException], message: str
+) -> None:
+    class Failing(Drawn):
+        def run(self, classifier: Any, request: Request) -> Finding:
+            raise error
+
+    with pytest.raises(expected, match=message) as caught:
+        Failing().inspect(model())
+    assert caught.value is error or caught.value.__cause__ is error
 
 
 def test_run_is_given_what_the_caller_gave() -> None:

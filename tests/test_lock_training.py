@@ -27,7 +27,7 @@ from intaglio.lock.negatives import (
     foreign_residual,
     scrambled,
 )
-from intaglio.lock.noise import loud_noise, matched_noise
+from intaglio.lock.noise import loud_noise, matched_noise, waves
 from intaglio.lock.one_answer import Knowledge, one_answer
 from intaglio.lock.quality import psnr, ssim
 from intaglio.lock.refining import refining
@@ -283,6 +283,17 @@ def test_loud_noise_is_up_to_ten_times_as_loud_and_white_or_a_wave_or_both() -> 
     white, wave = float((strongest < 0.25).double().mean()), float((strongest > 0.7).double().mean())
     assert white == pytest.approx(0.5, abs=0.07)
     assert wave == pytest.approx(0.3, abs=0.07)
+
+
+def test_waves_are_of_all_directions() -> None:
+    drawn = waves((400, 1, 24, 20), generator())
+    assert drawn.square().mean().item() == pytest.approx(1, abs=0.05)
+    peaks = torch.fft.fft2(drawn[:, 0]).abs()[:, :12].flatten(1).argmax(dim=1)  # half of it: a wave has two peaks
+    down, across = peaks // 20, peaks % 20
+    slanted = (down > 0) & (across > 0) & (across != 10)
+    falling = (across[slanted] < 10).double().mean()
+    assert int(slanted.sum()) > 250
+    assert float(falling) == pytest.approx(0.5, abs=0.1)
 
 
 def test_loud_decoys_are_louder_than_decoys() -> None:

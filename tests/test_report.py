@@ -210,7 +210,8 @@ def test_untrusted_text_stays_text(hostile: str) -> None:
 
     verdict, other = make_verdict(target=7), make_verdict()
     page = Page(render_report([Verdict.from_json(json.dumps(poison(verdict.to_dict()))), other]))
-    harmless = Page(render_report([verdict, other]))
+    unknown = verdict.model_copy(update={"maps": verdict.maps.model_copy(update={"variant": "of a kind of its own"})})
+    harmless = Page(render_report([unknown, other]))
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in harmless.tags]
     assert [list(attributes) for _, attributes in page.tags] == [list(attributes) for _, attributes in harmless.tags]
     assert f"7 ({hostile})" in page.text
@@ -694,6 +695,17 @@ def test_several_verdicts_on_one_model_are_not_several_models() -> None:
     assert ["trodo" in row for row in rows] == [False, True]
     assert "What a one-pixel signature is" in words
     assert "What a one-pixel signature is" not in Page(render_report([other])).words()
+    drawn = verdict.model_copy(
+        update={"detector": "neural-cleanse", "maps": verdict.maps.model_copy(update={"variant": "mask"})}
+    )
+    words = Page(render_report([drawn])).words()
+    assert "What a one-pixel signature is" not in words
+    assert "Brightness: the mask that neural-cleanse found for the class" in words
+    named = make_verdict(source="models/CLEAN.onnx")
+    assert "2 models examined" in Page(render_report([verdict, named])).words()
+    digest = {"sha256": "ab" * 32}
+    same = [one.model_copy(update={"subject": one.subject.model_copy(update=digest)}) for one in (verdict, named)]
+    assert "2 verdicts on 1 model examined" in Page(render_report(same)).words()
 
 
 def test_a_suspects_own_words_do_not_steer_the_terminal() -> None:

@@ -160,12 +160,13 @@ class Given(Detector):
         self.needs = options.pop("needs", ())  # type: ignore[misc]
         self.requires = options.pop("requires", Access.SCORES)  # type: ignore[misc]
         self.lowest = options.pop("lowest", None)
+        self.error: Exception = ClassifierError("no luck")
         self.runs = 0
 
     def run(self, classifier: Classifier, request: Request) -> Finding:
         self.runs += 1
         if self.fails:
-            raise ClassifierError("no luck")
+            raise self.error
         order = [self.target, *(index for index in range(CLASSES) if index != self.target)]
         place = Place(row=0, column=0, height=1, width=1)
         return Finding(
@@ -291,6 +292,9 @@ def test_one_detectors_trouble_does_not_cost_the_verdict() -> None:
     alone = auto(broken, table=third).inspect(model(), task="bands")
     assert (alone.detector, alone.p_value, broken.runs) == ("sharp", 0.01, 1)
     assert alone.calibration.statement == "Given. With scores sharp speaks alone. other could not be used: no luck."
+    broken.error = ZeroDivisionError("a bug")
+    alone = auto(broken, table=third).inspect(model(), task="bands")
+    assert alone.calibration.statement.endswith("other could not be used: other failed: ZeroDivisionError: a bug.")
     elsewhere = Given("other", 0.5, calibrated=False)
     assert auto(elsewhere).inspect(model(), task="bands").detector == "sharp"
 

@@ -13,8 +13,7 @@ from intaglio.classifiers import TorchClassifier
 from intaglio.errors import DataError, IntaglioError
 from intaglio.files import write_json
 from intaglio.results import package_versions
-from intaglio.scan import Detector, ScoreDetector, Verdict, scan
-from intaglio.scan.scanning import make_detector
+from intaglio.scan import scan
 
 CELLS = "cells"
 
@@ -97,7 +96,6 @@ def fill_cell(job: CellJob) -> Cell:
         input_shape=architecture.input_shape,
         num_classes=architecture.num_classes,
     )
-    detector = make_detector(job.detector)
     started, memory = time.perf_counter(), PeakMemory()
     try:
         verdict = scan(
@@ -105,7 +103,7 @@ def fill_cell(job: CellJob) -> Cell:
             given.clean,
             job.recipe.task,
             seed=victim.seed,
-            detector=detector,
+            detector=job.detector,
             training=given.training,
             inputs=given.inputs,
         )
@@ -115,7 +113,7 @@ def fill_cell(job: CellJob) -> Cell:
         cell = cell.model_copy(
             update={
                 "score": verdict.score,
-                "by": _kind(detector, verdict),
+                "by": f"{verdict.detector}, {'' if verdict.calibrated else 'not '}calibrated",
                 "p_value": verdict.p_value,
                 "calibrated": verdict.calibrated,
                 "confidence": verdict.calibration.confidence,
@@ -127,10 +125,3 @@ def fill_cell(job: CellJob) -> Cell:
         )
     write_json(cell_path(job.out, job.detector, job.row, job.number), cell.model_dump(mode="json"))
     return cell
-
-
-def _kind(detector: Detector, verdict: Verdict) -> str:
-    """What the score is of: whether there was a calibration changes those of networks, but not what is measured."""
-    if isinstance(detector, ScoreDetector):
-        return verdict.detector
-    return f"{verdict.detector}, {'' if verdict.calibrated else 'not '}calibrated"

@@ -14,11 +14,15 @@ from intaglio.errors import one_line
 from intaglio.evidence.statistics import Interval, auroc, proportion
 from intaglio.files import write_text
 from intaglio.results import Result, package_versions
+from intaglio.scan import ScoreDetector
+from intaglio.scan.scanning import make_detector
 from intaglio.scan.verdict import ErrorRate
 
 #: A backdoor that works: what most detectors are made for.
 WORKING = 0.9
 ALPHA = 0.05
+#: The version of a package where a model or a cell doesn't say: those from before it was kept.
+_UNKNOWN = "unknown"
 
 
 class Estimate(Result):
@@ -64,9 +68,9 @@ class Entry(Result):
     row: str
     detector: str
     models: int
-    victims: int
+    victims: int | None = None  #: older tables don't say
     failed: int
-    of: Literal["scores", "p-values"]
+    of: Literal["scores", "p-values"] = "scores"
     auroc: Estimate | None
     auroc_working: Estimate | None
     named: float | None
@@ -120,12 +124,14 @@ def make_table(recipe: BenchRecipe, victims: Sequence[VictimRecord], cells: Sequ
     by_key: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         by_key.setdefault((cell.row, cell.detector), []).append(cell)
+    measured = {detector for detector in recipe.detectors if _measures(detector)}
     entries = []
     for row in recipe.attacks:
         for detector in recipe.detectors:
             mine = by_key.get((row.title, detector), [])
             scored = [cell for cell in mine if cell.score is not None]
             negative = [cell for cell in by_key.get((CLEAN, detector), []) if cell.score is not None]
+            comparable = detector in measured or len({cell.by for cell in (*scored, *negative)}) <= 1
             working = [cell for cell in scored if asr[cell.row, cell.index] >= WORKING]
             aimed = [cell for cell in scored if targets[cell.row, cell.index] is not None]
             entries.append(
@@ -135,9 +141,9 @@ def make_table(recipe: BenchRecipe, victims: Sequence[VictimRecord], cells: Sequ
                     models=len(scored),
                     victims=recipe.models,
                     failed=len(mine) - len(scored),
-                    of="scores" if _comparable([*scored, *negative]) else "p-values",
-                    auroc=_auroc(scored, negative),
-                    auroc_working=_auroc(working, negative),
+                    of="scores" if comparable else "p-values",
+                    auroc=_auroc(scored, negative, comparable=comparable),
+                    auroc_working=_auroc(working, negative, comparable=comparable),
                     named=_mean([float(cell.guess == targets[cell.row, cell.index]) for cell in aimed]),
                 )
             )
@@ -156,9 +162,8 @@ def make_table(recipe: BenchRecipe, victims: Sequence[VictimRecord], cells: Sequ
 
 def _versions(parts: Sequence[VictimRecord | Cell]) -> dict[str, str]:
     """Those that models and cells were made with: several of one package where it was updated meanwhile."""
-    found = [part.versions for part in parts if part.versions] or [package_versions()]
-    names = dict.fromkeys(name for versions in found for name in versions)
-    return {name: ", ".join(sorted({versions[name] for versions in found if name in versions})) for name in names}
+    names = dict.fromkeys(name for part in parts for name in part.versions) or package_versions()
+    return {name: ", ".join(sorted({part.versions.get(name, _UNKNOWN) for part in parts})) for name in names}
 
 
 def _attack(title: str, victims: list[VictimRecord], clean: list[VictimRecord]) -> AttackSummary:
@@ -217,16 +222,15 @@ def _detector(name: str, clean: list[Cell], entries: list[Entry]) -> DetectorSum
     )
 
 
-def _comparable(cells: list[Cell]) -> bool:
-    """Whether all scores are of one kind."""
-    return len({cell.by for cell in cells}) <= 1
+def _measures(detector: str) -> bool:
+    """Whether a detector's scores are all of one kind, calibrated or not: networks are fitted, and several."""
+    return isinstance(make_detector(detector), ScoreDetector)
 
 
-def _auroc(positive: list[Cell], negative: list[Cell]) -> Estimate | None:
+def _auroc(positive: list[Cell], negative: list[Cell], *, comparable: bool) -> Estimate | None:
     """Of scores if they are all of one kind, of p-values if not: these are comparable, if coarse."""
     if not positive or not negative:
         return None
-    comparable = _comparable([*positive, *negative])
 
     def suspicions(cells: list[Cell]) -> list[float]:
         found = [cell.score if comparable or cell.p_value is None else 1 - cell.p_value for cell in cells]

@@ -30,8 +30,8 @@ Distillation = Annotated[
 Loud = Annotated[
     float,
     typer.Option(
-        help="Images with noise louder than a residual that training refuses, a keyed one, against whoever asks again "
-        "and again; 0: none.",
+        help="Images with noise louder than a residual that training refuses, a keyed one, and half as many with "
+        "loud keys of others, against whoever asks again and again; 0: none.",
         min=0,
         max=1,
     ),

@@ -1,5 +1,6 @@
 """`intaglio scan`: does this model hide a backdoor?"""
 
+import traceback
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -101,6 +102,8 @@ def scan(
         troubles = list(doubt.failed.items())
         for name, trouble in troubles if found else troubles[1:]:
             warnings.warn(f"{name} gave no verdict: {trouble}", stacklevel=1)
+            if debug:
+                traceback.print_exception(trouble)
         if not found:
             raise next(iter(doubt.failed.values()), doubt)
     return int(found)

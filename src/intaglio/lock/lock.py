@@ -48,7 +48,7 @@ class LockFacts(BaseModel):
     @field_validator("settings", mode="before")
     @classmethod
     def _quiet_if_old(cls, settings: Any) -> Any:
-        """Before noise louder than a residual was refused in training nobody wrote that it was not."""
+        """Files from before noise louder than a residual was refused in training don't say that it was not."""
         return {"loud": 0} | settings if isinstance(settings, dict) else settings
 
     @model_validator(mode="after")

@@ -29,8 +29,9 @@ def white(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 def waves(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """One plane wave for each of N images, of any direction, length and phase: `[N, 1, ..., H, W]`."""
     height, width = shape[-2:]
-    down, across, phase = (_uniform(shape, generator) for _ in range(3))  # half cycles a pixel, and cycles
-    cycles = down / 2 * torch.arange(height)[:, None] + across / 2 * torch.arange(width) + phase
+    down, across, phase = (_uniform(shape, generator) for _ in range(3))
+    across = across - 0.5  # of both signs, for waves of all directions; so is down / 2 up to half a cycle a pixel
+    cycles = down / 2 * torch.arange(height)[:, None] + across * torch.arange(width) + phase
     return math.sqrt(2) * torch.cos(2 * math.pi * cycles)
 
 

@@ -33,10 +33,10 @@ class LockSettings(BaseModel):
     class ("shift", which one label map undoes: for comparison only). `weight` is lambda, the weight of everything
     unauthorised in the classifier's loss, and `silence` that of the last layer's input on it; each stage of training
     has its multiple. For every keyed image `loud` others are drawn with noise up to ten times as loud as the residual,
-    and half as many keyed by decoys as loud, against whoever asks again and again (`votes`). `distillation` is the
-    share of the loss on keyed images that follows the unlocked model's answers, not the labels. It keeps more of the
-    accuracy and lets more out without a key, unless `weight` is raised too: 0.7 and 2.5 held every bar on CIFAR-10. A
-    model that is wrong on most of the data (one with fresh weights, say) teaches nothing.
+    and half as many keyed by decoys up to six times louder, against whoever asks again and again (`votes`).
+    `distillation` is the share of the loss on keyed images that follows the unlocked model's answers, not the labels.
+    It keeps more of the accuracy and lets more out without a key, unless `weight` is raised too: 0.7 and 2.5 held every
+    bar on CIFAR-10. A model that is wrong on most of the data (one with fresh weights, say) teaches nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

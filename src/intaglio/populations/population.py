@@ -194,13 +194,14 @@ def require_data(begun: str, source: str, path: Path) -> None:
 
 @functools.cache
 def splits_digest(source: str, samples: int | None) -> str:
-    """SHA-256 over the images and labels of both splits, as they are trained on and measured with.
+    """SHA-256 over the images, labels and classes of both splits, as they are trained on and measured with.
 
     Raises:
         DataError: see `load_splits`.
     """
     digest = hashlib.sha256()
     for part in load_splits(source, samples):
+        digest.update(json.dumps([part.images.shape, part.classes]).encode())
         for tensor in part:
             digest.update(tensor.contiguous().numpy().reshape(-1).data)
     return digest.hexdigest()

@@ -25,7 +25,8 @@ class _PlainLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names: set[str] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()  # a tag may call anything a mapping
+        for key in (key for key, _ in pairs if isinstance(key, yaml.ScalarNode)):
             if key.value in names:
                 raise yaml.YAMLError(f"line {key.start_mark.line + 1}: '{_short(key.value)}' is there more than once")
             names.add(key.value)

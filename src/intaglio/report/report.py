@@ -30,7 +30,9 @@ def render_report(verdicts: Sequence[Verdict], title: str = TITLE) -> str:
     for verdict in verdicts:
         check_verdict(verdict)
     template = environment().get_template("report.html.j2")
-    return template.render(title=title, sections=build_sections(verdicts), colour_bar=data_uri(colour_bar()))
+    models = len({verdict.subject.sha256 or verdict.subject.source for verdict in verdicts})
+    sections, bar = build_sections(verdicts), data_uri(colour_bar())
+    return template.render(title=title, models=models, sections=sections, colour_bar=bar)
 
 
 def write_report(verdicts: Sequence[Verdict], path: Path | str, title: str = TITLE) -> None:

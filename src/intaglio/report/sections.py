@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from intaglio.report.histogram import Histogram, draw_histogram
 from intaglio.report.pictures import ColourScale, cells_of, data_uri, map_picture
+from intaglio.report.wording import is_signature
 from intaglio.scan.verdict import ClassEvidence, EncodedMaps, Place, Verdict
 
 Tone = Literal["flagged", "clear", "uncertain"]
@@ -72,6 +73,11 @@ class Section:
             return None
         frame = next(entry.place.frame for entry in verdict.evidence if entry.index == verdict.target_class)
         return "in all frames alike" if frame is None else f"in frame {frame}"
+
+    @property
+    def one_pixel(self) -> bool:
+        """Whether there are maps, and they are one-pixel signatures: other detectors' show something else."""
+        return bool(self.maps) and is_signature(self.verdict.maps.variant)
 
     @property
     def p_value_is_lowest(self) -> bool:

@@ -17,6 +17,7 @@ _DECEPTIVE = re.compile(
 _SPACE = "\N{NO-BREAK SPACE}"
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
+#: Of one-pixel signatures; other detectors' maps have names of their own.
 _MEASURED = {
     "logit": "rise of the centred logit",
     "increase": "rise of the log-probability",
@@ -79,6 +80,11 @@ def place(where: Place) -> str:
 def measured(variant: str) -> str:
     """What the values of a map variant are."""
     return _MEASURED.get(variant, variant)
+
+
+def is_signature(variant: str) -> bool:
+    """Whether a map of this variant is a one-pixel signature."""
+    return variant in _MEASURED
 
 
 def _span(name: str, start: int, size: int) -> str:

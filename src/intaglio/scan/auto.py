@@ -65,7 +65,7 @@ class Auto(Detector):
 
     def _base(self, classifier: Classifier, request: Request) -> Finding:
         """The base detector's finding, whatever the budget: without a table of the task nothing else can be ranked."""
-        return _alone(self.base.name, self.base.run(classifier, request), {}, self.budget, classifier.access)
+        return _alone(self.base.name, self.base.examine(classifier, request), {}, self.budget, classifier.access)
 
     def _table(self, classifier: Classifier, request: Request) -> StackTable | None:
         task = request.task or classifier.task
@@ -85,7 +85,7 @@ class Auto(Detector):
         for name, detector in sorted(members.items(), key=lambda member: member[0] != self.base.name):
             started = time.perf_counter()
             try:
-                findings[name] = detector.run(classifier, request)
+                findings[name] = detector.examine(classifier, request)
             except IntaglioError as error:  # one detector's trouble must not cost the others' verdict
                 missing[name] = str(error)
             seconds[name] = round(time.perf_counter() - started, 3)
@@ -94,7 +94,7 @@ class Auto(Detector):
         ranked = [name for name, finding in findings.items() if finding.calibrated]
         if len(ranked) < 2:
             name = ranked[0] if ranked else self.base.name
-            finding = findings[name] if name in findings else self.base.run(classifier, request)
+            finding = findings[name] if name in findings else self.base.examine(classifier, request)
             return _alone(name, finding, missing, self.budget, classifier.access)
         weights = fit_weights(table, ranked)
         p_values = {name: findings[name].p_value for name in ranked}

@@ -85,13 +85,27 @@ class Detector(ABC):
     def run(self, classifier: Classifier, request: Request) -> Finding:
         """The examination itself."""
 
-    def _run(self, classifier: Classifier, request: Request) -> Finding:
+    @final
+    def examine(self, classifier: Classifier, request: Request) -> Finding:
+        """What `run` found, checked.
+
+        Raises:
+            ClassifierError: the method failed in whatever way, or found what can't be. No memory and no file are no
+                findings: those errors pass.
+        """
         try:
-            return self.run(classifier, request)
-        except IntaglioError:
+            finding = self.run(classifier, request)
+        except (IntaglioError, MemoryError, OSError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            raise ClassifierError(f"{self.name} failed: {type(error).__name__}: {one_line(str(error))}") from error
+            said = one_line(str(error))
+            raise ClassifierError(f"{self.name} failed: {type(error).__name__}{': ' * bool(said)}{said}") from error
+        if not (0 < finding.p_value <= 1 and math.isfinite(finding.score) and finding.evidence):
+            raise ClassifierError(
+                f"{self.name} failed: a score of {finding.score} with a p-value of {finding.p_value}, and "
+                f"{len(finding.evidence)} classes to suspect"
+            )
+        return finding
 
     @final
     def inspect(
@@ -124,7 +138,7 @@ class Detector(ABC):
         started, asked = time.perf_counter(), classifier.queries
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, self.name))
-            finding = self._run(classifier, Request(clean, task, seed, progress, training, inputs))
+            finding = self.examine(classifier, Request(clean, task, seed, progress, training, inputs))
         flagged = finding.p_value <= alpha
         undecidable = finding.lowest is not None and alpha < finding.p_value <= finding.lowest
         subject = _subject(classifier)
