@@ -25,18 +25,21 @@ _STRANGERS = {
     "strangers off the grid": "ResNet-14, rivals and decoys; off the grid of JPEG",
     "strangers rekeyed off the grid": "the same; the other owner's U-Net, with keys that it wasn't trained for most",
 }
+#: What is said of rows of `lock train --loud`.
+LOUDER = "louder noise refused"
 KEYED, JPEG, LEAKED = "keyed, PNG", "keyed, JPEG 75", "another lock's key"
 
 
 def bars(*, before: bool = False) -> str:
     """Task by task: what the lock was asked to hold, and what it holds, mean over its owners (smallest to largest).
 
-    With `before` those that were trained otherwise than the latest of their task.
+    Those of the plan, and by the default since; with `before` all that were trained otherwise.
     """
     rows = [_ASKED]
     for name, title in NAMES.items():
         kinds = list(_by_kind(_leaks(name)).items())
-        for (_, kind), found in kinds[1:] if before else kinds[:1]:
+        shown = [kinds[0], *((key, found) for key, found in kinds[1:] if LOUDER in key[1])]
+        for (_, kind), found in [one for one in kinds if one not in shown] if before else shown:
             lost = [100 * (row["table"][KEYED]["argmax"] - row["unlocked_accuracy"]) for row in found]
             jpeg = [100 * (row["table"][JPEG]["argmax"] - row["unlocked_accuracy"]) for row in found]
             rows.append(
@@ -162,7 +165,7 @@ def votes() -> str:
         found = load("lock").get(name, {})
         for row, said in [
             *((row, "") for row in found.get("votes", [])),
-            *((row, ", louder noise refused") for row in found.get("votes, louder", [])),
+            *((row, f", {LOUDER}") for row in found.get("votes, louder", [])),
         ]:
             for noise, read in row["voted"].items():
                 times, *kind = noise.split(", ")
