@@ -27,6 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "bench checks",
         "report",
         "cli web",
+        "__main__",
     )
 )
 LEVEL = {part: level for level, floor in enumerate(FLOORS) for part in floor}

@@ -285,7 +285,12 @@ class Endless(Mean):
 
 class Sure(Mean):
     def measure(self, classifier: Classifier, request: Request) -> Measured:
-        return Measured(score=0.0, suspicions=torch.zeros(9), p_value=0.0)
+        return Measured(score=0.0, suspicions=torch.zeros(4), p_value=0.0)
+
+
+class Wide(Mean):
+    def measure(self, classifier: Classifier, request: Request) -> Measured:
+        return Measured(score=0.0, suspicions=torch.zeros(9), p_value=0.5)
 
 
 class Tensorial(Mean):
@@ -302,15 +307,15 @@ class Refusing(Mean):
 @pytest.mark.parametrize(
     ("broken", "problem"),
     [
-        (Greedy, "inspect: AssertionError: weights, please"),
+        (Greedy, "inspect: ClassifierError: mean failed: AssertionError: weights, please"),
         (Vandal, "it changes the module"),
         (Vandal, "it writes into the clean images"),
         (Vandal, "it writes into the inputs images"),
         (Moody, "with the same seed, its verdict differs"),
         (Endless, "progress is told something else than (done, total): [(3, 2)]"),
         (Endless, "score is nan: nothing to rank"),
-        (Sure, "its p-value is 0.0"),
-        (Sure, "its evidence names the classes [0, 1, 2, 3, 4, 5, 6, 7, 8]"),
+        (Sure, "mean failed: a score of 0.0 with a p-value of 0.0, and 4 classes to suspect"),
+        (Wide, "its evidence names the classes [0, 1, 2, 3, 4, 5, 6, 7, 8]"),
         (Tensorial, "settings(): TypeError"),
         (Refusing, "without any images, its DataError says nothing"),
         (lambda: Mean(), "making it with calibration=None: TypeError"),
