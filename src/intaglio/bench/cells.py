@@ -86,8 +86,10 @@ def fill_cell(job: CellJob) -> Cell:
     """
     folder = victim_folder(job.out, job.row, job.number)
     victim = read_victim(folder)
-    if victim is None or victim.failed is not None:
-        return without_model(job.detector, job.row, job.number, victim.failed or "" if victim else "not built")
+    if victim is None:
+        return without_model(job.detector, job.row, job.number, "not built")
+    if victim.failed is not None:
+        return without_model(job.detector, job.row, job.number, victim.failed)
     cell = Cell(detector=job.detector, row=job.row, index=job.number, versions=package_versions())
     given = open_given(folder, job.recipe, job.source)
     architecture = victim.architecture
@@ -117,7 +119,7 @@ def fill_cell(job: CellJob) -> Cell:
                 "p_value": verdict.p_value,
                 "calibrated": verdict.calibrated,
                 "confidence": verdict.calibration.confidence,
-                "guess": verdict.evidence[0].index if verdict.evidence else None,
+                "guess": verdict.evidence[0].index,
                 "seconds": verdict.seconds,
                 "queries": verdict.queries,
                 "peak_memory_mb": memory.megabytes(),
