@@ -77,6 +77,12 @@ def exact_tail(hits: int, trials: int, classes: int) -> float:
     return float(sum(math.comb(trials, k) * p**k * (1 - p) ** (trials - k) for k in range(hits, trials + 1)))
 
 
+def counted(claim: OwnershipClaim) -> str:
+    """What a statement counts: which of both readings has more hits is up to how a machine rounds in training."""
+    by_scores = "" if claim.log_probs is None else " (by centred scores)"
+    return f"{claim.hits} of 100 triggers answered as committed, 10 expected by chance{by_scores}"
+
+
 # --- mark and verify -------------------------------------------------------------------------------------------------
 
 
@@ -88,10 +94,7 @@ def test_a_marked_copy_is_verified(ours: Marked, claim: OwnershipClaim) -> None:
     assert (claim.trials, claim.queries, claim.num_classes, claim.batch) == (100, 100, 10, 0)
     assert (claim.suspects, claim.keys, claim.scheme, claim.mode) == (1, 1, "deep-fidelity", "fixll-pfl")
     assert claim.owner_public_key == OWNER.public_key.hex()
-    assert claim.statement.startswith(
-        f"Verified: this is a copy of the marked model. {claim.hits} of 100 triggers answered as committed, 10 expected"
-        " by chance; p = "
-    )
+    assert claim.statement.startswith(f"Verified: this is a copy of the marked model. {counted(claim)}; p = ")
     assert claim.mark_id == ours.commitment.commitment.mark_id
     assert OwnershipClaim.from_json(claim.to_json()) == claim
 
@@ -130,7 +133,7 @@ def test_models_made_without_the_key_are_not_verified(seed: int, ours: Marked) -
     found = verify_mark(classifier_of(host(seed)), ours.commitment, OWNER)
     assert not found.verified
     assert found.hits < 46
-    assert found.statement.startswith(f"Not verified: {found.hits} of 100 triggers answered as committed, 10 expected")
+    assert found.statement.startswith(f"Not verified: {counted(found)}; p = ")
     assert found.statement.endswith("; 47 hits are needed for 2.7e-20. That does not show that the suspect is no copy.")
 
 
