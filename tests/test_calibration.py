@@ -36,6 +36,7 @@ from scan_models import nearest_mean, noise, random_model, toy_ensemble, toy_met
 
 LABELLED = Probes(noise(2, (1, 3, 4)), noise(6, (1, 3, 4), seed=2), torch.arange(6) % 4)
 FASHION = TASKS["fashion-mnist"]
+RATE = {"events": 1, "trials": 20, "rate": 0.05, "low": 0.001, "high": 0.25}
 Folds = st.lists(st.lists(st.floats(-5, 5), min_size=1, max_size=6), min_size=1, max_size=4)
 
 
@@ -188,6 +189,7 @@ def narrow(tensors: dict[str, Tensor]) -> None:
         (lambda folder: rewrite(folder, lambda meta: meta.update(probes="photos")), "probes: Input should be"),
         (lambda folder: rewrite(folder, lambda meta: meta.update(clean=[])), "clean scores .* are missing"),
         (lambda folder: rewrite(folder, lambda meta: meta.update(probes="stored")), "probe images are missing"),
+        (lambda folder: rewrite(folder, lambda meta: meta.update(false_alarms_by_task=[RATE] * 5)), "of 5 tasks, not"),
         (
             lambda folder: rewrite(folder, lambda meta: meta["clean"].append({"task": "b", "members": [[1.0]]})),
             "clean scores .* are missing",

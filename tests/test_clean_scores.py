@@ -112,7 +112,7 @@ def test_other_tasks_give_the_largest_of_their_p_values(shipped: dict[str, Clean
     verdict = Given().inspect(random_model(SHAPE, CLASSES), task="letters")
     assert (verdict.p_value, verdict.calibrated) == (2 / 3, False)
     assert "No clean models of this task are known" in verdict.calibration.statement
-    assert "5 clean models of other tasks, not calibrated" in verdict.statement
+    assert "p = 0.667 against 5 clean models of other tasks, ranked task by task, not calibrated" in verdict.statement
     # A method's own p-value is worth more than other tasks' models, and less than those of its own.
     own = Given(p_value=0.01).inspect(random_model(SHAPE, CLASSES), task="letters")
     assert (own.p_value, own.flagged, own.calibrated, own.calibration.clean_models) == (0.01, True, False, 0)

@@ -257,23 +257,25 @@ def test_a_task_free_detector_leaves_each_task_out_in_turn(
     assert [(task.task, task.confidence) for task in meta.clean] == [("apes", ()), ("zebras", ())]
     assert len(meta.clean_scores) == 16
     assert load_calibration(tmp_path / "out").probes is None
-    events = 0
-    for kept, left_out in ((0, 1), (1, 0)):
+    events = []
+    for kept, left_out in ((0, 1), (1, 0)):  # apes are left out first
         fitted, clean, _ = fit_tasks({"kept": bench.examples[folders[kept]]}, 0)
         unseen = bench.examples[folders[left_out]]
-        events += int((p_values(fitted, clean, unseen)[~unseen.backdoored] <= 0.3).sum())
+        events.append(int((p_values(fitted, clean, unseen)[~unseen.backdoored] <= 0.3).sum()))
     assert meta.false_alarms is not None
-    assert (meta.false_alarms.events, meta.false_alarms.trials) == (events, 16)
-    assert events > 0
+    assert (meta.false_alarms.events, meta.false_alarms.trials) == (sum(events), 16)
+    assert [(rate.events, rate.trials) for rate in meta.false_alarms_by_task] == [(count, 8) for count in events]
+    assert events[0] > events[1]
     assert meta.statement.startswith(
         "Not calibrated for this task: ranked against 16 clean models of other tasks (apes, zebras)."
     )
-    assert "clean models of a task left out of the fit were accused" in meta.statement
+    assert f"left out of the fit in turn: {events[0]} of 8 of apes (" in meta.statement
+    assert f"), {events[1]} of 8 of zebras (" in meta.statement
 
 
 def test_a_task_free_detector_of_one_task_has_no_measured_rate(bench: Bench, tmp_path: Path) -> None:
     meta = fit_calibration([bench.population("a")], tmp_path / "out", task_free=True, probes="data", executor=Here())
-    assert (meta.false_alarms, meta.probes) == (None, "data")
+    assert (meta.false_alarms, meta.false_alarms_by_task, meta.probes) == (None, (), "data")
     assert "was not measured" in meta.statement
 
 

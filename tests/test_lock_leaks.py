@@ -154,7 +154,7 @@ def test_a_tight_lock() -> None:
     assert 0.5 < found.ssim < 1
     assert LeakTable.from_json(found.to_json()) == found
     text = "\n".join(found.lines())
-    assert "tight: without a key, 0.0% from chance (33.3%)" in text
+    assert "tight if asked once: without a key, 0.0% from chance (33.3%)" in text
     assert "rounded probe" in text
 
 
@@ -164,7 +164,7 @@ def test_a_leak_below_chance_is_one() -> None:
     assert found.row("no key").recovered["argmax"] == 0
     assert found.row("no key").recovered["label map"] == 1
     assert "LEAKS: without a key, 66.7% from chance" in found.lines()[-4]
-    assert "not counted: foreign residual, same class, 66.7% from chance" in found.lines()
+    assert "not judged: foreign residual, same class, 66.7% from chance" in found.lines()
 
 
 def test_one_answer_to_everybody_is_tight_however_many_images_a_class_has() -> None:

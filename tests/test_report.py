@@ -334,6 +334,21 @@ def test_missing_parts_are_said_to_be_missing() -> None:
     assert "Blocks instead of pixels" not in words
 
 
+def test_false_alarms_are_shown_task_by_task() -> None:
+    """The pooled rate of many models of two tasks would hide those of the third."""
+    verdict = make_verdict(calibrated=False)
+    rates = [
+        ErrorRate(events=events, trials=trials, rate=events / trials, low=0.0, high=1.0)
+        for events, trials in ((14, 50), (0, 205))
+    ]
+    changes = {"tasks": ("cifar10", "a<b"), "false_alarms_by_task": tuple(rates)}
+    html = render_report([verdict.model_copy(update={"calibration": verdict.calibration.model_copy(update=changes)})])
+    words = Page(html).words()
+    assert "0 % to 28 %" in words.replace("\N{NO-BREAK SPACE}", " ")
+    assert "cifar10 14 of 50, a<b 0 of 205" in words
+    assert "4 of 100" not in words
+
+
 def test_maps_are_shown_most_suspicious_first(html: str, verdicts: list[Verdict]) -> None:
     galleries = re.findall(r'<ol class="maps">(.*?)</ol>', html, re.S)
     for gallery, verdict in zip(galleries, verdicts, strict=True):

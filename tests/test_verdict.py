@@ -63,6 +63,17 @@ def test_what_is_no_verdict_is_refused(text: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_as_many_false_alarm_rates_as_tasks() -> None:
+    document = scanned("clean").to_dict()
+    rate = {"events": 1, "trials": 20, "rate": 0.05, "low": 0.001, "high": 0.25}
+    tasks = len(document["calibration"]["tasks"])
+    document["calibration"]["false_alarms_by_task"] = [rate] * tasks
+    assert len(Verdict.from_json(json.dumps(document)).calibration.false_alarms_by_task) == tasks
+    document["calibration"]["false_alarms_by_task"] = [rate] * (tasks + 1)
+    with pytest.raises(DataError, match=f"{tasks + 1} false-alarm rates of {tasks} tasks"):
+        Verdict.from_json(json.dumps(document))
+
+
 def test_numbers_that_are_none_are_refused() -> None:
     text = scanned("clean").model_copy(update={"score": float("nan")}).to_json()
     with pytest.raises(DataError, match="not a Verdict: score"):
@@ -103,7 +114,9 @@ def test_what_a_real_verdict_says_agrees_with_itself() -> None:
         assert maps.shape == verdict.maps.shape == (10, 28, 28)
         assert float(maps.min()) >= 0
         assert verdict.maps.classes == tuple(entry.index for entry in verdict.evidence)
-        assert f"p = {verdict.p_value:.3g} against {verdict.calibration.clean_models} clean models" in verdict.statement
+        count = verdict.calibration.clean_models
+        lowest = " (the lowest possible)" if verdict.p_value == 1 / (count + 1) else ""
+        assert f"p = {verdict.p_value:.3g}{lowest} against {count} clean models" in verdict.statement
         clean = verdict.calibration.clean_models
         assert 1 / (clean + 1) <= verdict.p_value <= 1
         assert (verdict.p_value * (clean + 1)) == pytest.approx(round(verdict.p_value * (clean + 1)))

@@ -44,7 +44,7 @@ def train(
     residual: Annotated[
         Literal["mixed", "atoms"],
         typer.Option(
-            help="What keys an image: atoms shut strangers' keys out, but let in more of other images' residuals."
+            help="What keys an image: atoms shut more strangers' keys out, but let in more of other images' residuals."
         ),
     ] = "mixed",
     steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 2000,
@@ -97,7 +97,7 @@ def train(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Lock a copy of MODEL. Exit code 0: what the table counts tells nothing without a key, 1: it leaks."""
+    """Lock a copy of MODEL. Exit code 0: without a key one answer tells nothing (see `lock check`), 1: it leaks."""
     from intaglio.classifiers.derived import with_weights
     from intaglio.cli.console import progress_bar, require_deliverable
     from intaglio.cli.splits import train_and_test
@@ -309,7 +309,12 @@ def check(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Measure what MODEL gives away without a key. Exit code 0: within 2 points of chance, 1: it leaks."""
+    """Measure what MODEL gives away without a key. Exit code 0: within 2 points of chance, 1: it leaks.
+
+    What is judged: the class that is answered, asked once about each image, without a key, with a wrong key, or with
+    another image's residual. Printed and not judged: scores, louder noise, residuals of the same class, and what the
+    commonest of 30 answers to an image tells, which may be most of it.
+    """
     from intaglio.data.opening import open_data_for
     from intaglio.lock import Lock, check_lock
 

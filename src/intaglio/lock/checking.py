@@ -104,7 +104,7 @@ class LeakTable(Result):
         widths = [max(len(line[column]) for line in (titles, *body)) for column in range(len(titles))]
         table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
                  for line in (titles, *body)]  # fmt: skip
-        verdict = "tight" if self.tight else "LEAKS"
+        verdict = "tight if asked once" if self.tight else "LEAKS"
         shut = [] if self.opens else ["keyed images are NOT ANSWERED: is this the lock of this model?"]
         return [
             *table,
@@ -114,7 +114,7 @@ class LeakTable(Result):
             f"{verdict}: without a key, {self.worst:.1%} from chance ({self.chance:.1%}) at most over the first "
             f"{len(HELD)} columns; {MARGIN:.0%} are allowed",
             *(
-                f"not counted: {row.inputs}, {row.distance:.1%} from chance"
+                f"not judged: {row.inputs}, {row.distance:.1%} from chance"
                 for row in self.rows
                 if not (row.held or row.authorised)
             ),
@@ -126,7 +126,7 @@ class LeakTable(Result):
             return []
         asked = f"{VOTES} times each, with new {LOUD}"
         return [
-            f"not counted: commonest answer but the one that all get, of images asked {asked}: {self.voted:.1%} right"
+            f"not judged: commonest answer but the one that all get, of images asked {asked}: {self.voted:.1%} right"
         ]
 
 

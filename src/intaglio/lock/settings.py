@@ -22,21 +22,22 @@ class LockSettings(BaseModel):
 
     `epsilon` bounds the residual in every value, `psnr` (dB) in every image; `width` is the U-Net's. The residual is
     mixed from `features` by secret convolutions; with a `stride` above 1 it is made of `features` secret atoms at every
-    `stride`-th place, which no other owner's key network can draw (`LockSettings(**ATOMS)`). `code_length` are the bits
-    of a user's code, and `code_weight` is what reading them weighs in training the key network: fewer that weigh more
-    are read better in textured images, where a residual is faint beside the picture. `grid` is the quality of JPEG that
-    residuals come through unchanged (`JpegGrid`), 0 for none; if not given, that of the JPEG files that the images were
-    before, or none if they weren't. A share `jpeg` of the images goes through JPEG in training: more where keyed images
-    travel so, but a lock of images that were JPEG files before leaked more for it. Training takes `steps` steps of
-    `batch_size` images for everything at once, and then `refining_steps`, a third as dear, for the locked model alone.
-    `mislabel` is what is answered without a key: the same for every image ("uniform"), labels at random, or the next
-    class ("shift", which one label map undoes: for comparison only). `weight` is lambda, the weight of everything
-    unauthorised in the classifier's loss, and `silence` that of the last layer's input on it; each stage of training
-    has its multiple. For every keyed image `loud` others are drawn with noise up to ten times as loud as the residual,
-    and half as many keyed by decoys up to six times louder, against whoever asks again and again (`votes`).
-    `distillation` is the share of the loss on keyed images that follows the unlocked model's answers, not the labels.
-    It keeps more of the accuracy and lets more out without a key, unless `weight` is raised too: 0.7 and 2.5 held every
-    bar on CIFAR-10. A model that is wrong on most of the data (one with fresh weights, say) teaches nothing.
+    `stride`-th place, of which another owner's key network can draw less than half (`LockSettings(**ATOMS)`).
+    `code_length` are the bits of a user's code, and `code_weight` is what reading them weighs in training the key
+    network: fewer that weigh more are read better in textured images, where a residual is faint beside the picture.
+    `grid` is the quality of JPEG that residuals come through unchanged (`JpegGrid`), 0 for none; if not given, that of
+    the JPEG files that the images were before, or none if they weren't. A share `jpeg` of the images goes through JPEG
+    in training: more where keyed images travel so, but a lock of images that were JPEG files before leaked more for it.
+    Training takes `steps` steps of `batch_size` images for everything at once, and then `refining_steps`, a third as
+    dear, for the locked model alone. `mislabel` is what is answered without a key: the same for every image
+    ("uniform"), labels at random, or the next class ("shift", which one label map undoes: for comparison only).
+    `weight` is lambda, the weight of everything unauthorised in the classifier's loss, and `silence` that of the last
+    layer's input on it; each stage of training has its multiple. For every keyed image `loud` others are drawn with
+    noise up to ten times as loud as the residual, and half as many keyed by decoys up to six times louder, against
+    whoever asks again and again (`votes`). `distillation` is the share of the loss on keyed images that follows the
+    unlocked model's answers, not the labels. It keeps more of the accuracy and lets more out without a key, unless
+    `weight` is raised too: 0.7 and 2.5 held every bar on CIFAR-10. A model that is wrong on most of the data (one with
+    fresh weights, say) teaches nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

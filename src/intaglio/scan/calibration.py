@@ -114,6 +114,9 @@ class CalibrationMeta(Result):
     backdoored_models: int
     out_of_fold_auroc: float
     false_alarms: ErrorRate | None
+    false_alarms_by_task: tuple[ErrorRate, ...] = Field(
+        default=(), description="task-free: of each left out, as `clean`"
+    )
     statement: str
     weights_sha256: str
 
@@ -169,6 +172,7 @@ class Calibration:
             backdoored_models=self.meta.backdoored_models,
             clean_scores=among,
             false_alarms=self.meta.false_alarms,
+            false_alarms_by_task=self.meta.false_alarms_by_task,
             statement=statement,
             confidence=confidence if any(task.confidence for task in self.meta.clean) else None,
         )
@@ -214,6 +218,8 @@ def load_calibration(folder: Path) -> Calibration:
     members = {len(task.members) for task in meta.clean}
     if len(members) != 1 or (meta.probes == "stored") != (probes is not None):
         raise DataError(f"{folder}: clean scores or probe images are missing")
+    if len(meta.false_alarms_by_task) not in (0, len(meta.clean)):
+        raise DataError(f"{folder}: false alarms of {len(meta.false_alarms_by_task)} tasks, not {len(meta.clean)}")
     if labels is not None and (probes is None or labels.shape != probes.trials.shape[:1]):
         raise DataError(f"{folder}: not as many labels as probe images")
     reference = tensors.get("ensemble.members.0.reference.middle")

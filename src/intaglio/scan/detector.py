@@ -191,10 +191,8 @@ def _subject(classifier: Classifier) -> Subject:
 
 def _statement(finding: Finding, flagged: bool, alpha: float, subject: Subject) -> str:
     """The verdict in words, for the terminal and the report."""
-    count = finding.calibration.clean_models
-    ranked = f"p = {finding.p_value:.3g}" + (f" against {count} clean models" if count else " without any clean models")
-    if not finding.calibrated and count:
-        ranked += " of other tasks"
+    lowest = finding.lowest is not None and finding.p_value <= finding.lowest
+    ranked = f"p = {finding.p_value:.3g}{' (the lowest possible)' if lowest else ''} {_ranked(finding)}"
     if flagged:
         target = subject.class_name(finding.evidence[0].index)
         if not finding.calibrated:
@@ -209,12 +207,19 @@ def _statement(finding: Finding, flagged: bool, alpha: float, subject: Subject) 
 
 def _undecided(finding: Finding, alpha: float, subject: Subject) -> str:
     """The same, where no score could have been flagged and this one is as suspicious as can be told."""
-    each = ", ranked task by task" if len(finding.calibration.tasks) > 1 else ""
     # rounded up: at a level rounded down it couldn't be decided either
     enough = math.ceil(finding.p_value * 1e4) / 1e4
     return (
-        f"Can't be decided at alpha = {alpha:g}: p = {finding.p_value:.3g}, and p can't be lower against "
-        f"{finding.calibration.clean_models} clean models{'' if finding.calibrated else ' of other tasks'}{each}. "
+        f"Can't be decided at alpha = {alpha:g}: p = {finding.p_value:.3g}, and p can't be lower {_ranked(finding)}. "
         f"Most suspicious target: {subject.class_name(finding.evidence[0].index)}. Choose an alpha of at least "
         f"{enough:g}, or rank it among more clean models (intaglio population fit)."
     )
+
+
+def _ranked(finding: Finding) -> str:
+    """Against what a score was ranked."""
+    count = finding.calibration.clean_models
+    if not count:
+        return "without any clean models"
+    each = ", ranked task by task" if len(finding.calibration.tasks) > 1 else ""
+    return f"against {count} clean models{'' if finding.calibrated else ' of other tasks'}{each}"

@@ -29,6 +29,9 @@ LEVEL = 0.05
 Progress = Callable[[int, int], None]
 
 
+_UNMEASURED = "Its false-alarm rate was not measured."
+
+
 class Job(NamedTuple):
     """What a worker is sent: one model to measure."""
 
@@ -88,7 +91,7 @@ def fit_calibration(
         alarms = _left_out_alarms(tasks, seed)
     else:
         alarms = [_alarms(ensemble, clean, measured[folder].examples) for folder in test]
-    rate = _error_rate(alarms)
+    each = tuple(map(_error_rate, alarms)) if task_free else ()
     first = next(iter(tasks))
     meta = CalibrationMeta(
         name=name or ("task-free" if task_free else first),
@@ -99,8 +102,9 @@ def fit_calibration(
         clean=clean,
         backdoored_models=sum(int(examples.backdoored.sum()) for examples in tasks.values()),
         out_of_fold_auroc=score,
-        false_alarms=rate,
-        statement=_statement(list(tasks), clean, rate, task_free=task_free),
+        false_alarms=_over_all(alarms),
+        false_alarms_by_task=each,
+        statement=_task_free_statement(clean, each) if task_free else _statement(clean, _over_all(alarms)),
         weights_sha256="",
     )
     stored = _stored_probes(population_data(folders[0])) if kind == "stored" else None
@@ -166,7 +170,7 @@ def join_calibration(
     clean = CleanScores.by_fold(task, members, fold, scores, None if meta.probes == "clouds" else examples.confidence)
     if not meta.task_free:
         clean = meta.clean[0].joined(clean)
-    rate = _error_rate([_alarms(base.ensemble, [clean], measured[folder].examples) for folder in test])
+    rate = _over_all([_alarms(base.ensemble, [clean], measured[folder].examples) for folder in test])
     made = meta.model_copy(
         update={
             "name": meta.name if known else task,
@@ -175,7 +179,8 @@ def join_calibration(
             "num_classes": classes,
             "clean": (clean,),
             "false_alarms": rate,
-            "statement": _statement([task], [clean], rate, task_free=False),
+            "false_alarms_by_task": (),
+            "statement": _statement([clean], rate),
         }
     )
     return save_calibration(Path(out), made, base.ensemble, base.probes)
@@ -320,7 +325,7 @@ def _alarms(ensemble: Ensemble, clean: Sequence[CleanScores], examples: Examples
 
 
 def _left_out_alarms(tasks: dict[str, Examples], seed: int) -> list[Tensor]:
-    """For each task, the alarms of a detector fitted on all others."""
+    """For each task in their order, the alarms of a detector fitted on all others."""
     if len(tasks) < 2:
         return []
     alarms = []
@@ -349,28 +354,49 @@ def _require_tasks(folders: Sequence[Path], test: Sequence[Path], *, task_free: 
             )
 
 
-def _error_rate(alarms: Sequence[Tensor]) -> ErrorRate | None:
-    if not alarms:
-        return None
-    events, trials = sum(int(part.sum()) for part in alarms), sum(len(part) for part in alarms)
-    rate = proportion(events, trials)
-    return ErrorRate(events=events, trials=trials, rate=rate.value, low=rate.low, high=rate.high)
+def _error_rate(alarms: Tensor) -> ErrorRate:
+    rate = proportion(int(alarms.sum()), len(alarms))
+    return ErrorRate(events=int(alarms.sum()), trials=len(alarms), rate=rate.value, low=rate.low, high=rate.high)
 
 
-def _statement(tasks: Sequence[str], clean: Sequence[CleanScores], rate: ErrorRate | None, *, task_free: bool) -> str:
-    count = sum(len(fold) for task in clean for fold in task.members)
-    names = ", ".join(tasks)
-    if task_free:
-        text = f"Not calibrated for this task: ranked against {count} clean models of other tasks ({names})."
-        where = "clean models of a task left out of the fit"
-    else:
-        text = f"Calibrated for {names}: ranked against {count} clean models."
-        if 1 / (count + 1) > LEVEL:
-            text = f"{text} With so few, nothing can be flagged at alpha = {LEVEL:g}."
-        where = "clean models that the fit never saw"
+def _over_all(alarms: Sequence[Tensor]) -> ErrorRate | None:
+    return _error_rate(torch.cat(list(alarms))) if alarms else None
+
+
+def _statement(clean: Sequence[CleanScores], rate: ErrorRate | None) -> str:
+    count = _count(clean)
+    text = f"Calibrated for {_names(clean)}: ranked against {count} clean models."
+    if 1 / (count + 1) > LEVEL:
+        text = f"{text} With so few, nothing can be flagged at alpha = {LEVEL:g}."
     if rate is None:
-        return f"{text} Its false-alarm rate was not measured."
+        return f"{text} {_UNMEASURED}"
     return (
-        f"{text} Measured at alpha = {LEVEL:g}: {rate.events} of {rate.trials} {where} were accused "
-        f"({rate.rate:.1%}, 95 % interval {rate.low:.1%} to {rate.high:.1%})."
+        f"{text} Measured at alpha = {LEVEL:g}: {rate.events} of {rate.trials} clean models that the fit never saw "
+        f"were accused ({_interval(rate)})."
     )
+
+
+def _task_free_statement(clean: Sequence[CleanScores], rates: Sequence[ErrorRate]) -> str:
+    """Task by task: false alarms that are many in one task would drown in the many models of the others."""
+    text = (
+        f"Not calibrated for this task: ranked against {_count(clean)} clean models of other tasks ({_names(clean)})."
+    )
+    if not rates:
+        return f"{text} {_UNMEASURED}"
+    accused = ", ".join(
+        f"{rate.events} of {rate.trials} of {task.task} ({_interval(rate)})"
+        for task, rate in zip(clean, rates, strict=True)
+    )
+    return f"{text} Clean models accused at alpha = {LEVEL:g}, each task left out of the fit in turn: {accused}."
+
+
+def _count(clean: Sequence[CleanScores]) -> int:
+    return sum(len(fold) for task in clean for fold in task.members)
+
+
+def _names(clean: Sequence[CleanScores]) -> str:
+    return ", ".join(task.task for task in clean)
+
+
+def _interval(rate: ErrorRate) -> str:
+    return f"{rate.rate:.1%}, 95 % interval {rate.low:.1%} to {rate.high:.1%}"

@@ -1,11 +1,11 @@
 """What a scan found: a frozen verdict with its p-value, its evidence and its costs."""
 
 import base64
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from intaglio.classifiers.preprocessing import Preprocessing
 from intaglio.results import Result
@@ -66,6 +66,7 @@ class ErrorRate(Result):
 class CalibrationSummary(Result):
     """The clean models that a score was ranked against, and how often clean test models were accused.
 
+    `false_alarms_by_task` are for each of `tasks` those of a detector that never saw the task; () where not measured.
     `statement` says in words what the p-value is worth for the model at hand. `clean_scores` are the scores of the
     clean models, each from a detector that never saw that model. `confidence`: how sure the model at hand is of its
     answers (mean log odds), where that decides which clean models it is ranked among.
@@ -77,9 +78,16 @@ class CalibrationSummary(Result):
     backdoored_models: int
     clean_scores: tuple[float, ...]
     false_alarms: ErrorRate | None = None
+    false_alarms_by_task: tuple[ErrorRate, ...] = ()
     false_alarm_level: float = 0.05
     statement: str
     confidence: float | None = None
+
+    @model_validator(mode="after")
+    def _a_rate_a_task(self) -> Self:
+        if len(self.false_alarms_by_task) not in (0, len(self.tasks)):
+            raise ValueError(f"{len(self.false_alarms_by_task)} false-alarm rates of {len(self.tasks)} tasks")
+        return self
 
 
 class EncodedMaps(Result):

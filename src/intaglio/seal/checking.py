@@ -207,8 +207,8 @@ def _statement(intact: bool, mismatches: int, queries: int, undecided: int, p_va
     skipped = f" ({undecided} undecided)" if undecided else ""
     if not intact:
         return (
-            f"Tampered: {mismatches} of {queries} answers differ from the sealed ones{skipped}; numeric noise makes "
-            f"that happen with probability {p_value:.2g} or less."
+            f"Tampered: {mismatches} of {queries} answers differ from the sealed ones{skipped}; numeric noise as "
+            f"it was measured when sealing makes that happen with probability {p_value:.2g} or less."
         )
     if mismatches:
         return (
