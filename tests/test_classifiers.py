@@ -19,6 +19,8 @@ from intaglio.classifiers import (
     export_onnx,
 )
 from intaglio.errors import ClassifierError, DataError
+from intaglio.networks import Architecture
+from intaglio.networks.layout import channels_last_is_safe
 
 torch.set_num_threads(1)
 
@@ -224,6 +226,62 @@ def test_the_memory_order_is_chosen_for_what_the_model_sees() -> None:
     module = nn.Sequential(nn.Conv2d(1, 8, 1, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))
     assert wrap(module)._channels_last
     assert not wrap(module, preprocessing=Preprocessing(resize=(64, 64)))._channels_last
+
+
+@pytest.mark.parametrize(
+    ("layer", "safe"),
+    [
+        (nn.Conv2d(2, 2, 1, stride=2, padding=1, dilation=2), False),
+        (nn.Conv2d(2, 2, 3, stride=2, padding=1), True),
+        (nn.Conv2d(2, 2, (3, 1), stride=2, dilation=2), True),
+        (nn.Conv2d(2, 2, 3, padding="same", dilation=2), True),
+        (nn.Conv2d(2, 2, 1, stride=2), True),
+    ],
+)
+def test_what_channels_last_can_crash_gets_them_first(layer: nn.Module, safe: bool) -> None:
+    """The first of these ends the process with its channels last (torch 2.13 on CPUs)."""
+    module = nn.Sequential(nn.Conv2d(1, 2, 4), layer, nn.Flatten(), nn.LazyLinear(3))
+    module(torch.rand(4, 1, 9, 4))
+    assert channels_last_is_safe(module, (9, 4)) == safe
+    classifier = TorchClassifier(module, input_shape=(1, 9, 4), num_classes=3)
+    images = noise(3, (1, 9, 4))
+    torch.testing.assert_close(classifier.scores(images), module(images).detach())
+
+
+def test_weights_may_be_shortcuts_of_ones_own_making() -> None:
+    class Own(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(2, channels, 1, 1))
+
+    assert not channels_last_is_safe(Own(3), (8, 8))
+    assert channels_last_is_safe(Own(16), (8, 8))
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_gradients_reach_the_weights_if_they_are_asked_for(weights: bool) -> None:
+    """Where nobody asks, `backward` leaves nothing behind, and the gradients to narrow shortcuts aren't computed."""
+    module = Architecture(name="resnet8", input_shape=(1, 12, 12), num_classes=3, width=4).build()
+    frozen = next(module.parameters()).requires_grad_(False)
+    images = noise(2, (1, 12, 12)).requires_grad_()
+    classifier = TorchClassifier(module, input_shape=(1, 12, 12), num_classes=3)
+    classifier.differentiable(images, weights=weights).sum().backward()  # type: ignore[no-untyped-call]
+    assert images.grad is not None
+    assert bool(images.grad.any())
+    learned = [parameter for parameter in module.parameters() if parameter is not frozen]
+    assert [parameter.grad is not None for parameter in learned] == [weights] * len(learned)
+    assert all(parameter.requires_grad for parameter in learned)
+    assert not frozen.requires_grad
+
+
+def test_a_module_that_asserts_fails_in_one_line() -> None:
+    class Particular(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.shape[-1] == 99, "wrong size"
+            return x
+
+    with pytest.raises(ClassifierError, match=r"can't answer inputs .*wrong size"):
+        TorchClassifier(Particular(), input_shape=SHAPE, num_classes=CLASSES)
 
 
 def test_a_model_is_tried_with_no_more_at_once_than_it_is_asked() -> None:

@@ -1,5 +1,8 @@
 """What every command takes: scripts may pass it to all of them alike."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,3 +99,42 @@ def test_no_result_goes_over_what_a_command_was_given(
 def test_a_new_key_is_not_written_over_by_what_is_told_of_it(tmp_path: Path) -> None:
     assert main(["key", "new", str(tmp_path / "k"), "--json", str(tmp_path / "k")]) == ExitCode.USAGE
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "option", "kept"),
+    [
+        ("weights.bin", b"PK\x03\x04", "--json", True),
+        ("m.intaglio.json", b'{"architecture": null}', "--json", True),
+        ("claim.json", b'{"a": 1}', "--html", True),
+        ("result.json", b' {"a": 1}', "--json", False),
+        ("list.json", b"[]", "--json", False),
+        ("new.json", b"", "--json", False),
+        ("page.html", b"<!doctype html>", "--html", False),
+    ],
+)
+def test_results_go_over_earlier_results_alone(
+    name: str, content: bytes, option: str, kept: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a folder that was named holds isn't named itself: a lock's sealed network, a model's side-car."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    code = main(["scan", str(tmp_path / "missing.onnx"), option, str(path)])
+    said = capsys.readouterr().err
+    assert code == (ExitCode.USAGE if kept else ExitCode.ERROR)
+    assert ("no earlier result" in " ".join(said.split())) == kept
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_verdict(closed: str, tmp_path: Path) -> None:
+    """Exit code 1 would mean that something was found; and Python ends so after a traceback."""
+    command = f"'{sys.executable}' -c 'from intaglio.cli.main import run; run()' key new '{tmp_path}/k' {closed}"
+    environment = {name: value for name, value in os.environ.items() if name != "INTAGLIO_PASSPHRASE"}
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, check=False, env=environment, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == ExitCode.ERROR
+    assert "Traceback" not in done.stderr
+    if "2>" not in closed:
+        assert "no passphrase: name a file that holds it" in done.stderr

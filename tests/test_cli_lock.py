@@ -149,6 +149,10 @@ def test_keys_are_issued_applied_traced_and_revoked(tmp_path: Path, capsys: pyte
         == ExitCode.CLEAN
     )
     assert json.loads(capsys.readouterr().out) == {"written": [str(keyed / "0.png"), str(keyed / "1.png")]}
+    kept = (tmp_path / "bob.onnx").read_bytes()
+    assert main(["lock", "issue", "--user", "alice", "--out", str(tmp_path / "bob.onnx")]) == ExitCode.ERROR
+    assert "bob.onnx exists already" in capsys.readouterr().err
+    assert (tmp_path / "bob.onnx").read_bytes() == kept
     network = ("--key-network", str(tmp_path / "bob.onnx"))
     assert main(["lock", "apply", str(images), *network, "--out", str(own)]) == ExitCode.CLEAN
     assert "2 files keyed" in capsys.readouterr().out
@@ -241,6 +245,10 @@ def test_a_picture_shows_the_lock_at_work(lock: Path, toy_file: Path, tmp_path: 
     with Image.open(shown) as picture:
         assert (picture.format, picture.height) == ("PNG", few[1])
         assert picture.width > 1.9 * few[0]
+    for name, content in (("other.png", b"weights"), ("m.safetensors", b"")):
+        (tmp_path / name).write_bytes(content)
+        assert main(["lock", "picture", model, *data, "--out", str(tmp_path / name)]) == ExitCode.USAGE
+        assert (tmp_path / name).read_bytes() == content
 
 
 def test_defaults_are_those_of_python() -> None:
@@ -336,7 +344,11 @@ def test_every_mistake_is_one_line(
         (["revoke", "--user", "alice", "--json", images], ExitCode.ERROR, "it is a folder"),
         (["train", str(host), *data[:2], "--out", str(lock)], ExitCode.ERROR, "a lock that is overwritten is lost"),
         (["apply", images, "--user", "bob", *out], ExitCode.ERROR, "the key of user 'bob' was revoked on"),
-        (["issue", "--user", "bob", "--out", str(network)], ExitCode.ERROR, "the key of user 'bob' was revoked on"),
+        (
+            ["issue", "--user", "bob", "--out", str(tmp_path / "b.onnx")],
+            ExitCode.ERROR,
+            "the key of user 'bob' was revoked on",
+        ),
         (["trace", images, "--key", str(tmp_path / "no.key")], ExitCode.ERROR, "no.key"),
         (["trace", images, "--alpha", "2"], ExitCode.ERROR, "alpha lies between 0 and 1"),
         (["trace", images, "--key", str(keys / "stranger.key")], ExitCode.ERROR, "wrong key, or the file was changed"),
@@ -344,7 +356,16 @@ def test_every_mistake_is_one_line(
         (["check", str(lock / "none.onnx"), "--data", str(toy_file)], ExitCode.ERROR, "no such file"),
         (["check", str(lock / "none.sealed"), "--data", str(toy_file)], ExitCode.ERROR, "can't be read"),
         (
-            ["picture", str(lock / "model.safetensors"), "--data", str(toy_file), "--user", "carol", *out],
+            [
+                "picture",
+                str(lock / "model.safetensors"),
+                "--data",
+                str(toy_file),
+                "--user",
+                "carol",
+                "--out",
+                str(tmp_path / "p.png"),
+            ],
             ExitCode.ERROR,
             "no key was issued to user 'carol'",
         ),

@@ -1,5 +1,6 @@
 """Bad data: each is one clear `DataError` that names the file, whatever the bytes; nothing in a file runs."""
 
+import contextlib
 import gzip
 import io
 import os
@@ -273,3 +274,35 @@ def test_damage_is_a_data_error_or_no_harm(
             assert read.dtype == torch.uint8
     except DataError:
         pass
+
+
+def test_an_array_that_holds_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x-idx3-ubyte"
+    path.write_bytes(struct.pack(">4B3I", 0, 0, 8, 3, 0, 2**32 - 1, 2**32 - 1))
+    with pytest.raises(DataError, match=r"holds nothing, of the shape \(0, "):
+        read_idx(path)
+
+
+def test_labels_beyond_all_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "d.npz"
+    np.savez(path, images=np.zeros((2, 8, 8), np.uint8), labels=np.array([0, 2**64 - 1], np.uint64))
+    with pytest.raises(DataError, match="a label of 18446744073709551615 is no class"):
+        open_data(path, "train")
+
+
+def test_what_a_mac_packs_beside_each_picture_is_passed_over(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8), 9).save(tmp_path / name / "1.png")
+        (tmp_path / name / "._1.png").write_bytes(b"Mac OS X")
+    assert open_data(tmp_path, "train").labels.tolist() == [0, 1]
+
+
+def test_a_damaged_tiff_is_one_clear_error() -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(stream, "tiff")
+    content = stream.getvalue()
+    for place in range(len(content) - 150, len(content)):
+        damaged = content[:place] + b"\xff" + content[place + 1 :]
+        with contextlib.suppress(DataError):
+            read_picture(damaged, name="a.tif", whole=True)

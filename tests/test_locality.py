@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
@@ -277,6 +277,9 @@ def built(drawn: list[Any], shape: tuple[int, int, int]) -> nn.Module | None:
     drawn=st.lists(_LAYER, min_size=1, max_size=5),
     shape=st.tuples(st.integers(1, 2), st.integers(4, 9), st.integers(4, 9)),
     seed=st.integers(0, 9),
+)
+@example(  # dilated, strided, padded and narrow: ends the process where its channels are last
+    drawn=[("conv", 2, 4, 1, 0, 1, False, False), ("conv", 2, 1, 2, 1, 2, False, False)], shape=(1, 9, 4), seed=0
 )
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_random_networks(

@@ -98,6 +98,8 @@ def test_an_architecture_may_be_given_by_name_or_in_full(models: Path, tmp_path:
     narrow = Architecture(name="lenet", input_shape=SHAPE, num_classes=CLASSES)
     save_file(narrow.build().state_dict(), path)
     assert open_classifier(path, architecture=narrow).num_classes == CLASSES
+    with pytest.raises(ModelError, match=f"has {CLASSES} classes, but {CLASSES + 1} were given"):
+        open_classifier(path, architecture=narrow, num_classes=CLASSES + 1)
     assert open_classifier(path, architecture="lenet", input_shape=SHAPE, num_classes=CLASSES).input_shape == SHAPE
     with pytest.raises(ModelError, match="doesn't say its input_shape"):
         open_classifier(path, architecture="lenet")

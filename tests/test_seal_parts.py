@@ -337,7 +337,7 @@ def test_sensitivity_climbs() -> None:
 
     def size(at: Tensor) -> float:
         """||d p / d W||^2, exactly."""
-        found = probabilities(module, at / 255)[0]
+        found = probabilities(module, at / 255, weights=True)[0]
         weights = list(module.module.parameters())
         return sum(
             float(slope.square().sum())

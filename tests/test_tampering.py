@@ -341,6 +341,8 @@ def test_overwriting_trains_the_other_mark_in(plain: nn.Module, toy: ImageData, 
         (100, 90, 0.1, (8, 1)),
         (10, 90, 0.5, (9, 1)),
         (10, 90, 1e-9, (100, 1)),
+        (70, 30, 0.3, (1, 1)),
+        (950, 50, 0.05, (1, 1)),
     ],
 )
 def test_the_share_of_triggers(clean: int, triggers: int, share: float, repeats: tuple[int, int]) -> None:
@@ -348,7 +350,7 @@ def test_the_share_of_triggers(clean: int, triggers: int, share: float, repeats:
     images = torch.rand(triggers, *SHAPE)
     assert Overwrite(triggers=(images, torch.zeros(triggers).long()), share=share)._repeats(clean, triggers) == repeats
     found = repeats[1] * triggers / (repeats[0] * clean + repeats[1] * triggers)
-    assert share <= found
+    assert share <= found + 1e-9
     assert found < 2 * share or share == 1e-9
 
 
@@ -872,3 +874,37 @@ def test_exported_programs_can_be_tampered_with(tmp_path: Path, toy: ImageData) 
     assert isinstance(classifier, TorchClassifier)
     for tampering in (Quantise(bits=4), FineTune(steps=1)):
         assert flat(tampering.apply(classifier.module, toy)).equal(flat(classifier.module)) is False
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [WeightShift(), Quantise(bits=4), Prune(share=0.9), FineTune(layers="last-reinitialised", steps=1)],
+    ids=lambda one: one.name,
+)
+def test_weight_normalised_networks_are_changed_as_others_are(tampering: Any, plain: nn.Module, toy: ImageData) -> None:
+    """What computes the weight anew from others would undo the change, or do another one."""
+    normed = deepcopy(plain)
+    for part in normed.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            nn.utils.parametrizations.weight_norm(part)
+    data = toy.take(torch.arange(64)) if tampering.needs_data else None
+    found, expected = (tampering.apply(module, data, seed=3) for module in (normed, plain))
+    assert state(found).keys() == state(expected).keys()
+    torch.testing.assert_close(found(toy.images[:8]), expected(toy.images[:8]), atol=1e-3, rtol=1e-3)
+    assert hasattr(next(part for part in normed.modules() if isinstance(part, nn.Linear)), "parametrizations")
+
+
+def test_weight_shift_takes_kernels_of_one_element_and_transposed_ones() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ConvTranspose2d(1, 3, 2), nn.Flatten(), nn.Linear(27, 2))
+    shifted = WeightShift(noise=0).apply(module)
+    for index, outputs in ((0, 0), (1, 1)):
+        kernel, found = (one.get_parameter(f"{index}.weight").detach() for one in (module, shifted))
+        torch.testing.assert_close(found, kernel - 1.5 * kernel.mean(outputs, keepdim=True))
+
+
+def test_a_student_of_the_callers_own_stays_as_it_is(plain: nn.Module, toy: ImageData) -> None:
+    mine = architecture("lenet", 2).build()
+    before = state(mine)
+    student = Distil(student=lambda: mine, steps=1).apply(plain, toy.take(torch.arange(64)))
+    assert state(mine) == before != state(student)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from intaglio.data.videos import holds_videos, list_videos
 from intaglio.data.videos.layouts import is_video_list
-from intaglio.data.videos.lists import read_rows
+from intaglio.data.videos.lists import Row, number_labels, read_rows
 from intaglio.errors import DataError
 
 VIDEO = b"not decoded here"
@@ -274,3 +274,8 @@ def test_pictures_and_videos_are_told_apart(tmp_path: Path, files: list[str], ex
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no videos in it"):
         list_videos(tmp_path, "train")
+
+
+def test_labels_that_only_look_like_numbers_are_names() -> None:
+    rows = [Row("a.mp4", "--5", ""), Row("b.mp4", "\N{SUPERSCRIPT TWO}", ""), Row("c.mp4", "1", "")]
+    assert number_labels(rows, Path("l.csv")) == ([0, 2, 1], ("--5", "1", "\N{SUPERSCRIPT TWO}"))

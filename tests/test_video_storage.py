@@ -1,6 +1,8 @@
 """Stored clips: what is written comes back bit for bit, clip by clip, or not at all."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -193,3 +195,15 @@ def test_npz(tmp_path: Path, axes: str) -> None:
     assert data.input_shape == SHAPE
     assert torch.equal(to_bytes(data.images), clips)
     assert json.loads(json.dumps(data.classes)) == list(CLASSES)
+
+
+def test_a_full_disk_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written through a mapping of a sparse file would end the process instead."""
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StorageError, match="No space left on device"), ClipWriter(tmp_path, "train", 1, SHAPE):
+        pass
+    assert list(tmp_path.iterdir()) == []

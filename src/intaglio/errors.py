@@ -53,3 +53,7 @@ class RemoteError(ClassifierError):
 
 class NothingToExamineError(IntaglioError):
     """There is nothing here to work on (exit code 3)."""
+
+
+#: What somebody else's module may raise where it can't take its inputs.
+FORWARD_ERRORS = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError)

@@ -18,6 +18,9 @@ if sys.platform != "win32":
 
 #: Letters of a file's name in that of its temporary file, which must not be too long where the name itself is not.
 _SHOWN = 32
+#: How a PNG file begins.
+PNG = b"\x89png"
+_HEAD = 64
 
 
 @contextmanager
@@ -90,6 +93,18 @@ def require_new(path: Path | str, what: str) -> None:
     """
     if os.path.lexists(path):
         raise StorageError(f"{path} exists already, and {what} that is overwritten is lost: choose another name")
+
+
+def starts_as(path: Path | str, *beginnings: bytes) -> bool:
+    """Whether a file begins in one of these ways, space aside, or is empty or not there: then it may be replaced by
+    another of the kind.
+    """
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(_HEAD).lstrip()
+    except OSError:
+        return True
+    return not head or head.lower().startswith(beginnings)
 
 
 def require_other(path: Path | str, source: Path | str) -> None:

@@ -233,6 +233,8 @@ def _from_weights(path: Path, request: _Request, tensors: dict[str, Tensor], for
             f"{path}: holds weights only: give the architecture, or write a side-car {path.stem}.intaglio.json"
         )
     built = _architecture(path, request, request.architecture)
+    if request.num_classes not in (None, built.num_classes):
+        raise ModelError(f"{path}: has {built.num_classes} classes, but {request.num_classes} were given")
     module = build_with_weights(built, tensors, str(path))
     return TorchClassifier(
         module,

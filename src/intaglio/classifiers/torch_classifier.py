@@ -1,5 +1,7 @@
 """A `torch.nn.Module` as a classifier: scores, gradients and weights."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Unpack, final
 
 import torch
@@ -7,8 +9,8 @@ from torch import Tensor, nn
 
 from intaglio.classifiers.access import Access
 from intaglio.classifiers.base import Classifier, Options
-from intaglio.errors import ClassifierError
-from intaglio.networks.layout import channels_last_is_safe
+from intaglio.errors import FORWARD_ERRORS, ClassifierError
+from intaglio.networks.layout import channels_last_is_safe, narrow_shortcuts
 
 #: Where batches live in the accelerator's own memory, larger ones keep it busy.
 ACCELERATOR_MEMORY_BUDGET = 4 << 30
@@ -61,10 +63,13 @@ class TorchClassifier(Classifier):
         return self._device
 
     @final
-    def differentiable(self, images: Tensor) -> Tensor:
+    def differentiable(self, images: Tensor, *, weights: bool = False) -> Tensor:
         """Scores `[N, K]` with a gradient to `images`, in one batch, on the module's device.
 
         Checked and counted like `scores`; preprocessing is part of what is differentiated.
+
+        Args:
+            weights: with a gradient to the module's weights, too; else there is none, which costs less.
 
         Raises:
             ClassifierError: as `scores`; or there is no gradient, as in a module that turns gradients off itself.
@@ -72,7 +77,12 @@ class TorchClassifier(Classifier):
         self._check_images(images)
         batches = torch.split(images, self.fixed_batch or len(images))
         self.count_queries(len(images))
-        answers = [self.checked_answer(self._run(self._prepared(batch))[: len(batch)], len(batch)) for batch in batches]
+        first = weights and bool(narrow_shortcuts(self._module))
+        with nullcontext() if weights else _weights_fixed(self._module):
+            answers = [
+                self.checked_answer(self._run(self._prepared(batch), channels_first=first)[: len(batch)], len(batch))
+                for batch in batches
+            ]
         scores = torch.cat(answers)
         if images.requires_grad and torch.is_grad_enabled() and not scores.requires_grad:
             raise ClassifierError(
@@ -85,15 +95,14 @@ class TorchClassifier(Classifier):
         with torch.inference_mode():
             return self._run(batch)
 
-    def _run(self, batch: Tensor) -> Tensor:
+    def _run(self, batch: Tensor, *, channels_first: bool = False) -> Tensor:
         # A copy, always: a module that works in place must not write into its caller's images.
         batch = batch.to(self._device)
-        batch = (
-            _channels_last_copy(batch) if self._channels_last else batch.clone(memory_format=torch.contiguous_format)
-        )
+        last = self._channels_last and not channels_first
+        batch = _channels_last_copy(batch) if last else batch.clone(memory_format=torch.contiguous_format)
         try:
             answer = self._module(batch)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        except FORWARD_ERRORS as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ClassifierError(f"{self.source}: can't answer inputs {list(batch.shape)}: {reason}") from error
         if not isinstance(answer, Tensor):
@@ -111,6 +120,19 @@ class TorchClassifier(Classifier):
         except ClassifierError:
             return False
         return True
+
+
+@contextmanager
+def _weights_fixed(module: nn.Module) -> Iterator[None]:
+    """What is computed meanwhile has no gradient to weights: unwanted here, and `narrow_shortcuts` can't bear it."""
+    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in learned:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
 
 
 def _channels_last_copy(batch: Tensor) -> Tensor:

@@ -12,8 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
+from intaglio.files import PNG, require_writable, starts_as
+
 #: Options that name a file to write a result to; those for a claim or a model refuse any file that is there.
 _WRITTEN = frozenset({"json", "html"})
+_BEGINNINGS = {"json": (b"{", b"["), "html": (b"<",)}
+_SIDECAR = "intaglio.json"
 _IDLE = "Taken by every command; this one has no use for it."
 #: Name -> its annotation and default, where a command has no such parameter of its own.
 _UNUSED: dict[str, tuple[Any, Any]] = {
@@ -46,6 +50,28 @@ def require_apart(target: Path | str | None, *kept: Any, option: str = "--json")
         raise typer.BadParameter(f"{Path(str(target))} would be written over", param_hint=option)
 
 
+def _require_like(target: Path | str | None, kind: str) -> None:
+    """Refuses a result over a file of another kind, or over a side-car: what a folder holds isn't named."""
+    written = None if target in (None, "-") else _real(target)
+    if written is None or not os.path.isfile(written):
+        return
+    if written.endswith(_SIDECAR) or not starts_as(written, *_BEGINNINGS[kind]):
+        raise typer.BadParameter(
+            f"{target} would be written over: it is there already, and no earlier result", param_hint=f"--{kind}"
+        )
+
+
+def require_picture(out: Path) -> None:
+    """Refuses, before any work, what no picture can be written to: another name than .png, or a file of another kind.
+
+    Raises:
+        StorageError: it can't be written.
+    """
+    if out.suffix.lower() != ".png" or not starts_as(out, PNG):
+        raise typer.BadParameter(f"{out}: a picture is written as .png, and over nothing else", param_hint="--out")
+    require_writable(out)
+
+
 def _real(value: Any) -> str | None:
     try:
         return os.path.realpath(value) if isinstance(value, Path | str) else None
@@ -60,6 +86,7 @@ def _sparing(callback: Callable[..., Any]) -> Callable[..., Any]:
             named = [value for name, value in options.items() if name != written]
             listed = [part for value in named if isinstance(value, list | tuple) for part in value]
             require_apart(options[written], *named, *listed, option=f"--{written}")
+            _require_like(options[written], written)
         return callback(*arguments, **options)
 
     return wrapped

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from intaglio.cli.lock_options import Distillation, Grid, Loud, lock_settings
+from intaglio.cli.everywhere import require_picture
+from intaglio.cli.lock_options import Distillation, Grid, Images, KeyFile, LockFolder, Loud, UserName, lock_settings
 from intaglio.cli.model import Arch, Classes, InputShape, Preprocess, open_model
 from intaglio.cli.options import Debug, Device, JsonFile, Quiet, Seed, TestData
 from intaglio.cli.passphrase import PassphraseFile, read_key
@@ -17,17 +18,6 @@ if TYPE_CHECKING:
     from intaglio.lock import LeakTable, Lock
 
 lock_app = typer.Typer(name="lock", no_args_is_help=True, help="Lock a model: right answers for key holders only.")
-
-KeyFile = Annotated[
-    Path, typer.Option("--key", envvar="INTAGLIO_KEY", metavar="KEY", help="Your key, from `intaglio key new`.")
-]
-LockFolder = Annotated[
-    Path, typer.Option("--lock", envvar="INTAGLIO_LOCK", metavar="DIR", help="The folder that `lock train` wrote.")
-]
-UserName = Annotated[str, typer.Option("--user", metavar="NAME", help="Whose key it is.")]
-Images = Annotated[
-    list[Path], typer.Argument(help="Pictures or frames, .npy or .npz arrays, or folders of them.", metavar="IMAGE...")
-]
 
 
 @lock_app.command()
@@ -311,9 +301,8 @@ def check(
 ) -> int:
     """Measure what MODEL gives away without a key. Exit code 0: within 2 points of chance, 1: it leaks.
 
-    What is judged: the class that is answered, asked once about each image, without a key, with a wrong key, or with
-    another image's residual. Printed and not judged: scores, louder noise, residuals of the same class, and what the
-    commonest of 30 answers to an image tells, which may be most of it.
+    Judged is one class for each image. Printed, and not judged, is what scores, louder noise, residuals of the same
+    class, wrong keys one by one, and the commonest of 30 answers tell, which may be most of the classes.
     """
     from intaglio.data.opening import open_data_for
     from intaglio.lock import Lock, check_lock
@@ -354,6 +343,7 @@ def picture(
     from intaglio.files import write_bytes
     from intaglio.lock import Lock, lock_picture
 
+    require_picture(out)
     owner = read_key(key, passphrase_file)
     classifier = _open_locked(model, owner, arch, input_shape, classes, preprocess, device)
     opened = Lock.open(lock, owner)

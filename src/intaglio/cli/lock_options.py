@@ -1,5 +1,6 @@
-"""What `intaglio lock train` is told, as settings."""
+"""What the commands of `intaglio lock` are told, and the settings of `lock train`."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -7,6 +8,16 @@ import typer
 if TYPE_CHECKING:
     from intaglio.lock import LockSettings
 
+KeyFile = Annotated[
+    Path, typer.Option("--key", envvar="INTAGLIO_KEY", metavar="KEY", help="Your key, from `intaglio key new`.")
+]
+LockFolder = Annotated[
+    Path, typer.Option("--lock", envvar="INTAGLIO_LOCK", metavar="DIR", help="The folder that `lock train` wrote.")
+]
+UserName = Annotated[str, typer.Option("--user", metavar="NAME", help="Whose key it is.")]
+Images = Annotated[
+    list[Path], typer.Argument(help="Pictures or frames, .npy or .npz arrays, or folders of them.", metavar="IMAGE...")
+]
 Grid = Annotated[
     int | None,
     typer.Option(

@@ -123,6 +123,9 @@ def _interrupted(given: list[str]) -> str:
 
 def run() -> None:
     """The installed `intaglio` command."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: nobody reads what is printed
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
     code = main()
     try:
         sys.stdout.flush()

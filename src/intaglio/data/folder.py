@@ -108,4 +108,9 @@ def _holds_pictures(folder: Path) -> bool:
 
 
 def _found(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    """Not those that a Mac puts beside each file when it packs them (`._1.png`)."""
+    return (
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )

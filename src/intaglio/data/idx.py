@@ -45,6 +45,8 @@ def read_idx(path: Path | str) -> Tensor:
         raise DataError(f"{path}: {error.strerror or error}") from error
     if len(content) != size:
         raise DataError(f"{path}: holds {'more' if len(content) > size else 'fewer'} bytes than the {size} it declares")
+    if not size:
+        raise DataError(f"{path}: holds nothing, of the shape {shape}")
     return torch.from_numpy(np.frombuffer(content, np.uint8).reshape(shape).copy())
 
 

@@ -66,6 +66,8 @@ def open_npz(path: Path, split: str) -> ImageData:
         raise DataError(f"{path}: {error.strerror or error}") from error
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{path}: expected {len(images)} integer labels, got {labels.dtype} {labels.shape}")
+    if len(labels) and int(labels.max()) > np.iinfo(np.int64).max:
+        raise DataError(f"{path}: a label of {int(labels.max())} is no class")
     return ImageData(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), classes, str(path))
 
 

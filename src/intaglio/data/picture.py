@@ -1,5 +1,6 @@
 """One picture file to one tensor, through Pillow, with its limits."""
 
+import struct
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -50,7 +51,15 @@ def read_picture(
                 decoded = picture.convert(mode or ("L" if grey else "RGB"))
     except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{name}: not a picture that can be read ({error})") from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's answers to damaged files
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        struct.error,
+    ) as error:  # Pillow's answers to damaged files
         raise DataError(f"{name}: damaged picture ({error})") from error
     if resize is not None:
         decoded = decoded.resize((resize[1], resize[0]), Image.Resampling.BILINEAR)

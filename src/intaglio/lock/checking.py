@@ -1,6 +1,8 @@
 """`check_lock`: the leak table of a locked model, what it answers to whom and what can be made of it."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -14,14 +16,15 @@ from intaglio.lock.codes import random_planes, wrong_secret
 from intaglio.lock.decoys import keyed_by_decoys
 from intaglio.lock.frames import frame_count
 from intaglio.lock.frames import keyed as with_key
-from intaglio.lock.leaks import HELD, READERS, by_chance, chance, read, right
+from intaglio.lock.leaks import HELD, PROBES, READERS, by_chance, chance, read, right
 from intaglio.lock.lock import Lock, listed
 from intaglio.lock.negatives import before_in
 from intaglio.lock.noise import matched_noise
 from intaglio.lock.quality import psnr, ssim
 from intaglio.lock.votes import vote
+from intaglio.lock.wrong_keys import KEYS, keys_that_open
 from intaglio.results import Result
-from intaglio.seeds import torch_generator
+from intaglio.seeds import derive_seed, torch_generator
 from intaglio.tampering import Jpeg
 from intaglio.triggers.batches import batch_size
 
@@ -35,6 +38,9 @@ LOUD = "noise, four times as loud"
 #: Harder than what a lock has to refuse: measured and reported.
 BEYOND = (LOUD, SAME_CLASS)
 _TIMES = 4.0
+#: Of so few images every kind is drawn anew until it was tried on about so many, but not more often than that: one of
+#: 160 images is 0.6 points, and chance alone reads some where answers differ at all.
+_TRIED, _MOST_DRAWS = 2000, 20
 #: Votes over such noise: questions about each image, and images asked about.
 VOTES, _VOTED = 30, 200
 
@@ -65,11 +71,13 @@ class LeakTable(Result):
     leak as well. Readings of more than the one class that is answered, and kinds of input that are harder than a lock
     has to refuse (`BEYOND`), are reported only. `chance` is what always naming the commonest class finds.
     `psnr` (dB) and `ssim` are means over keyed images, or frames of clips, after rounding to 8 bits; `worst_psnr` is
-    that of one.
+    that of one. Of few images all are means over `draws` of keys, noise and other images' residuals, but for probes,
+    which are fitted to the first.
     """
 
     subject: str
     images: int
+    draws: int = 1
     chance: float
     rows: tuple[Leak, ...]
     psnr: float
@@ -77,6 +85,7 @@ class LeakTable(Result):
     ssim: float
     tight: bool
     voted: float | None = None  #: share of images whose class votes over loud noise find (`vote`); reported only
+    wrong_keys: int | None = None  #: how many of `KEYS` wrong keys open the model (`keys_that_open`); reported only
 
     def row(self, inputs: str) -> Leak:
         """The row of this name."""
@@ -111,6 +120,7 @@ class LeakTable(Result):
             f"keyed images: {self.psnr:.1f} dB (worst {self.worst_psnr:.1f}), SSIM {self.ssim:.3f}; "
             f"{self.authorised_accuracy:.1%} answered rightly",
             *shut,
+            *([f"means over {self.draws} draws, for {self.images} images are few"] if self.draws > 1 else []),
             f"{verdict}: without a key, {self.worst:.1%} from chance ({self.chance:.1%}) at most over the first "
             f"{len(HELD)} columns; {MARGIN:.0%} are allowed",
             *(
@@ -119,6 +129,11 @@ class LeakTable(Result):
                 if not (row.held or row.authorised)
             ),
             *self._of_votes(),
+            *(
+                ()
+                if self.wrong_keys is None
+                else (f"not judged: wrong keys that open the model: {self.wrong_keys} of {KEYS}",)
+            ),
         ]
 
     def _of_votes(self) -> list[str]:
@@ -131,7 +146,13 @@ class LeakTable(Result):
 
 
 def check_lock(
-    classifier: Classifier, lock: Lock, data: Data, *, other: Lock | Sequence[Lock] | None = None, seed: int = 0
+    classifier: Classifier,
+    lock: Lock,
+    data: Data,
+    *,
+    other: Lock | Sequence[Lock] | None = None,
+    draws: int | None = None,
+    seed: int = 0,
 ) -> LeakTable:
     """Measures every reader on every kind of input. Keys are those of users who do not exist.
 
@@ -140,6 +161,9 @@ def check_lock(
         data: labelled images that it was not trained on; the more, the narrower the table's own noise.
         other: another owner's lock, or another generation of this one, whose keyed images are tried as well; several
             have a row each.
+        draws: how often every kind is drawn anew; of fewer than 2,000 images, if not given, so often that each is tried
+            about 2,000 times, but 20 times at most.
+        seed: of the first draw.
 
     Raises:
         DataError: images without labels, of another size, or of classes that the model doesn't know.
@@ -149,38 +173,46 @@ def check_lock(
     for one in (lock, *others):
         one.check(data.images)
     check_measurable(data, classifier.num_classes)
-    answers: dict[str, list[Tensor]] = {}
+    draws = draws or min(_MOST_DRAWS, math.ceil(_TRIED / len(data)))
+    answers: dict[str, list[list[Tensor]]] = {name: [[] for _ in range(draws)] for name in _kinds(len(others))}
     loudness, alike = [], []
-    for part in parts_to_try(lock, data.images, data.labels, others=others, seed=seed):
-        answers.setdefault(part.inputs, []).append(classifier.log_probs(part.images))
-        if part.inputs == KEYED:
-            loudness.append(psnr(part.originals, part.images))
-            alike.append(ssim(part.originals, part.images))
+    for draw in range(draws):
+        drawn_by = derive_seed(seed, "lock", "check", draw) if draw else seed
+        for part in parts_to_try(lock, data.images, data.labels, others=others, seed=drawn_by):
+            answers[part.inputs][draw].append(classifier.log_probs(part.images))
+            if part.inputs == KEYED:
+                loudness.append(psnr(part.originals, part.images))
+                alike.append(ssim(part.originals, part.images))
     psnrs = torch.cat(loudness)
     table = LeakTable(
         subject=classifier.source,
         images=len(data),
+        draws=draws,
         chance=chance(data.labels),
-        rows=tuple(_leak(name, torch.cat(answers[name]), data.labels) for name in _kinds(len(others))),
+        rows=tuple(_leak(name, [torch.cat(draw) for draw in drawn], data.labels) for name, drawn in answers.items()),
         psnr=float(psnrs.mean()),
         worst_psnr=float(psnrs.min()),
         ssim=float(torch.cat(alike).mean()),
         tight=False,
         voted=_voted(classifier, data, _TIMES * 10 ** (-float(psnrs.mean()) / 20), seed),
     )
-    return table.model_copy(update={"tight": table.worst <= MARGIN})
+    opened = keys_that_open(classifier, lock, data, table.authorised_accuracy, seed=seed) if table.opens else None
+    return table.model_copy(update={"tight": table.worst <= MARGIN, "wrong_keys": opened})
 
 
-def _leak(name: str, scores: Tensor, labels: Tensor) -> Leak:
-    """The row of a kind of input, from what the model answers to all images of it."""
-    found = {way: read(reader, scores, labels) for way, reader in READERS.items()}
+def _leak(name: str, drawn: Sequence[Tensor], labels: Tensor) -> Leak:
+    """The row of a kind of input, from what the model answers to all images of it, draw by draw."""
+    found = {
+        way: [read(reader, scores, labels) for scores in (drawn[:1] if way in PROBES else drawn)]
+        for way, reader in READERS.items()
+    }
     authorised = name in (KEYED, KEYED_JPEG)
     return Leak(
         inputs=name,
         authorised=authorised,
         held=not authorised and name not in BEYOND,
-        recovered={way: right(classes, labels) for way, classes in found.items()},
-        chance={way: by_chance(classes, labels) for way, classes in found.items()},
+        recovered={way: fmean(right(classes, labels) for classes in each) for way, each in found.items()},
+        chance={way: fmean(by_chance(classes, labels) for classes in each) for way, each in found.items()},
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from intaglio.classifiers.onnx_export import onnx_bytes
 from intaglio.classifiers.onnx_file import read_onnx
 from intaglio.errors import ModelError
-from intaglio.files import require_writable, write_private
+from intaglio.files import require_new, require_writable, write_private
 from intaglio.lock.frames import check_keyable, frames
 from intaglio.lock.lock import UserKey
 from intaglio.seeds import torch_generator
@@ -49,10 +49,11 @@ def require_exportable(path: Path) -> None:
 
     Raises:
         ModelError: not a name of an ONNX file.
-        StorageError: it can't be written.
+        StorageError: it can't be written, or is there already.
     """
     if path.suffix != ".onnx":
         raise ModelError(f"{path}: key networks are written as .onnx")
+    require_new(path, "a model")
     require_writable(path)
 
 

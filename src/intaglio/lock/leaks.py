@@ -74,6 +74,7 @@ READERS: dict[str, Reader] = {
 }
 #: The ways that must stay at chance; probes are measured and reported.
 HELD = ("argmax", "argmin", "label map", "argmin label map")
+PROBES = ("linear probe", "rounded probe")
 
 
 def read(reader: Reader, scores: Tensor, labels: Tensor) -> Tensor:

@@ -69,5 +69,5 @@ class Architecture(BaseModel):
         extra = {} if self.width is None else {"width": self.width}
         try:
             return factory(self.input_shape, self.num_classes, **extra)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, OverflowError) as error:
             raise RecipeError(f"{self.name} can't take inputs of shape {self.input_shape}: {error}") from error

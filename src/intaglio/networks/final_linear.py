@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from intaglio.errors import ModelError
+from intaglio.errors import FORWARD_ERRORS, ModelError
 from intaglio.seeds import torch_generator
 
 #: What may follow the last layer: nothing, or a normalisation of its logits.
@@ -117,7 +117,7 @@ def _traced(module: nn.Module, example_input: Tensor) -> tuple[Tensor, list[_Cal
     ]
     try:
         answer = module(example_input)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+    except FORWARD_ERRORS as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"the network can't answer inputs {list(example_input.shape)}: {reason}") from error
     finally:

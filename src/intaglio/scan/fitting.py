@@ -29,9 +29,6 @@ LEVEL = 0.05
 Progress = Callable[[int, int], None]
 
 
-_UNMEASURED = "Its false-alarm rate was not measured."
-
-
 class Job(NamedTuple):
     """What a worker is sent: one model to measure."""
 
@@ -369,7 +366,7 @@ def _statement(clean: Sequence[CleanScores], rate: ErrorRate | None) -> str:
     if 1 / (count + 1) > LEVEL:
         text = f"{text} With so few, nothing can be flagged at alpha = {LEVEL:g}."
     if rate is None:
-        return f"{text} {_UNMEASURED}"
+        return f"{text} Its false-alarm rate was not measured."
     return (
         f"{text} Measured at alpha = {LEVEL:g}: {rate.events} of {rate.trials} clean models that the fit never saw "
         f"were accused ({_interval(rate)})."
@@ -382,7 +379,7 @@ def _task_free_statement(clean: Sequence[CleanScores], rates: Sequence[ErrorRate
         f"Not calibrated for this task: ranked against {_count(clean)} clean models of other tasks ({_names(clean)})."
     )
     if not rates:
-        return f"{text} {_UNMEASURED}"
+        return f"{text} Its false-alarm rate was not measured."
     accused = ", ".join(
         f"{rate.events} of {rate.trials} of {task.task} ({_interval(rate)})"
         for task, rate in zip(clean, rates, strict=True)

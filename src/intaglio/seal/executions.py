@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from intaglio.classifiers import Classifier, OnnxClassifier, TorchClassifier, export_onnx
-from intaglio.errors import IntaglioError, RecipeError
+from intaglio.errors import FORWARD_ERRORS, IntaglioError, RecipeError
 from intaglio.seal.surface import LEVELS, differences
 from intaglio.seal.tf32 import Tf32
 from intaglio.tampering import Quantise
@@ -118,7 +118,7 @@ def _works(way: Execution, classifier: Classifier) -> bool:
     """Whether the model can be computed this way: some take batches of one size, or one type, alone."""
     try:
         way.scores(torch.full((2, *classifier.input_shape), LEVELS / 2))
-    except (IntaglioError, RuntimeError, TypeError, ValueError, IndexError):
+    except (IntaglioError, *FORWARD_ERRORS):
         return False
     return True
 

@@ -54,7 +54,7 @@ def sensitivity_slope(classifier: TorchClassifier, levels: Tensor, signs: torch.
     weights = [value for value in classifier.module.parameters() if value.is_floating_point() and value.requires_grad]
     with torch.enable_grad():
         images = (levels / LEVELS).requires_grad_()
-        found = probabilities(classifier, images)[0]
+        found = probabilities(classifier, images, weights=True)[0]
         total = torch.zeros(())
         for _ in range(2):
             direction = torch.randint(0, 2, found.shape, generator=signs).to(found) * 2 - 1

@@ -70,9 +70,9 @@ def require_module(classifier: Classifier, what: str) -> TorchClassifier:
     return classifier
 
 
-def probabilities(classifier: TorchClassifier, images: Tensor) -> Tensor:
-    """Softmax probabilities `[N, K]` with a gradient to `images` in [0, 1], in one batch."""
-    return to_log_probs(classifier.differentiable(images), classifier.outputs).exp()
+def probabilities(classifier: TorchClassifier, images: Tensor, *, weights: bool = False) -> Tensor:
+    """Softmax probabilities `[N, K]` with a gradient to `images` in [0, 1], or to the weights too, in one batch."""
+    return to_log_probs(classifier.differentiable(images, weights=weights), classifier.outputs).exp()
 
 
 class GradientSurface:

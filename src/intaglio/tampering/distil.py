@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, nll_loss
 
 from intaglio.classifiers.outputs import to_log_probs
-from intaglio.errors import ModelError, RecipeError
+from intaglio.errors import FORWARD_ERRORS, ModelError, RecipeError
 from intaglio.networks import NETWORKS, VIDEO_NETWORKS, Architecture
 from intaglio.tampering.retraining import Retraining, learn, output_kind, training_settings
 from intaglio.tampering.tampering import Material, Tampering
@@ -111,11 +111,11 @@ class Distil(Tampering):
         if isinstance(self.student, str):
             shape = tuple(example.shape[1:])
             return Architecture(name=self.student, input_shape=shape, num_classes=classes, width=self.width).build()
-        student = self.student.build() if isinstance(self.student, Architecture) else self.student()
+        student = self.student.build() if isinstance(self.student, Architecture) else deepcopy(self.student())
         try:
             with torch.no_grad():
                 answer = student.eval()(example.to("cpu"))
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        except FORWARD_ERRORS as error:
             reason = " ".join(str(error).split())
             raise ModelError(f"distil: the student can't take the victim's inputs: {reason}") from error
         if answer.shape != (len(example), classes):

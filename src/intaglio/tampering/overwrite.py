@@ -61,4 +61,4 @@ class Overwrite(Tampering):
         """How often so many clean images, and so many triggers, are taken."""
         wanted = self.share / (1 - self.share) * clean / triggers
         times = math.floor(1 / max(wanted, 1 / _MOST) + _ROUNDING)
-        return max(times, 1), max(math.ceil(wanted), 1)
+        return max(times, 1), max(math.ceil(wanted - _ROUNDING), 1)

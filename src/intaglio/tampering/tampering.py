@@ -9,10 +9,11 @@ from typing import Any, ClassVar, cast, final
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from intaglio.classifiers import Preprocessing
 from intaglio.data import ImageData, check_images, check_labelled
-from intaglio.errors import ClassifierError, DataError, ModelError
+from intaglio.errors import FORWARD_ERRORS, ClassifierError, DataError, ModelError
 from intaglio.networks import Architecture
 from intaglio.seeds import derive_seed
 
@@ -112,7 +113,7 @@ class Tampering(ABC):
             raise ModelError(f"{self.name} changes a torch.nn.Module, got a {type(module).__name__}")
         _require_finite(module, f"{self.name} needs finite weights, but the module has some that are not")
         try:
-            copy = deepcopy(module).float().eval()
+            copy = _with_plain_weights(deepcopy(module).float().eval())
         except (RuntimeError, TypeError, NotImplementedError) as error:
             reason = " ".join(str(error).split())
             raise ModelError(f"{self.name} works on a copy, but this module can't be copied: {reason}") from error
@@ -199,11 +200,20 @@ def weights_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, parameter
 
 
+def _with_plain_weights(module: nn.Module) -> nn.Module:
+    """Takes parametrisations (weight normalisation, say) out in place: else what is changed is computed anew."""
+    for part in list(module.modules()):
+        if parametrize.is_parametrized(part):
+            for name in list(part.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+    return module
+
+
 def _class_count(module: nn.Module, example: Tensor, what: str) -> int:
     try:
         with torch.no_grad():
             answer = module(example)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+    except FORWARD_ERRORS as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{what}: the model can't take images {list(example.shape[1:])}: {reason}") from error
     if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != len(example):

@@ -45,13 +45,18 @@ class WeightShift(Tampering):
         self.training = training_settings(self.training_defaults, training)
 
     def run(self, module: nn.Module, material: Material) -> nn.Module:
-        kernels = {name: part.weight.detach() for name, part in module.named_modules() if isinstance(part, _ConvNd)}
+        kernels = {
+            name: (part.weight.detach(), 1 if part.transposed else 0)
+            for name, part in module.named_modules()
+            if isinstance(part, _ConvNd)
+        }
         if not kernels:
             raise ModelError("weight-shift: the network has no convolution whose kernels could be shifted")
-        for name, kernel in kernels.items():
+        for name, (kernel, outputs) in kernels.items():
             noise = torch.randn(kernel.shape, generator=torch_generator(material.seed, self.name, name))
-            noise = noise.to(kernel.device) * kernel.std() * self.noise
-            kernel.copy_(self.scale * kernel - self.shift * kernel.mean(0) - noise)
+            spread = kernel.std() if kernel.numel() > 1 else 0.0
+            noise = noise.to(kernel.device) * spread * self.noise
+            kernel.copy_(self.scale * kernel - self.shift * kernel.mean(outputs, keepdim=True) - noise)
         if material.data is None:
             return module
         return retrain(module, material.images, material.labels, self.training, material)

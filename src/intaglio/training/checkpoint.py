@@ -1,5 +1,6 @@
 """Training state on disk as safetensors: weights, optimiser state and epoch. Nothing is pickled."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -54,12 +55,28 @@ def save_checkpoint(file: CheckpointFile, run: str, module: nn.Module, optimizer
     Raises:
         StorageError: the file can't be written.
     """
-    tensors = {f"module/{name}": tensor for name, tensor in module.state_dict().items()}
+    tensors: dict[str, Tensor] = {}
+    known: set[int] = set()
+    for name, tensor in module.state_dict().items():
+        memory = tensor.untyped_storage().data_ptr()
+        tensors[f"module/{name}"] = tensor.clone() if memory in known else tensor  # tied weights, under each name
+        known.add(memory)
     for index, entries in optimizer.state_dict()["state"].items():
         for name, value in entries.items():
             if value is not None:
                 tensors[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
     file.write(pack(tensors, {"epoch": str(epoch), "run": run}))
+
+
+def _require_like(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuses weights of another network before any of them is loaded.
+
+    Raises:
+        ValueError: they are.
+    """
+    shapes, wanted = ({name: tuple(value.shape) for name, value in part.items()} for part in (weights, own))
+    if differing := sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted.get(name)):
+        raise ValueError(f"of another network: '{differing[0]}' is missing, not known, or of another shape")
 
 
 def load_checkpoint(file: CheckpointFile, run: str, module: nn.Module, optimizer: Optimizer) -> int:
@@ -84,8 +101,9 @@ def load_checkpoint(file: CheckpointFile, run: str, module: nn.Module, optimizer
                 index, _, entry = name.partition("/")
                 state.setdefault(int(index), {})[entry] = value
         epoch = int(metadata["epoch"])
-        module.load_state_dict(weights)
+        _require_like(weights, module.state_dict())
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        module.load_state_dict(weights)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise file.refusal(error) from error
     return epoch

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -73,7 +74,6 @@ def train(
     model, optimizer = fabric.setup(module, _optimizer(module, settings))
     run = json.dumps([settings.model_dump(mode="json"), seed, identity])
     kept = CheckpointFile(checkpoint) if isinstance(checkpoint, Path) else checkpoint
-    start = load_checkpoint(kept, run, module, optimizer) if kept is not None else 0
     objective = loss or _cross_entropy(settings)
     batches_per_epoch = math.ceil(len(inputs) / settings.batch_size)
     total = settings.steps or settings.epochs * batches_per_epoch
@@ -84,6 +84,7 @@ def train(
         _batchnorm_frozen(module, settings.freeze_batchnorm),
         _channels_last(module, channels_last),
     ):
+        start = load_checkpoint(kept, run, module, optimizer) if kept is not None else 0
         for epoch in range(start, math.ceil(total / batches_per_epoch)):
             generator = torch_generator(seed, "augmentation", epoch)
             order = torch_generator(seed, epoch)
@@ -117,6 +118,7 @@ def train(
                     progress(step + 1, total)
             if kept is not None:
                 save_checkpoint(kept, run, module, optimizer, epoch + 1)
+        optimizer.zero_grad()
     return module
 
 
@@ -160,8 +162,10 @@ def _channels_last(module: nn.Module, safe: bool) -> Iterator[None]:
     parameters = [
         parameter for parameter in module.parameters() if parameter.ndim in layouts and id(parameter) not in kept
     ]
-    hooks = [layer.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),)) for layer in first]
+    hooks = [layer.register_forward_pre_hook(_channels_first, with_kwargs=True) for layer in first]
     try:
+        for layer in first:
+            layer.weight.data = layer.weight.data.clone(memory_format=torch.contiguous_format)
         for parameter in parameters:
             parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.ndim])
         yield
@@ -170,6 +174,12 @@ def _channels_last(module: nn.Module, safe: bool) -> Iterator[None]:
             hook.remove()
         for parameter in parameters:
             parameter.data = parameter.data.contiguous()
+
+
+def _channels_first(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Inputs as copies: where a side is 1 `contiguous` goes by the bytes, and a convolution by the strides."""
+    images = args[0] if args else named["input"]
+    return (images.clone(memory_format=torch.contiguous_format),), {}
 
 
 @contextmanager

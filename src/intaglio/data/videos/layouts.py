@@ -8,7 +8,7 @@ from pathlib import Path
 from intaglio.data.folder import SPLITS
 from intaglio.data.images import UNLABELLED
 from intaglio.data.videos.decoding import SUFFIXES, is_frame_folder
-from intaglio.data.videos.lists import Entry, Row, VideoList, inside, number_labels, read_lines, read_rows
+from intaglio.data.videos.lists import Entry, Row, VideoList, inside, is_whole, number_labels, read_lines, read_rows
 from intaglio.errors import DataError
 
 LISTS = (".csv", ".txt")
@@ -110,7 +110,7 @@ def _ucf101(root: Path, lists: Path, split: str, fold: int) -> VideoList:
 
 def _ucf_row(line: str) -> Row:
     name, *number = line.rsplit(maxsplit=1)
-    number = number if number and number[0].isdigit() else []
+    number = number if number and is_whole(number[0]) else []
     return Row((name if number else line).replace("\\", "/"), number[0] if number else "", "")
 
 

@@ -1,6 +1,7 @@
 """Lists of videos in text files: CSV, and the lines of `path label` that many data sets come with."""
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -122,12 +123,17 @@ def _csv_rows(lines: list[str], path: Path) -> Iterator[Row]:
 def _plain_rows(lines: list[str]) -> Iterator[Row]:
     for line in lines:
         name, *numbers = line.rsplit(maxsplit=1)
-        if numbers and numbers[0].isdigit():
+        if numbers and is_whole(numbers[0]):
             *words, last = name.rsplit(maxsplit=1)
-            name = words[0] if words and last.isdigit() else name  # `path frames label`
+            name = words[0] if words and is_whole(last) else name  # `path frames label`
         else:
             name, numbers = line, []
         yield Row(name, numbers[0] if numbers else "", "")
+
+
+def is_whole(text: str) -> bool:
+    """Whether it is a whole number in the digits 0 to 9: `isdigit` takes a superscript for one."""
+    return re.fullmatch("[0-9]+", text) is not None
 
 
 def number_labels(rows: list[Row], path: Path) -> tuple[list[int], tuple[str, ...]]:
@@ -136,7 +142,7 @@ def number_labels(rows: list[Row], path: Path) -> tuple[list[int], tuple[str, ..
     Raises:
         DataError: a number that is no label, or names mixed with gaps.
     """
-    if all(not row.label or row.label.lstrip("-").isdigit() for row in rows):
+    if all(not row.label or is_whole(row.label.removeprefix("-")) for row in rows):
         labels = [int(row.label) if row.label else UNLABELLED for row in rows]
         if min(labels) < UNLABELLED or max(labels) > MAX_LABEL:
             raise DataError(f"{path}: labels span {min(labels)}..{max(labels)}, expected 0..{MAX_LABEL}")

@@ -1,6 +1,7 @@
 """Clips kept without loss: uint8 arrays that are mapped into memory, and FFV1 videos; both written clip by clip."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
@@ -67,6 +68,9 @@ class ClipWriter:
             self._clips: np.memmap[Any, Any] = npy.open_memmap(
                 self._clips_path, mode="w+", dtype=np.uint8, shape=(self._count, *self._shape)
             )
+            if hasattr(os, "posix_fallocate"):  # else a disk that gets full ends the process: the mapping has no error
+                with self._clips_path.open("rb+") as stream:
+                    os.posix_fallocate(stream.fileno(), 0, self._clips_path.stat().st_size)
             self._files = files.pop_all()
         return self
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from intaglio.networks.layout import skips_inputs
 from intaglio.scan.locality.geometry import SAME, WHOLE, Footprint, Place, Sliding, Span
 from intaglio.scan.locality.window import Window
 
@@ -205,16 +206,12 @@ class Convolution(SlidingOperator):
 
     def whole(self, images: Tensor) -> Tensor:
         """The convolution of whole maps."""
-        rows, columns = self.rows, self.columns
-        return functional.conv2d(
-            images,
-            self.weight,
-            self.bias,
-            (rows.stride, columns.stride),
-            (rows.padding, columns.padding),
-            (rows.dilation, columns.dilation),
-            self.groups,
-        )
+        rows, columns, weight = self.rows, self.columns, self.weight
+        stride, padding = (rows.stride, columns.stride), (rows.padding, columns.padding)
+        dilation = (rows.dilation, columns.dilation)
+        if skips_inputs(stride, padding, dilation):
+            images, weight = (part.clone(memory_format=torch.contiguous_format) for part in (images, weight))
+        return functional.conv2d(images, weight, self.bias, stride, padding, dilation, self.groups)
 
     def whole_cost(self, inputs: Shape, out: Shape) -> float:
         """Multiply-adds of a whole output map; kernels skip a part of the zeros around it."""
