@@ -1,6 +1,6 @@
 """When a network may compute with its channels last in memory, which CPUs do 1.5 to 2 times faster.
 
-Three things don't go well with it in torch 2.13 on CPUs (oneDNN): each ends the process, or overwrites other values.
+Two things don't go well with it in torch 2.13 on CPUs (oneDNN): either ends the process, or overwrites other values.
 """
 
 from collections.abc import Sequence
