@@ -1,7 +1,5 @@
 """A `torch.nn.Module` as a classifier: scores, gradients and weights."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Unpack, final
 
 import torch
@@ -10,6 +8,7 @@ from torch import Tensor, nn
 from intaglio.classifiers.access import Access
 from intaglio.classifiers.base import Classifier, Options
 from intaglio.errors import FORWARD_ERRORS, ClassifierError
+from intaglio.networks.freezing import frozen
 from intaglio.networks.layout import channels_last_is_safe, narrow_shortcuts
 
 #: Where batches live in the accelerator's own memory, larger ones keep it busy.
@@ -78,7 +77,8 @@ class TorchClassifier(Classifier):
         batches = torch.split(images, self.fixed_batch or len(images))
         self.count_queries(len(images))
         first = weights and bool(narrow_shortcuts(self._module))
-        with nullcontext() if weights else _weights_fixed(self._module):
+        # gradients to weights are unwanted here, and more than `narrow_shortcuts` can bear with channels last
+        with frozen(() if weights else self._module.parameters()):
             answers = [
                 self.checked_answer(self._run(self._prepared(batch), channels_first=first)[: len(batch)], len(batch))
                 for batch in batches
@@ -120,19 +120,6 @@ class TorchClassifier(Classifier):
         except ClassifierError:
             return False
         return True
-
-
-@contextmanager
-def _weights_fixed(module: nn.Module) -> Iterator[None]:
-    """What is computed meanwhile has no gradient to weights: unwanted here, and `narrow_shortcuts` can't bear it."""
-    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    try:
-        for parameter in learned:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in learned:
-            parameter.requires_grad_(True)
 
 
 def _channels_last_copy(batch: Tensor) -> Tensor:

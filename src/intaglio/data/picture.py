@@ -19,6 +19,10 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 MAX_PIXELS = 64 * 2**20
 
 
+#: Pillow's answers to damaged files.
+_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error)
+
+
 def read_picture(
     source: Path | bytes,
     *,
@@ -51,15 +55,7 @@ def read_picture(
                 decoded = picture.convert(mode or ("L" if grey else "RGB"))
     except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{name}: not a picture that can be read ({error})") from error
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        struct.error,
-    ) as error:  # Pillow's answers to damaged files
+    except _DAMAGED as error:
         raise DataError(f"{name}: damaged picture ({error})") from error
     if resize is not None:
         decoded = decoded.resize((resize[1], resize[0]), Image.Resampling.BILINEAR)

@@ -17,6 +17,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from intaglio.errors import ClassifierError
+from intaglio.networks.freezing import frozen
 from intaglio.networks.layout import channels_last_is_safe, narrow_shortcuts
 from intaglio.seeds import derive_seed, torch_generator
 from intaglio.training.augmentation import augment
@@ -183,19 +184,13 @@ def _channels_first(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) 
 
 
 @contextmanager
-def _batchnorm_frozen(module: nn.Module, frozen: bool) -> Iterator[None]:
-    """Batch normalisation in evaluation mode and its parameters without gradient, if `frozen`, while it lasts."""
-    norms = [part for part in module.modules() if frozen and isinstance(part, _BatchNorm)]
-    parameters = [parameter for norm in norms for parameter in norm.parameters() if parameter.requires_grad]
-    try:
-        for norm in norms:
-            norm.eval()
-        for parameter in parameters:
-            parameter.requires_grad_(False)
+def _batchnorm_frozen(module: nn.Module, wanted: bool) -> Iterator[None]:
+    """Batch normalisation in evaluation mode and its parameters without gradient, if `wanted`, while it lasts."""
+    norms = [part for part in module.modules() if wanted and isinstance(part, _BatchNorm)]
+    for norm in norms:
+        norm.eval()
+    with frozen(parameter for norm in norms for parameter in norm.parameters()):
         yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
 
 
 def _learning_rate(settings: TrainingSettings, step: int, total: int) -> float:
