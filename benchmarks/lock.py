@@ -47,20 +47,8 @@ from intaglio.training import TrainingSettings, train
 
 SEEDS = (0, 1, 2)
 _ALL = 10_000
-PARTS = (
-    "cost",
-    "leaks",
-    "grid",
-    "louder",
-    "votes",
-    "distilled",
-    "relocked",
-    "atoms",
-    "beyond",
-    "mislabel",
-    "attacks",
-    "together",
-)
+PARTS = ("cost", "leaks", "grid", "louder", "votes", "distilled", "relocked", "atoms", "beyond", "mislabel", "attacks",
+         "together")  # fmt: skip
 #: How Fashion-MNIST is locked on a grid of JPEG; its plan is off it.
 ON_GRID = {"grid": 75, "steps": 1700, "refining_steps": 3800}
 #: Against votes over noise: since 2026-12-01 the default of `lock train`, after the plans' locks were trained. Those of
