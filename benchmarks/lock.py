@@ -1,7 +1,7 @@
 """What a lock is worth: its leak tables, its tracing, and what attackers make of it.
 
     python -m benchmarks.lock [--cifar10 PATH]
-        [--parts cost,leaks,grid,louder,votes,distilled,relocked,atoms,beyond,mislabel,attacks,together]
+        [--parts cost,leaks,grid,louder,again,votes,distilled,relocked,atoms,beyond,mislabel,attacks,together]
         [--tasks fashion-mnist,faces,cifar10] [--cached]
 
 Writes results/lock.json. Every cell and every lock is kept in the cache as soon as it is there, so an interrupted run
@@ -15,7 +15,7 @@ import json
 import time
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -26,6 +26,7 @@ from benchmarks.faces import faces
 from benchmarks.lock_attacks import Attack, key_attacks, model_attacks
 from benchmarks.lock_beyond import beyond
 from benchmarks.lock_measures import USERS, Keying, as_issued, as_rivals, keying_cost, through_jpeg, traced
+from benchmarks.lock_plans import LOUDER, ON_GRID, PLANS
 from benchmarks.lock_tables import LOUDER as SAID
 from benchmarks.lock_together import marked_first, together
 from benchmarks.lock_votes import NOISES, voted
@@ -37,61 +38,20 @@ from intaglio.classifiers.derived import with_weights
 from intaglio.data import ImageData
 from intaglio.evidence.key import Key
 from intaglio.files import sha256_file, write_json
-from intaglio.lock import Lock, LockSettings, check_lock, train_lock
+from intaglio.lock import Lock, LockSettings, check_lock, refine_lock, train_lock
 from intaglio.lock.codes import RIVALS
 from intaglio.lock.leaks import HELD, READERS, chance, recovered
 from intaglio.lock.sealed_model import write_locked
 from intaglio.lock.settings import ATOMS
 from intaglio.networks import Architecture
-from intaglio.training import TrainingSettings, train
+from intaglio.training import train
 
 SEEDS = (0, 1, 2)
 _ALL = 10_000
-PARTS = ("cost", "leaks", "grid", "louder", "votes", "distilled", "relocked", "atoms", "beyond", "mislabel", "attacks",
-         "together")  # fmt: skip
-#: How Fashion-MNIST is locked on a grid of JPEG; its plan is off it.
-ON_GRID = {"grid": 75, "steps": 1700, "refining_steps": 3800}
-#: Against votes over noise: since 2026-12-01 the default of `lock train`, after the plans' locks were trained. Those of
-#: faces are taught by the unlocked model as well, which mended CIFAR-10's.
-_LOUD = {"loud": 0.3}
-LOUDER = {"fashion-mnist": _LOUD, "faces": {"distillation": 0.7, "weight": 1.0, **_LOUD}, "cifar10": _LOUD}
+PARTS = ("cost", "leaks", "grid", "louder", "again", "votes", "distilled", "relocked", "atoms", "beyond", "mislabel",
+         "attacks", "together")  # fmt: skip
 #: The first owner's lock of Fashion-MNIST; it is attacked, and its keys shall have leaked.
 SHIPPED = Path(__file__).parents[1] / "examples" / "locked"
-
-
-class Plan(NamedTuple):
-    """How a task's host and lock are trained."""
-
-    architecture: str
-    width: int
-    lock: LockSettings
-    host: TrainingSettings | None = None  # the host of all benchmarks, if not given
-
-
-PLANS = {
-    "fashion-mnist": Plan("resnet14", 8, LockSettings(psnr=34.2, loud=0)),  # 34 dB were asked for
-    "faces": Plan(
-        "resnet14",
-        8,
-        LockSettings(augmentation="flip-shift", batch_size=32, weight=0.4, code_weight=0.75, grid=75, loud=0),
-        TrainingSettings(steps=600, batch_size=32, learning_rate=3e-3, augmentation="shift"),
-    ),
-    "cifar10": Plan(
-        "resnet14",
-        16,
-        LockSettings(
-            augmentation="flip",
-            code_length=48,
-            code_weight=0.5,
-            steps=1600,
-            refining_steps=3400,
-            distillation=0.7,
-            weight=2.5,
-            loud=0,
-        ),
-        TrainingSettings(epochs=24, batch_size=64, learning_rate=3e-3, augmentation="flip"),
-    ),
-}
 
 
 class Run:
@@ -169,7 +129,7 @@ def _locked_in(
         for user in range(USERS):
             lock.issue(f"user {user}")
         write_locked(locked, folder / "model.safetensors", Sidecar(architecture=architecture(name)))
-        write_json(folder / "cost.json", {"cpu_seconds": round(time.process_time() - started)})
+        write_json(folder / "cost.json", {"cpu_seconds": round(time.process_time() - started), "mined": True})
         lock.save(folder, key)
         checkpoint.unlink(missing_ok=True)
     return open_locked(folder, key)
@@ -199,6 +159,27 @@ def relocked(name: str, leaked: Path) -> dict[str, Any]:
         return _measured(folder, name, 0, locked, lock, (earlier,)) | opened
 
     return cell(f"relocked-{name}", measure)
+
+
+def refined_again(name: str, seed: int, **changes: Any) -> dict[str, Any]:
+    """The same for an owner's locked model after it was refined again, with the keys that it had."""
+    folder = _folder(name, seed, **changes, again=1)
+    path = folder / "model.safetensors"
+
+    def measure() -> dict[str, Any]:
+        locked, lock = locked_host(name, seed, **changes)
+        if not path.exists():
+            started, checkpoint = time.process_time(), folder / "checkpoint"
+            data = task(name).owner
+            refined = refine_lock(locked, host(name, seed), data, lock, seed=seed, checkpoint=checkpoint)
+            cost = {"cpu_seconds": round(time.process_time() - started), "mined": True}
+            write_json(folder / "cost.json", cost)
+            write_locked(refined, path, Sidecar(architecture=architecture(name)))
+            lock.save(folder, owner_key(seed))
+            checkpoint.unlink(missing_ok=True)
+        return _measured(folder, name, seed, open_locked(folder, owner_key(seed))[0], lock)
+
+    return cell(f"leaks-{folder.name}", measure)
 
 
 def _measured(
@@ -357,9 +338,15 @@ def main() -> None:
         if "louder" in parts:
             said = f"taught by the unlocked model; {SAID}" if name == "faces" else SAID
             found["louder"] = [row | {"but": said} for seed in seeds if (row := leaks(name, seed, **LOUDER[name]))]
+        if "again" in parts:
+            said = f"taught by the unlocked model; {SAID}"
+            found["again"] = [
+                row | {"but": said} for seed in seeds if (row := refined_again(name, seed, **LOUDER[name]))
+            ]
         if "votes" in parts:
             found["votes"] = voted_by(name)
             found["votes, louder"] = voted_by(name, **LOUDER[name])
+            found["votes, again"] = voted_by(name, **LOUDER[name], again=1)
     if options.before:
         figures["fashion-mnist"]["strangers before"] = strangers(
             "fashion-mnist", "stranger-before", options.before, options.before

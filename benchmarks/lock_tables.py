@@ -27,6 +27,8 @@ _STRANGERS = {
 }
 #: What is said of rows of `lock train --loud`.
 LOUDER = "louder noise refused"
+#: And of those that met wrong keys that were found to open them.
+MINED = "; wrong keys that open refused"
 KEYED, JPEG, LEAKED = "keyed, PNG", "keyed, JPEG 75", "another lock's key"
 
 
@@ -166,6 +168,7 @@ def votes() -> str:
         for row, said in [
             *((row, "") for row in found.get("votes", [])),
             *((row, f", {LOUDER}") for row in found.get("votes, louder", [])),
+            *((row, f", {LOUDER}{MINED}") for row in found.get("votes, again", [])),
         ]:
             for noise, read in row["voted"].items():
                 times, *kind = noise.split(", ")
@@ -266,7 +269,7 @@ def cost() -> str:
 def _leaks(name: str) -> Rows:
     """The task's owners, those of the plan first, then those of other networks before it."""
     found = load("lock").get(name, {})
-    parts = ("leaks", "louder", "grid", "atoms", "leaks before")
+    parts = ("leaks", "louder", "again", "grid", "atoms", "leaks before")
     return [row for part in parts for row in found.get(part, [])]
 
 
@@ -283,6 +286,7 @@ def _by_kind(rows: Rows) -> dict[tuple[str, str], Rows]:
     kinds: dict[tuple[str, str], Rows] = {}
     for row in sorted(rows, key=lambda row: (_age(row), not row.get("marks"))):
         said = f"; {row['but']}" if "but" in row else _KINDS[_age(row)]
+        said += MINED if row.get("mined") else ""
         said += f"; whole steps of JPEG {row['grid']}" if row.get("grid") else ""
         said += ", marks" if row.get("marks") else ""
         kinds.setdefault((row["network"], said), []).append(row)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from intaglio.classifiers import Sidecar, open_classifier, save_classifier
-from intaglio.cli.lock import train
+from intaglio.cli.lock_training import train
 from intaglio.cli.main import ExitCode, main
 from intaglio.lock import LeakTable, Lock, LockSettings, Trace
 from lock_models import ARCHITECTURE, OWNER, STRANGER, tiny_model

@@ -2,138 +2,24 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from intaglio.cli.everywhere import require_picture
-from intaglio.cli.lock_options import Distillation, Grid, Images, KeyFile, LockFolder, Loud, UserName, lock_settings
-from intaglio.cli.model import Arch, Classes, InputShape, Preprocess, open_model
-from intaglio.cli.options import Debug, Device, JsonFile, Quiet, Seed, TestData
+from intaglio.cli.lock_options import Images, KeyFile, LockFolder, UserName
+from intaglio.cli.lock_training import refine, train
+from intaglio.cli.locked import open_lock, open_locked, show
+from intaglio.cli.model import Arch, Classes, InputShape, Preprocess
+from intaglio.cli.options import Debug, Device, JsonFile, Quiet, Seed
 from intaglio.cli.passphrase import PassphraseFile, read_key
 
 if TYPE_CHECKING:
-    from intaglio.classifiers import Classifier
-    from intaglio.evidence.key import Key
-    from intaglio.lock import LeakTable, Lock
+    pass
 
 lock_app = typer.Typer(name="lock", no_args_is_help=True, help="Lock a model: right answers for key holders only.")
-
-
-@lock_app.command()
-def train(
-    model: Annotated[str, typer.Argument(help="A .safetensors or .pt file, or module:factory.", metavar="MODEL")],
-    data: Annotated[str, typer.Option(help="Training images or videos: a folder, .npz, IDX folder or task name.")],
-    key: KeyFile,
-    out: Annotated[Path, typer.Option(help="Folder for the locked model, the key network and the list of users.")],
-    test: TestData = None,
-    mislabel: Annotated[
-        Literal["uniform", "random", "shift"],
-        typer.Option(help="What is answered without a key; shift leaks, and is there for comparison."),
-    ] = "uniform",
-    residual: Annotated[
-        Literal["mixed", "atoms"],
-        typer.Option(
-            help="What keys an image: atoms shut more strangers' keys out, but let in more of other images' residuals."
-        ),
-    ] = "mixed",
-    steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 2000,
-    refining_steps: Annotated[
-        int, typer.Option(help="More steps for the model alone, of the same size; a third as dear.", min=0)
-    ] = 4500,
-    batch_size: Annotated[int, typer.Option(help="Images a step; fewer where there are few.", min=8)] = 64,
-    augmentation: Annotated[
-        Literal["none", "flip", "shift", "flip-shift", "noise"],
-        typer.Option(help="What training images meet: as MODEL's did, and more where images are few."),
-    ] = "none",
-    psnr: Annotated[float, typer.Option(help="No keyed image is further from its original than this, in dB.")] = 35.2,
-    weight: Annotated[
-        float,
-        typer.Option(help="What refusing everybody else weighs; less keeps more of the accuracy, and leaks more."),
-    ] = 1.0,
-    code_length: Annotated[
-        int, typer.Option(help="Bits of a user's code; fewer are read better in textured pictures.", min=8, max=1024)
-    ] = 96,
-    code_weight: Annotated[
-        float, typer.Option(help="What reading the code weighs; more where users are not named.")
-    ] = 1.5,
-    grid: Grid = None,
-    distillation: Distillation = 0,
-    loud: Loud = 0.3,
-    jpeg: Annotated[
-        float,
-        typer.Option(help="Share of images that meet JPEG in training, up to 0.8; JPEG data leak more for more of it."),
-    ] = 0.4,
-    earlier: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="DIR", help="A lock whose keys shall open nothing any more; repeat for each that MODEL ever had."
-        ),
-    ] = None,
-    generation: Annotated[
-        int | None,
-        typer.Option(help="A higher one has new secrets; by default the next after --earlier, or 0.", min=0),
-    ] = None,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write the locked model as ONNX too.")] = False,
-    encrypt: Annotated[bool, typer.Option("--encrypt", help="Write the locked model encrypted under KEY.")] = False,
-    passphrase_file: PassphraseFile = None,
-    arch: Arch = None,
-    input_shape: InputShape = None,
-    classes: Classes = None,
-    preprocess: Preprocess = None,
-    json: JsonFile = None,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> int:
-    """Lock a copy of MODEL. Exit code 0: without a key one answer tells nothing (see `lock check`), 1: it leaks."""
-    from intaglio.classifiers.derived import with_weights
-    from intaglio.cli.console import progress_bar, require_deliverable
-    from intaglio.cli.splits import train_and_test
-    from intaglio.data.opening import open_data_for
-    from intaglio.lock import Lock
-    from intaglio.lock.lock_file import lock_file
-
-    require_deliverable(json)
-    settings = lock_settings(
-        residual,
-        mislabel=mislabel,
-        steps=steps,
-        refining_steps=refining_steps,
-        batch_size=batch_size,
-        augmentation=augmentation,
-        psnr=psnr,
-        weight=weight,
-        code_length=code_length,
-        code_weight=code_weight,
-        grid=grid,
-        distillation=distillation,
-        loud=loud,
-        jpeg=jpeg,
-    )
-    classifier = with_weights(open_model(model, arch, input_shape, classes, preprocess, device))  # before any data
-    owner = read_key(key, passphrase_file)
-    before = [Lock.open(folder, owner) for folder in earlier or ()]
-    trained, measured = train_and_test(partial(open_data_for, classifier.input_shape), data, test)
-    with progress_bar(f"locking {classifier.source}", quiet=quiet) as progress:
-        written = lock_file(
-            classifier,
-            trained,
-            owner,
-            out,
-            test=measured,
-            architecture=arch,
-            onnx=onnx,
-            encrypt=encrypt,
-            settings=settings,
-            generation=generation,
-            earlier=before,
-            seed=seed,
-            device=device,
-            progress=progress,
-        )
-    return _show(written.leaks, json, quiet, f"{written.model}: locked")
+lock_app.command()(train)
+lock_app.command()(refine)
 
 
 @lock_app.command()
@@ -153,7 +39,7 @@ def issue(
     from intaglio.cli.console import deliver_json, require_deliverable, say
     from intaglio.lock.key_export import export_key, require_exportable
 
-    opened = _open(lock, key, passphrase_file)
+    opened = open_lock(lock, key, passphrase_file)
     require_deliverable(json)
     if out is not None:
         require_exportable(out)
@@ -180,7 +66,7 @@ def revoke(
     """Serve this user no longer. A key network that was handed out goes on working until the model is locked anew."""
     from intaglio.cli.console import deliver_json, require_deliverable, say
 
-    opened = _open(lock, key, passphrase_file)
+    opened = open_lock(lock, key, passphrase_file)
     require_deliverable(json)
     opened.revoke(user)
     deliver_json(opened.users.to_json(), json)
@@ -237,7 +123,7 @@ def apply(
     else:
         if user is None or lock is None or key is None:
             raise typer.BadParameter("needed: --user, --lock and --key, or --key-network alone", param_hint="--user")
-        opened = _open(lock, key, passphrase_file)
+        opened = open_lock(lock, key, passphrase_file)
         opened.users.active(user)
         keying, frame = partial(opened.apply, user=user), opened.frame_shape
     with progress_bar("keying", quiet=quiet) as progress:
@@ -267,7 +153,7 @@ def trace(
     from intaglio.cli.console import deliver_json, progress_bar, require_deliverable, say
     from intaglio.lock.traced_files import trace_files
 
-    opened = _open(lock, key, passphrase_file)
+    opened = open_lock(lock, key, passphrase_file)
     require_deliverable(json)
     with progress_bar("tracing", quiet=quiet) as progress:
         found, places = trace_files(images, opened, alpha=alpha, progress=progress)
@@ -308,11 +194,11 @@ def check(
     from intaglio.lock import Lock, check_lock
 
     owner = read_key(key, passphrase_file)
-    classifier = _open_locked(model, owner, arch, input_shape, classes, preprocess, device)
+    classifier = open_locked(model, owner, arch, input_shape, classes, preprocess, device)
     opened, others = Lock.open(lock, owner), [Lock.open(folder, owner) for folder in other or ()]
     images = open_data_for(classifier.input_shape, data, "test")
     table = check_lock(classifier, opened, images, other=others, seed=seed)
-    return _show(table, json, quiet, f"{classifier.source}: checked")
+    return show(table, json, quiet, f"{classifier.source}: checked")
 
 
 @lock_app.command()
@@ -345,7 +231,7 @@ def picture(
 
     require_picture(out)
     owner = read_key(key, passphrase_file)
-    classifier = _open_locked(model, owner, arch, input_shape, classes, preprocess, device)
+    classifier = open_locked(model, owner, arch, input_shape, classes, preprocess, device)
     opened = Lock.open(lock, owner)
     opened.users.active(user)
     images = open_data_for(classifier.input_shape, data, "test")
@@ -360,35 +246,3 @@ def picture(
         json_to_stdout=json == "-",
     )
     return 0
-
-
-def _open_locked(
-    model: str,
-    owner: "Key",
-    arch: str | None,
-    input_shape: str | None,
-    classes: int | None,
-    preprocess: str | None,
-    device: str,
-) -> "Classifier":
-    """The locked model, from whatever it was written as."""
-    from intaglio.lock.container import SUFFIX
-    from intaglio.lock.sealed_model import open_sealed
-
-    if Path(model).suffix == SUFFIX:
-        return open_sealed(model, owner)
-    return open_model(model, arch, input_shape, classes, preprocess, device)
-
-
-def _open(folder: Path, key: Path, passphrase_file: Path | None) -> "Lock":
-    from intaglio.lock import Lock
-
-    return Lock.open(folder, read_key(key, passphrase_file))
-
-
-def _show(table: "LeakTable", json: str | None, quiet: bool, title: str) -> int:
-    from intaglio.cli.console import deliver_json, say
-
-    deliver_json(table.to_json(), json)
-    say(title, *table.lines(), quiet=quiet, json_to_stdout=json == "-")
-    return int(not (table.tight and table.opens))

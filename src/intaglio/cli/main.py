@@ -34,7 +34,7 @@ _REPORTED: type[Exception] = typer.BadParameter.__mro__[2]
 #: What typer answers with after Ctrl-C where it does not raise `Abort`.
 _INTERRUPTED = 130
 #: Commands that keep what they have finished, and go on from there.
-_RESUMABLE = (("population", "build"), ("population", "fit"), ("bench",), ("lock", "train"))
+_RESUMABLE = (("population", "build"), ("population", "fit"), ("bench",), ("lock", "train"), ("lock", "refine"))
 _PACKAGE = str(Path(__file__).parents[1])
 
 

@@ -4,7 +4,7 @@ from intaglio.lock.checking import LeakTable, check_lock
 from intaglio.lock.container import read_container, write_container
 from intaglio.lock.key_export import ExportedKey, export_key
 from intaglio.lock.lock import Lock
-from intaglio.lock.locking import train_lock
+from intaglio.lock.locking import refine_lock, train_lock
 from intaglio.lock.picture import lock_picture
 from intaglio.lock.settings import LockSettings
 from intaglio.lock.tracing import Match, Trace
@@ -20,6 +20,7 @@ __all__ = [
     "export_key",
     "lock_picture",
     "read_container",
+    "refine_lock",
     "train_lock",
     "write_container",
 ]

@@ -4,6 +4,7 @@ While everything is trained together it is that of the training loop; from then 
 """
 
 import copy
+import json
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from intaglio.lock.container import read_container, write_container
 from intaglio.tensors import pack, unpack
 from intaglio.training.checkpoint import CheckpointFile, require_run
 
-_STAGES = "stages"
+_STAGES, _OPENING = "stages", "opening"
 _NETWORK, _MODULE, _MEAN = "key network", "module", "mean"
 
 
@@ -60,10 +61,13 @@ class LockCheckpoint(CheckpointFile):
 
 
 class Refined(NamedTuple):
-    """How far refining has come: how many stages, and the mean of those ends that are averaged, once there is any."""
+    """How far refining has come: how many stages, and the mean of those ends that are averaged, once there is any;
+    seeds of the wrong keys that were found to open the model.
+    """
 
     stages: int = 0
     mean: nn.Module | None = None
+    opening: tuple[int, ...] = ()
 
 
 def save_refined(file: CheckpointFile, run: str, network: nn.Module, module: nn.Module, refined: Refined) -> None:
@@ -74,7 +78,8 @@ def save_refined(file: CheckpointFile, run: str, network: nn.Module, module: nn.
     """
     parts = {_NETWORK: network, _MODULE: module} | ({_MEAN: refined.mean} if refined.mean is not None else {})
     tensors = {f"{part}/{name}": value for part, of in parts.items() for name, value in of.state_dict().items()}
-    file.write(pack(tensors, {_STAGES: str(refined.stages), "run": run}))
+    metadata = {_STAGES: str(refined.stages), _OPENING: json.dumps(refined.opening), "run": run}
+    file.write(pack(tensors, metadata))
 
 
 def load_refined(file: CheckpointFile, run: str, network: nn.Module, module: nn.Module) -> Refined | None:
@@ -100,6 +105,6 @@ def load_refined(file: CheckpointFile, run: str, network: nn.Module, module: nn.
         module.load_state_dict(parts[_MODULE])
         if mean is not None:
             mean.load_state_dict(parts[_MEAN])
-        return Refined(int(metadata[_STAGES]), mean)
+        return Refined(int(metadata[_STAGES]), mean, tuple(map(int, json.loads(metadata.get(_OPENING, "[]")))))
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise file.refusal(error) from error

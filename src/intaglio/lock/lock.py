@@ -14,6 +14,7 @@ from intaglio.classifiers.weights import check_tensors
 from intaglio.errors import KeyFileError, ModelError, StorageError
 from intaglio.evidence.key import Key
 from intaglio.files import holding
+from intaglio.lock.checkpoint import LockCheckpoint
 from intaglio.lock.codes import LockSecrets
 from intaglio.lock.container import read_container, write_container
 from intaglio.lock.frames import check_keyable, frames, keyed
@@ -183,6 +184,10 @@ class Lock:
             DataError: with what is wrong.
         """
         check_keyable(images, self.frame_shape)
+
+    def checkpoint(self, path: Path) -> LockCheckpoint:
+        """A state of training with this lock, encrypted under its key."""
+        return LockCheckpoint(path, self._key)
 
     def save(self, folder: Path | str, key: Key) -> None:
         """Writes the key network, encrypted under the owner's key, and the list of users; from now on the list is kept.

@@ -1,4 +1,4 @@
-"""A model file in, a locked model and its lock's folder out: what `intaglio lock train` does."""
+"""A model file in, a locked model and its lock's folder out: what `intaglio lock train` does, and `lock refine`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from intaglio.evidence.key import Key
 from intaglio.files import require_new, require_writable, write_json
 from intaglio.lock.checking import LeakTable, check_lock, check_measurable
 from intaglio.lock.lock import KEY_NETWORK_FILE, Lock
-from intaglio.lock.locking import train_lock
+from intaglio.lock.locking import refine_lock, train_lock
 from intaglio.lock.sealed_model import seal_model, write_locked
 from intaglio.networks import Architecture
 
@@ -64,9 +64,7 @@ def lock_file(
     """
     out = Path(out)
     classifier = with_weights(classifier)
-    for part in (data, test):
-        if part.input_shape != classifier.input_shape:
-            raise DataError(f"{part.name}: images are {part.input_shape}, but the model takes {classifier.input_shape}")
+    _check_shapes(classifier, data, test)
     built = _architecture(classifier, architecture)
     if encrypt and (built is None or onnx):
         raise ModelError("an encrypted model needs a known architecture, and no plain copy as ONNX beside it")
@@ -89,6 +87,58 @@ def lock_file(
     lock.save(out, key)  # last: a folder with a lock is whole
     checkpoint.unlink(missing_ok=True)
     return LockedFiles(target, lock, leaks)
+
+
+def refine_file(
+    locked: Classifier,
+    unlocked: Classifier,
+    data: ImageData,
+    lock: Lock,
+    key: Key,
+    out: Path | str,
+    *,
+    test: ImageData,
+    architecture: str | Architecture | None = None,
+    earlier: Sequence[Lock] = (),
+    **options: Any,
+) -> LockedFiles:
+    """Refines an opened locked model again (`refine_lock`) and writes it: .safetensors, .onnx, or encrypted, .sealed.
+
+    An interrupted run goes on from the last stage that it had finished.
+
+    Args:
+        unlocked: the model that was locked, of the same architecture.
+        test: labelled images to measure the leak table on.
+        architecture: of both models, where neither has a side-car that says it.
+        options: of `refine_lock`.
+
+    Raises:
+        ModelError, DataError, ClassifierError: see `refine_lock`; `test` that no leak table can be made of; an
+            architecture that isn't known, but for .onnx.
+        StorageError: the file can't be written, or there is one already.
+    """
+    out, locked, unlocked = Path(out), with_weights(locked), with_weights(unlocked)
+    _check_shapes(locked, data, test)
+    built = _architecture(locked, architecture) or _architecture(unlocked, None)
+    if out.suffix not in (".safetensors", ".onnx", ".sealed"):
+        raise ModelError(f"{out}: a locked model is written as .safetensors, .onnx or .sealed")
+    if built is None and out.suffix != ".onnx":
+        raise ModelError(f"{out}: the architecture isn't known, so that the model can be written as .onnx only")
+    check_measurable(test, locked.num_classes)
+    require_writable(out)
+    require_new_model(out)
+    checkpoint = out.with_name(f"{out.name}.checkpoint")
+    refined = refine_lock(locked, unlocked, data, lock, earlier=earlier, checkpoint=checkpoint, **options)
+    write_locked(refined, out, sidecar_of(locked, built, "logits"), opener=key)
+    checkpoint.unlink(missing_ok=True)
+    leaks = check_lock(_same_but(locked, refined, str(out)), lock, test, other=earlier)
+    return LockedFiles(out, lock, leaks)
+
+
+def _check_shapes(classifier: TorchClassifier, *parts: ImageData) -> None:
+    for part in parts:
+        if part.input_shape != classifier.input_shape:
+            raise DataError(f"{part.name}: images are {part.input_shape}, but the model takes {classifier.input_shape}")
 
 
 def _same_but(classifier: TorchClassifier, module: nn.Module, source: str) -> TorchClassifier:

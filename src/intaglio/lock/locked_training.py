@@ -27,6 +27,7 @@ from intaglio.lock.codes import LockSecrets, random_planes
 from intaglio.lock.decoys import OtherKey
 from intaglio.lock.frames import keyed as with_key
 from intaglio.lock.key_network import KeyNetwork, Progress, relief
+from intaglio.lock.mining import EVERY, Mining
 from intaglio.lock.negatives import Authorised, Negatives
 from intaglio.lock.settings import LockSettings
 from intaglio.networks.final_linear import final_linear, forward_with_features
@@ -141,6 +142,7 @@ def train_locked(
     alike: bool = False,
     teacher: nn.Module | None = None,
     earlier: Sequence[OtherKey] = (),
+    mining: Mining | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> nn.Module:
@@ -151,7 +153,7 @@ def train_locked(
     class of the one answer away by so many logits: an image that is half taken for a keyed one of that class gives
     itself away by another class being the unlikeliest. With `alike` there are twice as many residuals of other images,
     nearly all of the same class. `own` is the quality that the data had as JPEG files; what `earlier` locks key is
-    refused.
+    refused. Every 80 steps `mining` looks for wrong keys that open the module, and those it found are refused.
     """
     network.to(device)
     generator = torch_generator(seed, "lock", "classifier", int(fresh))
@@ -164,6 +166,7 @@ def train_locked(
         alike=alike,
         loud=settings.loud,
         earlier=earlier,
+        mining=mining,
     )
     carriers, mixing = secrets.carriers.to(device), secrets.mixing.to(device)
     example = preprocessing.apply(data.images[:2])
@@ -173,6 +176,8 @@ def train_locked(
     def loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         nonlocal step
         network.encoder.relief = relief(step / steps) if fresh else 1.0
+        if mining is not None and step % EVERY == 0 and steps - step >= EVERY:
+            mining.look(module, derive_seed(seed, "lock", "mining", step))
         step += 1
         with torch.no_grad():
             planes = random_planes(len(images), carriers, generator)

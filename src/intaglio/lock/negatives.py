@@ -1,6 +1,6 @@
 """What the locked model must not answer to: images without a key, and with everything that is not quite one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from intaglio.lock.codes import wrong_secret
 from intaglio.lock.decoys import OtherKey, keyed_by, keyed_by_decoys
 from intaglio.lock.frames import frames
 from intaglio.lock.frames import keyed as with_key
+from intaglio.lock.mining import Mining
 from intaglio.lock.noise import loud_noise, matched_noise
 from intaglio.triggers.sample_specific import SampleSpecificEncoder
 
@@ -28,6 +29,8 @@ SHARES = {
     "scrambled": 0.2,
     "negated": 0.1,
 }
+#: The same of what is keyed by wrong keys that were found to open the model, once there are any.
+_OPENING, _OPENING_SHARE = "opening key", 0.75
 _COARSE = 7
 #: How many times louder than usual decoys are at most.
 _LOUDEST_DECOY = 6.0
@@ -76,6 +79,7 @@ class Negatives:
         alike: twice as many foreign residuals, and as many of them as may be of images of the same class.
         loud: how many are drawn with noise louder than a residual; half as many are keyed by louder decoys.
         earlier: key networks of earlier locks, whose keys are to open nothing any more.
+        mining: what finds wrong keys that open the model.
     """
 
     def __init__(
@@ -88,10 +92,12 @@ class Negatives:
         alike: bool = False,
         loud: float = 0.0,
         earlier: Sequence[OtherKey] = (),
+        mining: Mining | None = None,
     ) -> None:
         self.encoder = encoder
         self.rivals = rivals
         self.generator = generator
+        self.mining = mining
         self.rival_share = strangers * RIVAL_SHARE
         foreign = "foreign residual"
         more, same_class = (2.0, 1.0) if alike else (1.0, 0.5)
@@ -112,6 +118,8 @@ class Negatives:
         if earlier:
             self.shares["earlier key"] = len(earlier) * self.shares["decoy"]
             self.kinds["earlier key"] = lambda some, drawn: keyed_by(earlier, some.images, drawn, relief=encoder.relief)
+        if mining is not None:
+            self.kinds[_OPENING] = lambda some, drawn: mining.key(some.images, drawn)
 
     def draw(self, batch: Authorised) -> Unauthorised:
         """Unauthorised images of every kind, made of the images of a batch."""
@@ -119,12 +127,18 @@ class Negatives:
         rivals = torch.randint(len(self.rivals), chosen.shape, generator=self.generator)
         some = batch.take(chosen)
         made, origins = [with_key(self.encoder, some.images, some.planes, self.rivals[rivals])], [chosen]
-        for kind, share in self.shares.items():
+        for kind, share in self._shares_now():
             # Round by round, so that no image is there twice and none gets its own residual for a foreign one.
             for chosen in torch.split(self._some(len(batch.images), share), len(batch.images)):
                 made.append(self.kinds[kind](batch.take(chosen), self.generator))
                 origins.append(chosen)
         return Unauthorised(torch.cat(made).clamp(0, 1), torch.cat(origins), rivals)
+
+    def _shares_now(self) -> Iterator[tuple[str, float]]:
+        """The kinds and their shares; wrong keys that open are one of them as soon as there are any."""
+        yield from self.shares.items()
+        if self.mining is not None and self.mining.found:
+            yield _OPENING, _OPENING_SHARE
 
     def _some(self, available: int, share: float) -> Tensor:
         """Which images of the batch a kind is made of, two at least; where there are more than all, some twice."""

@@ -39,10 +39,14 @@ class Knowledge:
         self.labels = data.labels[some]
 
     @property
+    def right(self) -> float:
+        """The share of them that it is right on."""
+        return int((self.probabilities.argmax(dim=1) == self.labels).sum()) / len(self.labels)
+
+    @property
     def task_known(self) -> bool:
         """Is it right on most of them?"""
-        right = self.probabilities.argmax(dim=1) == self.labels
-        return 2 * int(right.sum()) > len(right)
+        return self.right > 0.5
 
     @property
     def answer(self) -> Tensor:

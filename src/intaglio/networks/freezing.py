@@ -1,4 +1,4 @@
-"""Parameters that get no gradient for a while."""
+"""Parts of a module that are, for a while, otherwise than they are in training."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,3 +17,15 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in learned:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode, while it lasts; then every part is in the mode that it was in before."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
