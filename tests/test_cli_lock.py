@@ -137,6 +137,39 @@ def test_onnx_is_written_where_asked_for_or_nothing_else_will_do(tmp_path: Path,
         assert open_classifier(tmp_path / name / "model.onnx").num_classes == 3
 
 
+def test_a_locked_model_is_refined_again(
+    lock: Path, host: Path, toy_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, model = (lock / "model.safetensors").read_bytes(), str(lock / "model.safetensors")
+    keys = (lock / "key-network.sealed").read_bytes()
+    options = ("--unlocked", str(host), "--data", str(toy_file))
+    plain, sealed, onnx, twice = (tmp_path / "out" / name for name in ("m.safetensors", "m.sealed", "n.onnx", "l.onnx"))
+    for out, given in ((plain, model), (sealed, model), (onnx, str(sealed)), (twice, str(plain))):
+        code = main(["lock", "refine", given, *options, "--out", str(out), "--json", str(tmp_path / "t.json")])
+        assert f"{out}: refined" in capsys.readouterr().out
+        leaks = LeakTable.from_json((tmp_path / "t.json").read_text())
+        assert code == (ExitCode.CLEAN if leaks.tight and leaks.opens else ExitCode.FOUND)
+        assert (leaks.subject, leaks.images) == (str(out), 60)
+    opened = open_classifier(plain)
+    assert opened.classes == ("top", "middle", "bottom")
+    assert torch.allclose(open_classifier(twice).log_probs(torch.zeros(1, 1, 12, 12)).exp().sum(), torch.ones(()))
+    assert plain.read_bytes() != before
+    assert (lock / "model.safetensors").read_bytes() == before
+    assert (lock / "key-network.sealed").read_bytes() == keys
+    assert not list((tmp_path / "out").glob("*.checkpoint"))
+    for given, out, said in (
+        (model, plain, "m.safetensors exists already"),
+        (model, tmp_path / "m.pt", "m.pt: a locked model is written as .safetensors, .onnx or .sealed"),
+        (str(onnx), tmp_path / "new.onnx", "the weights of a model opened as onnx can't be changed here"),
+        (str(tmp_path / "none.sealed"), tmp_path / "new.onnx", "none.sealed"),
+    ):
+        assert main(["lock", "refine", given, *options, "--out", str(out)]) == ExitCode.ERROR
+        assert said in capsys.readouterr().err.strip().splitlines()[-1]
+    unnamed = ("--unlocked", "lock_models:tiny_classifier", "--data", str(toy_file))
+    assert main(["lock", "refine", "lock_models:tiny_classifier", *unnamed, "--out", str(tmp_path / "m.sealed")]) == 2
+    assert "the architecture isn't known, so that the model can be written as .onnx only" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("lock")
 def test_keys_are_issued_applied_traced_and_revoked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, keyed, own = pictures(tmp_path / "in"), tmp_path / "keyed", tmp_path / "own"

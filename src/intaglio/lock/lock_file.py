@@ -126,7 +126,10 @@ def refine_file(
         raise ModelError(f"{out}: the architecture isn't known, so that the model can be written as .onnx only")
     check_measurable(test, locked.num_classes)
     require_writable(out)
-    require_new_model(out)
+    if out.suffix == ".sealed":  # has no side-car: a plain copy's may lie there
+        require_new(out, "a model")
+    else:
+        require_new_model(out)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     refined = refine_lock(locked, unlocked, data, lock, earlier=earlier, checkpoint=checkpoint, **options)
     write_locked(refined, out, sidecar_of(locked, built, "logits"), opener=key)
