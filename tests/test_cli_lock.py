@@ -11,6 +11,7 @@ from PIL import Image
 
 from intaglio.classifiers import Sidecar, open_classifier, save_classifier
 from intaglio.cli.lock_training import train
+from intaglio.cli.locked import show
 from intaglio.cli.main import ExitCode, main
 from intaglio.lock import LeakTable, Lock, LockSettings, Trace
 from lock_models import ARCHITECTURE, OWNER, STRANGER, tiny_model
@@ -168,6 +169,18 @@ def test_a_locked_model_is_refined_again(
     unnamed = ("--unlocked", "lock_models:tiny_classifier", "--data", str(toy_file))
     assert main(["lock", "refine", "lock_models:tiny_classifier", *unnamed, "--out", str(tmp_path / "m.sealed")]) == 2
     assert "the architecture isn't known, so that the model can be written as .onnx only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("opening", "advised"), [(None, False), (0, False), (3, True)])
+def test_where_wrong_keys_open_a_model_it_is_said_what_to_do(
+    lock: Path, opening: int | None, advised: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    table = LeakTable.from_json((lock / "leaks.json").read_text()).model_copy(update={"wrong_keys": opening})
+    assert show(table, None, False, "checked") == int(not (table.tight and table.opens))
+    printed = capsys.readouterr().out
+    assert printed.startswith("checked\n")
+    assert ("intaglio lock refine MODEL" in printed.splitlines()[-1]) == advised
 
 
 @pytest.mark.usefixtures("lock")

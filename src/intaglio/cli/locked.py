@@ -40,5 +40,6 @@ def show(table: "LeakTable", json: str | None, quiet: bool, title: str) -> int:
     from intaglio.cli.console import deliver_json, say
 
     deliver_json(table.to_json(), json)
-    say(title, *table.lines(), quiet=quiet, json_to_stdout=json == "-")
+    advice = ["to refuse such keys: intaglio lock refine MODEL --unlocked ... --out ..."] if table.wrong_keys else []
+    say(title, *table.lines(), *advice, quiet=quiet, json_to_stdout=json == "-")
     return int(not (table.tight and table.opens))
