@@ -25,7 +25,8 @@ from intaglio.evidence.commitment import read_commitment
 from intaglio.evidence.proof import Proof, verify_bundle
 from intaglio.evidence.registry import Registry
 from intaglio.files import sha256_file
-from intaglio.mark import OwnershipClaim
+from intaglio.mark import OwnershipClaim, verify_mark
+from intaglio.mark import mark_file as mark_file_module
 from intaglio.mark.fidelity_report import FidelityReport
 from mark_models import ARCHITECTURE, CLASSES, DATA, OWNER, SHAPE, STRANGER, TEST, host, known_network
 from scan_models import MODELS
@@ -122,6 +123,7 @@ def test_embed_writes_and_says_what_it_did(given: Path, tmp_path: Path, capsys: 
         f"{report.agreement_clean:.1%} of the images answered as before",
         f"{out / 'commitment.json'}: publish it or time-stamp it (evidence stamp) before any dispute",
         f"{out / 'fidelity.html'} shows what changed",
+        "NOT LEARNED: `mark verify` would claim this model by no batch: take more --epochs, or a larger --batch-size",
         "batches of 5 are too small for others, who decide by 2^-64: that takes 20 (--batch-size)",
     ]
     assert (report.images, report.triggers, report.scheme, report.mode) == (100, 5, "deep-fidelity", "fixll-pfl")
@@ -134,6 +136,24 @@ def test_embed_writes_and_says_what_it_did(given: Path, tmp_path: Path, capsys: 
     copied = open_classifier(out / "model.safetensors")
     assert (copied.task, copied.classes) == ("rows", tuple("abcdefghij"))
     assert not (tmp_path / "registry.sqlite").exists()  # nothing is registered unasked
+
+
+def test_embed_says_whether_its_own_mark_would_be_claimed(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def claims(*missed: int) -> None:
+        def asked(*given: Any, batch: int, **options: Any) -> OwnershipClaim:
+            claim = verify_mark(*given, batch=batch, **options)
+            return claim.model_copy(update={"verified": batch not in missed})
+
+        monkeypatch.setattr(mark_file_module, "verify_mark", asked)
+
+    for missed, told in (((), ""), ((1,), "by 1 of 2 batches only"), ((0, 1), "by no batch")):
+        claims(*missed)
+        assert embed(given, tmp_path / str(missed), *HASTY[:2], "--epochs", "1") == ExitCode.CLEAN
+        said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("NOT LEARNED")]
+        assert len(said) == bool(missed)
+        assert all(told in line for line in said)
 
 
 def test_embed_gives_json(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

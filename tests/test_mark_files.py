@@ -75,6 +75,7 @@ def marked(hosted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert (written.fidelity.images, written.fidelity.triggers) == (len(TEST), 100)
     assert written.fidelity.prototype_shift == 0
     assert written.undone == ()
+    assert written.unverified == ()
     return out
 
 

@@ -1,5 +1,6 @@
 """`intaglio mark`: embed an ownership mark, and ask a suspect whether it carries it."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -109,7 +110,7 @@ def embed(
     shape = classifier.input_shape
     trained, measured = train_and_test(partial(open_data_for, shape), data, test)
     with progress_bar(f"marking {classifier.source}", quiet=quiet) as progress:
-        commitment, fidelity, undone = mark_file(
+        commitment, fidelity, unverified, undone = mark_file(
             classifier,
             trained,
             owner,
@@ -146,6 +147,7 @@ def embed(
         f"{fidelity.agreement_clean:.1%} of the images answered as before",
         f"{out / COMMITMENT}: publish it or time-stamp it (evidence stamp) before any dispute",
         f"{out / 'fidelity.html'} shows what changed",
+        *_not_learned(unverified, commitment.commitment.batches),
         *_believed_by_nobody(commitment.commitment),
         quiet=quiet,
         json_to_stdout=json == "-",
@@ -237,6 +239,14 @@ def verify(
         told.append(f"{bundle}: verified by your own rule; others decide by 2^-64, which it misses, unless they choose")
     say(*told, quiet=quiet, json_to_stdout=json == "-")
     return 0 if claim.verified else 1
+
+
+def _not_learned(unverified: Sequence[int], batches: int) -> list[str]:
+    """A line about batches by which not even the marked model itself is claimed."""
+    if not unverified:
+        return []
+    by = "no batch" if len(unverified) == batches else f"{batches - len(unverified)} of {batches} batches only"
+    return [f"NOT LEARNED: `mark verify` would claim this model by {by}: take more --epochs, or a larger --batch-size"]
 
 
 def _believed_by_nobody(plan: "Commitment") -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from intaglio.classifiers import Classifier, export_onnx, save_classifier
+from intaglio.classifiers import Classifier, export_onnx, open_classifier, save_classifier
 from intaglio.classifiers.derived import architecture_of, sidecar_of, with_weights
 from intaglio.classifiers.sidecar import require_new_model
 from intaglio.classifiers.weights import check_fits
@@ -16,6 +16,7 @@ from intaglio.evidence.key import Key
 from intaglio.files import require_new, require_writable, write_json
 from intaglio.mark.fidelity_report import FidelityReport, fidelity_report
 from intaglio.mark.marking import draw_triggers, mark, public_images
+from intaglio.mark.verification import verify_mark
 from intaglio.networks import Architecture
 
 MODEL, ONNX, COMMITMENT, FIDELITY = "model.safetensors", "model.onnx", "commitment.json", "fidelity.json"
@@ -26,6 +27,7 @@ class MarkedFiles(NamedTuple):
 
     commitment: SignedCommitment
     fidelity: FidelityReport
+    unverified: tuple[int, ...] = ()  #: batches that don't tell the marked model itself, by the committed rule
     undone: tuple[str, ...] = ()  #: what was asked for beside and failed, each with its reason: stamp, ONNX
 
 
@@ -84,6 +86,12 @@ def mark_file(
         preprocessing=classifier.preprocessing,
     )
     write_json(out / FIDELITY, report.to_dict())
+    written = open_classifier(out / MODEL)
+    unverified = tuple(
+        batch
+        for batch in range(plan.batches)
+        if not verify_mark(written, commitment, key, batch=batch, public=public).verified
+    )
     if onnx:
         shape = tuple(classifier.preprocessing.apply(data.images[:1]).shape[1:])
         try:
@@ -98,7 +106,7 @@ def mark_file(
                 f"the commitment has no time stamp, which `intaglio evidence stamp {out / COMMITMENT} --authority URL` "
                 f"can still add: {error}"
             )
-    return MarkedFiles(commitment, report, tuple(undone))
+    return MarkedFiles(commitment, report, unverified, tuple(undone))
 
 
 def _stamped(commitment: SignedCommitment, authority: str, path: Path) -> SignedCommitment:
