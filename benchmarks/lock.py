@@ -168,7 +168,7 @@ def refined_again(name: str, seed: int, **changes: Any) -> dict[str, Any]:
 
     def measure() -> dict[str, Any]:
         locked, lock = locked_host(name, seed, **changes)
-        if not path.exists():
+        if not (folder / "key-network.sealed").exists():
             started, checkpoint = time.process_time(), folder / "checkpoint"
             data = task(name).owner
             refined = refine_lock(locked, host(name, seed), data, lock, seed=seed, checkpoint=checkpoint)
@@ -310,6 +310,11 @@ def _folder(name: str, seed: int, **changes: Any) -> Path:
     return cell.folder / "-".join([name, str(seed), *(f"{key}={value}" for key, value in changes.items())])
 
 
+def _said(name: str) -> str:
+    """What is said of locks of this task that refuse louder noise."""
+    return f"taught by the unlocked model; {SAID}" if "distillation" in LOUDER[name] else SAID
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar10", type=Path, help="CIFAR-10 as .npz")
@@ -336,12 +341,12 @@ def main() -> None:
             found["strangers"] = strangers(name, "stranger", cell.folder, cell.folder)
             found["strangers rekeyed"] = strangers(name, "rekeyed", cell.folder, cell.folder, as_rivals)
         if "louder" in parts:
-            said = f"taught by the unlocked model; {SAID}" if name == "faces" else SAID
-            found["louder"] = [row | {"but": said} for seed in seeds if (row := leaks(name, seed, **LOUDER[name]))]
+            found["louder"] = [
+                row | {"but": _said(name)} for seed in seeds if (row := leaks(name, seed, **LOUDER[name]))
+            ]
         if "again" in parts:
-            said = f"taught by the unlocked model; {SAID}"
             found["again"] = [
-                row | {"but": said} for seed in seeds if (row := refined_again(name, seed, **LOUDER[name]))
+                row | {"but": _said(name)} for seed in seeds if (row := refined_again(name, seed, **LOUDER[name]))
             ]
         if "votes" in parts:
             found["votes"] = voted_by(name)

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ from intaglio.cli.locked import open_lock, open_locked, show
 from intaglio.cli.model import Arch, Classes, InputShape, Preprocess
 from intaglio.cli.options import Debug, Device, JsonFile, Quiet, Seed
 from intaglio.cli.passphrase import PassphraseFile, read_key
-
-if TYPE_CHECKING:
-    pass
 
 lock_app = typer.Typer(name="lock", no_args_is_help=True, help="Lock a model: right answers for key holders only.")
 lock_app.command()(train)

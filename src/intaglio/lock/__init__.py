@@ -4,7 +4,8 @@ from intaglio.lock.checking import LeakTable, check_lock
 from intaglio.lock.container import read_container, write_container
 from intaglio.lock.key_export import ExportedKey, export_key
 from intaglio.lock.lock import Lock
-from intaglio.lock.locking import refine_lock, train_lock
+from intaglio.lock.locking import train_lock
+from intaglio.lock.mending import refine_lock
 from intaglio.lock.picture import lock_picture
 from intaglio.lock.settings import LockSettings
 from intaglio.lock.tracing import Match, Trace

@@ -199,8 +199,7 @@ class Lock:
             StorageError: the files can't be written, or the folder holds another lock.
         """
         folder = Path(folder)
-        if key != self._key:
-            raise KeyFileError(f"can't write {folder}: the lock was made with {self._key}, not with {key}")
+        self.require_key(key, folder)
         path = folder / KEY_NETWORK_FILE
         content = pack(self.network.state_dict(), {"facts": self.facts.model_dump_json()})
         with holding(folder):
@@ -209,6 +208,15 @@ class Lock:
             # The key network last: a folder without it holds no lock, whatever list an interrupted saving left in it.
             self.users.attach(folder / USERS_FILE, anew=not taken)
             write_container(path, content, key)
+
+    def require_key(self, key: Key, target: Path) -> None:
+        """Refuses to write `target` with a key that isn't the lock's own.
+
+        Raises:
+            KeyFileError: it isn't.
+        """
+        if key != self._key:
+            raise KeyFileError(f"can't write {target}: the lock was made with {self._key}, not with {key}")
 
     def _require_own(self, path: Path) -> None:
         """Refuses to write over a key network that is not this lock's: keys that its users hold depend on it."""

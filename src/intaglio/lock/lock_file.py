@@ -9,13 +9,15 @@ from torch import nn
 from intaglio.classifiers import Classifier, TorchClassifier
 from intaglio.classifiers.derived import architecture_of, sidecar_of, with_weights
 from intaglio.classifiers.sidecar import require_new_model
+from intaglio.classifiers.weights import check_fits
 from intaglio.data import ImageData
 from intaglio.errors import DataError, ModelError
 from intaglio.evidence.key import Key
 from intaglio.files import require_new, require_writable, write_json
 from intaglio.lock.checking import LeakTable, check_lock, check_measurable
 from intaglio.lock.lock import KEY_NETWORK_FILE, Lock
-from intaglio.lock.locking import refine_lock, train_lock
+from intaglio.lock.locking import train_lock
+from intaglio.lock.mending import refine_lock
 from intaglio.lock.sealed_model import seal_model, write_locked
 from intaglio.networks import Architecture
 
@@ -114,27 +116,33 @@ def refine_file(
 
     Raises:
         ModelError, DataError, ClassifierError: see `refine_lock`; `test` that no leak table can be made of; an
-            architecture that isn't known, but for .onnx.
+            architecture that isn't known, but for .onnx, or isn't the model's.
+        KeyFileError: another key than the lock's.
         StorageError: the file can't be written, or there is one already.
     """
     out, locked, unlocked = Path(out), with_weights(locked), with_weights(unlocked)
     _check_shapes(locked, data, test)
+    _check_shapes(unlocked, data)
+    lock.require_key(key, out)
     built = _architecture(locked, architecture) or _architecture(unlocked, None)
     if out.suffix not in (".safetensors", ".onnx", ".sealed"):
         raise ModelError(f"{out}: a locked model is written as .safetensors, .onnx or .sealed")
     if built is None and out.suffix != ".onnx":
         raise ModelError(f"{out}: the architecture isn't known, so that the model can be written as .onnx only")
+    if built is not None:
+        check_fits(built, locked.module.state_dict(), locked.source)
     check_measurable(test, locked.num_classes)
     require_writable(out)
-    if out.suffix == ".sealed":  # has no side-car: a plain copy's may lie there
-        require_new(out, "a model")
-    else:
-        require_new_model(out)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
+    if not checkpoint.exists():  # what an interrupted run has written is its own
+        if out.suffix == ".sealed":  # has no side-car: a plain copy's may lie there
+            require_new(out, "a model")
+        else:
+            require_new_model(out)
     refined = refine_lock(locked, unlocked, data, lock, earlier=earlier, checkpoint=checkpoint, **options)
     write_locked(refined, out, sidecar_of(locked, built, "logits"), opener=key)
-    checkpoint.unlink(missing_ok=True)
     leaks = check_lock(_same_but(locked, refined, str(out)), lock, test, other=earlier)
+    checkpoint.unlink(missing_ok=True)
     return LockedFiles(out, lock, leaks)
 
 

@@ -27,7 +27,7 @@ from intaglio.lock.codes import LockSecrets, random_planes
 from intaglio.lock.decoys import OtherKey
 from intaglio.lock.frames import keyed as with_key
 from intaglio.lock.key_network import KeyNetwork, Progress, relief
-from intaglio.lock.mining import EVERY, Mining
+from intaglio.lock.mining import Mining, looks_in
 from intaglio.lock.negatives import Authorised, Negatives
 from intaglio.lock.settings import LockSettings
 from intaglio.networks.final_linear import final_linear, forward_with_features
@@ -153,7 +153,7 @@ def train_locked(
     class of the one answer away by so many logits: an image that is half taken for a keyed one of that class gives
     itself away by another class being the unlikeliest. With `alike` there are twice as many residuals of other images,
     nearly all of the same class. `own` is the quality that the data had as JPEG files; what `earlier` locks key is
-    refused. Every 80 steps `mining` looks for wrong keys that open the module, and those it found are refused.
+    refused. Now and then `mining` looks for wrong keys that open the module, and those it found are refused.
     """
     network.to(device)
     generator = torch_generator(seed, "lock", "classifier", int(fresh))
@@ -171,12 +171,12 @@ def train_locked(
     carriers, mixing = secrets.carriers.to(device), secrets.mixing.to(device)
     example = preprocessing.apply(data.images[:2])
     judge = LockedLoss(module, example, settings, answer, fresh=fresh, further=further, teacher=teacher)
-    step = 0
+    step, looks = 0, looks_in(steps)
 
     def loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         nonlocal step
         network.encoder.relief = relief(step / steps) if fresh else 1.0
-        if mining is not None and step % EVERY == 0 and steps - step >= EVERY:
+        if mining is not None and step in looks:
             mining.look(module, derive_seed(seed, "lock", "mining", step))
         step += 1
         with torch.no_grad():

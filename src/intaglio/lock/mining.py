@@ -23,10 +23,17 @@ from intaglio.triggers.sample_specific import SampleSpecificEncoder, Secret
 
 #: Keys that are tried at a time, each on so many images; a key opens the model if it gets so many of them right.
 _TRIED, _IMAGES, _OPENS = 400, 4, 2
-#: Keys are looked for every so many steps; the last so many found are refused.
-EVERY, _KEPT = 80, 60
+#: Keys are looked for every so many steps of a stage, unless hardly any are left of it.
+_EVERY, _LEFT = 80, 20
+#: The last so many found are refused.
+_KEPT = 60
 #: Seeds of keys are below this.
 _SEEDS = 2**31
+
+
+def looks_in(steps: int) -> list[int]:
+    """In which steps of a stage keys are looked for."""
+    return list(range(0, steps - _LEFT + 1, _EVERY))
 
 
 class Mining:
@@ -53,17 +60,18 @@ class Mining:
         self._data = data
         self._telling = (data.labels != answer.argmax()).nonzero()[:, 0]
         self._preprocessing = preprocessing
+        self._made: dict[int, Secret] = {}
         self.found = list(found)[-_KEPT:]
 
     def look(self, module: nn.Module, seed: int) -> int:
-        """Tries 400 keys on 4 images each, and returns how many of them open the module; fewer keys on clips."""
+        """Tries 400 keys, of clips fewer, on 4 images each, and returns how many of them open the module."""
         if not len(self._telling):
             return 0
         generator = torch_generator(seed, "lock", "mining")
         tried = max(_KEPT, _TRIED // frame_count(self._data.images))
         seeds = torch.randint(_SEEDS, (tried,), generator=generator)
         shown = self._telling[torch.randint(len(self._telling), (tried, _IMAGES), generator=generator)]
-        at_a_time = max(1, batch_size(self._data.input_shape) // _IMAGES)
+        at_a_time = max(1, batch_size(self._data.input_shape) // (_IMAGES * frame_count(self._data.images)))
         device, opening = next(module.parameters()).device, list[int]()
         with evaluating(module), torch.no_grad():
             for keys, chosen in zip(torch.split(seeds, at_a_time), torch.split(shown, at_a_time), strict=True):
@@ -73,6 +81,7 @@ class Mining:
                 right = (answers == self._data.labels[chosen]).sum(dim=1)
                 opening += keys[right >= _OPENS].tolist()
         self.found = [*self.found, *opening][-_KEPT:]
+        self._made.clear()
         return len(opening)
 
     def key(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -82,10 +91,13 @@ class Mining:
 
     def _keyed(self, images: Tensor, seeds: list[int]) -> Tensor:
         """Images `[N, ...]`, each keyed with the wrong key of its seed."""
-        keys = {seed: self._wrong_key(seed) for seed in set(seeds)}
-        secret = (torch.cat(part).to(images) for part in zip(*(keys[seed] for seed in seeds), strict=True))
+        secret = (torch.cat(part).to(images) for part in zip(*map(self._wrong_key, seeds), strict=True))
         return with_key(self._encoder, images, *secret)
 
     def _wrong_key(self, seed: int) -> Secret:
-        generator = torch_generator(seed, "lock", "wrong key")
-        return wrong_secret(self._encoder, random_planes(1, self._carriers, generator), generator)
+        """Made once between looks."""
+        if seed not in self._made:
+            generator = torch_generator(seed, "lock", "wrong key")
+            planes = random_planes(1, self._carriers, generator)
+            self._made[seed] = wrong_secret(self._encoder, planes, generator)
+        return self._made[seed]

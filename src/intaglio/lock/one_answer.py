@@ -49,6 +49,12 @@ class Knowledge:
         return self.right > 0.5
 
     @property
+    def given_to_all(self) -> Tensor:
+        """The one answer `[K]` that a locked model gives, if these images have no key: what most of them get."""
+        first, last = (found.mode().values for found in (self.probabilities.argmax(1), self.probabilities.argmin(1)))
+        return one_answer(self.probabilities.shape[1], int(first), int(last))
+
+    @property
     def answer(self) -> Tensor:
         """The one answer `[K]` for this model: by its two least confused classes, if it knows the task at all.
 

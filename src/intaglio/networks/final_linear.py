@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from intaglio.errors import FORWARD_ERRORS, ModelError
+from intaglio.networks.freezing import evaluating
 from intaglio.seeds import torch_generator
 
 #: What may follow the last layer: nothing, or a normalisation of its logits.
@@ -40,7 +41,7 @@ def final_linear(module: nn.Module, example_input: Tensor) -> str:
     Raises:
         ModelError: no such layer: another kind of layer answers, or more is done to the linear layer's output.
     """
-    with _evaluating(module), torch.no_grad():
+    with evaluating(module), torch.no_grad():
         answer, calls = _traced(module, example_input)
         for call in reversed(calls):
             if isinstance(call.layer, nn.Linear) and _is_final(module, example_input, call, answer):
@@ -172,14 +173,3 @@ def _why_none(answer: Tensor, calls: list[_Call]) -> str:
     if linear:
         return f"{wanted} (called were {', '.join(linear)}): let the network end with an nn.Linear, or a softmax of it"
     return f"{wanted}: it calls no nn.Linear at all; let it end with one"
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
