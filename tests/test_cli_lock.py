@@ -13,7 +13,12 @@ from intaglio.classifiers import Sidecar, open_classifier, save_classifier
 from intaglio.cli.lock_training import train
 from intaglio.cli.locked import show
 from intaglio.cli.main import ExitCode, main
+from intaglio.data.opening import open_data_for
+from intaglio.errors import KeyFileError, StorageError
 from intaglio.lock import LeakTable, Lock, LockSettings, Trace
+from intaglio.lock.lock_file import refine_file
+from intaglio.lock.sealed_model import open_sealed
+from intaglio.networks import Architecture
 from lock_models import ARCHITECTURE, OWNER, STRANGER, tiny_model
 
 DEFAULTS = {name: field.default for name, field in LockSettings.model_fields.items()}
@@ -138,6 +143,14 @@ def test_onnx_is_written_where_asked_for_or_nothing_else_will_do(tmp_path: Path,
         assert open_classifier(tmp_path / name / "model.onnx").num_classes == 3
 
 
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models of a few steps are refined again, though they know nothing and looking for keys takes more steps."""
+    monkeypatch.setattr("intaglio.lock.mending._check_locked", lambda *given: None)
+    monkeypatch.setattr("intaglio.lock.mining._LEFT", 1)
+
+
+@pytest.mark.usefixtures("known")
 def test_a_locked_model_is_refined_again(
     lock: Path, host: Path, toy_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,24 +164,69 @@ def test_a_locked_model_is_refined_again(
         leaks = LeakTable.from_json((tmp_path / "t.json").read_text())
         assert code == (ExitCode.CLEAN if leaks.tight and leaks.opens else ExitCode.FOUND)
         assert (leaks.subject, leaks.images) == (str(out), 60)
-    opened = open_classifier(plain)
+    opened, images = open_classifier(plain), torch.rand(5, 1, 12, 12, generator=torch.Generator().manual_seed(1))
     assert opened.classes == ("top", "middle", "bottom")
-    assert torch.allclose(open_classifier(twice).log_probs(torch.zeros(1, 1, 12, 12)).exp().sum(), torch.ones(()))
+    answers = [classifier.log_probs(images) for classifier in (opened, open_sealed(sealed, OWNER))]
+    assert torch.equal(*answers)  # of one model, one seed
+    again, once_more = (open_classifier(path).log_probs(images) for path in (onnx, twice))
+    assert torch.allclose(again, once_more, atol=1e-4)
+    assert not torch.allclose(again, opened.log_probs(images), atol=1e-4)
     assert plain.read_bytes() != before
     assert (lock / "model.safetensors").read_bytes() == before
     assert (lock / "key-network.sealed").read_bytes() == keys
     assert not list((tmp_path / "out").glob("*.checkpoint"))
-    for given, out, said in (
-        (model, plain, "m.safetensors exists already"),
-        (model, tmp_path / "m.pt", "m.pt: a locked model is written as .safetensors, .onnx or .sealed"),
-        (str(onnx), tmp_path / "new.onnx", "the weights of a model opened as onnx can't be changed here"),
-        (str(tmp_path / "none.sealed"), tmp_path / "new.onnx", "none.sealed"),
+    five = tmp_path / "five.safetensors"
+    other = Architecture(name="lenet", input_shape=(1, 12, 12), num_classes=5, width=2)
+    save_classifier(other.build(), five, Sidecar(architecture=other))
+    for given, unlocked, out, said in (
+        (model, host, plain, "m.safetensors exists already"),
+        (model, host, sealed, "m.sealed exists already"),
+        (model, host, tmp_path / "m.pt", "m.pt: a locked model is written as .safetensors, .onnx or .sealed"),
+        (model, five, tmp_path / "new.onnx", "know different numbers of classes"),
+        (str(onnx), host, tmp_path / "new.onnx", "the weights of a model opened as onnx can't be changed here"),
+        (str(tmp_path / "none.sealed"), host, tmp_path / "new.onnx", "none.sealed"),
     ):
-        assert main(["lock", "refine", given, *options, "--out", str(out)]) == ExitCode.ERROR
+        named = ("--unlocked", str(unlocked), "--data", str(toy_file), "--out", str(out))
+        assert main(["lock", "refine", given, *named]) == ExitCode.ERROR
         assert said in capsys.readouterr().err.strip().splitlines()[-1]
+        assert not out.exists() or out in (plain, sealed)
     unnamed = ("--unlocked", "lock_models:tiny_classifier", "--data", str(toy_file))
     assert main(["lock", "refine", "lock_models:tiny_classifier", *unnamed, "--out", str(tmp_path / "m.sealed")]) == 2
     assert "the architecture isn't known, so that the model can be written as .onnx only" in capsys.readouterr().err
+    assert (
+        main(["lock", "refine", str(sealed), *options, "--arch", "lenet", "--out", str(tmp_path / "new.sealed")]) == 2
+    )
+    assert "m.sealed: for lenet" in capsys.readouterr().err  # of another width, seen before any training
+
+
+@pytest.mark.usefixtures("known")
+def test_refining_again_goes_on_where_it_was_interrupted(
+    lock: Path, host: Path, toy_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.safetensors"
+    data = open_data_for((1, 12, 12), str(toy_file), "train")
+    given = (open_classifier(lock / "model.safetensors"), open_classifier(host), data, Lock.open(lock, OWNER))
+
+    def cut(*given: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyFileError, match="the lock was made with"):
+        refine_file(*given, STRANGER, tmp_path / "out.sealed", test=data)
+    with monkeypatch.context() as patched:
+        patched.setattr("intaglio.lock.lock_file.check_lock", cut)
+        with pytest.raises(KeyboardInterrupt):
+            refine_file(*given, OWNER, out, test=data)
+    assert {path.name for path in tmp_path.glob("out.*")} == {
+        "out.safetensors", "out.intaglio.json", "out.safetensors.checkpoint"
+    }  # fmt: skip
+    weights, steps = out.read_bytes(), list[int]()
+    written = refine_file(*given, OWNER, out, test=data, progress=lambda done, total: steps.append(done))
+    assert steps == []  # nothing was left to do but to measure
+    assert out.read_bytes() == weights
+    assert written.leaks.images == len(data)
+    assert not (tmp_path / "out.safetensors.checkpoint").exists()
+    with pytest.raises(StorageError, match="exists already"):
+        refine_file(*given, OWNER, out, test=data)
 
 
 @pytest.mark.parametrize(("opening", "advised"), [(None, False), (0, False), (3, True)])

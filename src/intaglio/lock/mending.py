@@ -130,9 +130,9 @@ def _check_locked(
 ) -> None:
     """Refuses models that are not what they are said to be, by images of other classes than the `given` one."""
     others = (data.labels != given).nonzero()[:, 0]
-    some = data.take(others[evenly_spaced(len(others), _EXAMINED)])
-    if not len(some):
+    if not len(others):
         raise DataError(f"{data.name}: all images are of class {given}, which everybody is answered")
+    some = data.take(others[evenly_spaced(len(others), _EXAMINED)])
     keyed = ImageData(_keyed(lock, some.images), some.labels)
     known, opened, bare = (
         Knowledge(module, images, preprocessing).right
