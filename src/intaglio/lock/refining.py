@@ -92,6 +92,7 @@ def refine(
     """Refines `module` in all stages that are left, in place, and returns the mean of the last ends of them.
 
     Args:
+        stages: all of them, those included that `begun` has behind it.
         training: what else `train_locked` is told.
         before: how many steps came before, to tell `progress`.
         begun: how far it had come.
