@@ -117,6 +117,7 @@ def _locked_in(
     key = owner_key(seed)
     if not (folder / "key-network.sealed").exists():
         started, checkpoint = time.process_time(), folder / "checkpoint"
+        resumed = {"resumed": True} if checkpoint.exists() else {}  # then the seconds are those since
         locked, lock = train_lock(
             host(name, seed),
             task(name).owner,
@@ -129,7 +130,8 @@ def _locked_in(
         for user in range(USERS):
             lock.issue(f"user {user}")
         write_locked(locked, folder / "model.safetensors", Sidecar(architecture=architecture(name)))
-        write_json(folder / "cost.json", {"cpu_seconds": round(time.process_time() - started), "mined": True})
+        cost = {"cpu_seconds": round(time.process_time() - started), "mined": True, **resumed}
+        write_json(folder / "cost.json", cost)
         lock.save(folder, key)
         checkpoint.unlink(missing_ok=True)
     return open_locked(folder, key)
@@ -251,7 +253,8 @@ def voted_by(name: str, **changes: Any) -> list[dict[str, Any]]:
         found[0] = SHIPPED
 
     def measure(seed: int, folder: Path) -> dict[str, Any]:
-        return {"seed": seed} | voted(task(name), *open_locked(folder, owner_key(seed)))
+        mined = (folder / "cost.json").exists() and json.loads((folder / "cost.json").read_text()).get("mined", False)
+        return {"seed": seed, "mined": mined} | voted(task(name), *open_locked(folder, owner_key(seed)))
 
     return [
         cell(f"votes-{name}-{seed}-{len(NOISES)}-{_digest(folder)}", partial(measure, seed, folder))

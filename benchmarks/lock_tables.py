@@ -167,13 +167,13 @@ def votes() -> str:
         found = load("lock").get(name, {})
         for row, said in [
             *((row, "") for row in found.get("votes", [])),
-            *((row, f", {LOUDER}") for row in found.get("votes, louder", [])),
-            *((row, f", {LOUDER}{MINED}") for row in found.get("votes, again", [])),
+            *((row, f", {LOUDER}") for part in ("votes, louder", "votes, again") for row in found.get(part, [])),
         ]:
             for noise, read in row["voted"].items():
                 times, *kind = noise.split(", ")
                 cells = [f"{100 * share['value']:.0f} %" for share in read.values()]
-                lock, loudness = f"{title}, owner {row['seed'] + 1}{said}", ", ".join([f"{times} x", *kind])
+                lock = f"{title}, owner {row['seed'] + 1}{said}{MINED if row.get('mined') else ''}"
+                loudness = ", ".join([f"{times} x", *kind])
                 rows.append([lock, loudness, *cells, f"{100 * row['keyed']:.0f} %"])
     return (
         table(["lock", "noise", "1 question", *(f"{n} questions" for n in (10, 30, 100)), "keyed"], rows)
