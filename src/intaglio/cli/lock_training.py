@@ -155,8 +155,8 @@ def refine(
 ) -> int:
     """Refine a copy of a locked MODEL again: keys stay as they are, and wrong keys that open it are refused.
 
-    For a model of which `lock check` finds that it leaks wrong keys. It takes a third of what `lock train` took, or
-    less. Exit code as of `lock train`.
+    For a model that wrong keys open, as `lock check` counts them. It takes half as many steps as refining took in
+    `lock train`. Exit code as of that.
     """
     from intaglio.classifiers.derived import with_weights
     from intaglio.cli.console import progress_bar, require_deliverable
