@@ -102,7 +102,7 @@ def test_what_keys_of_an_earlier_generation_open_is_measured(
     assert main([*again, "--generation", "1"]) == ExitCode.ERROR
     assert f"earlier lock {facts.lock_id} refused {facts.earlier[0]}: name that one too" in capsys.readouterr().err
     assert main([*again, "--earlier", str(lock), "--generation", "1"]) == ExitCode.ERROR
-    assert f"{facts.lock_id} has the very secrets of the new one: lock with a generation" in capsys.readouterr().err
+    assert f"{facts.lock_id} has the very secrets of this one: lock with a generation" in capsys.readouterr().err
     check = ["lock", "check", str(later / "model.safetensors"), *data, "--lock", str(later)]
     assert main([*check, "--other", str(lock), "--other", str(later), "--json", str(asked)]) in (
         ExitCode.CLEAN,

@@ -47,7 +47,7 @@ def test_earlier_locks_that_cannot_be_refused(toy: ImageData) -> None:
     facts = leaked.facts.model_copy(update={"lock_id": "1" * 32, "generation": 1, "earlier": (first.facts.lock_id,)})
     second = Lock(leaked.network, OWNER, facts)
     for options, message in (
-        ({"earlier": leaked, "generation": 0}, f"{'0' * 32} has the very secrets of the new one: .* above 0"),
+        ({"earlier": leaked, "generation": 0}, f"{'0' * 32} has the very secrets of this one: .* above 0"),
         ({"earlier": tiny_lock(shape=(1, 16, 16))}, f"earlier lock {'0' * 32} is for images of 1x16x16"),
         ({"earlier": second}, f"earlier lock {'1' * 32} refused {'0' * 32}: name that one too"),
         ({"earlier": leaked, "lock": tiny_lock()}, "an existing lock is used as it is"),
