@@ -13,6 +13,7 @@ Fashion-MNIST.
 import argparse
 import json
 import time
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -114,21 +115,26 @@ def _locked_in(
     folder: Path, name: str, seed: int, settings: LockSettings, earlier: tuple[Lock, ...] = ()
 ) -> tuple[nn.Module, Lock]:
     """The same in a folder, with the keys of earlier locks refused."""
+
+    def made(checkpoint: Path) -> tuple[nn.Module, Lock]:
+        data, key = task(name).owner, owner_key(seed)
+        locked, lock = train_lock(
+            host(name, seed), data, key, settings=settings, earlier=earlier, seed=seed, checkpoint=checkpoint
+        )
+        for user in range(USERS):
+            lock.issue(f"user {user}")
+        return locked, lock
+
+    return _kept(folder, name, seed, made)
+
+
+def _kept(folder: Path, name: str, seed: int, made: Callable[[Path], tuple[nn.Module, Lock]]) -> tuple[nn.Module, Lock]:
+    """What is kept in a folder, made now, with a checkpoint, unless it was before."""
     key = owner_key(seed)
     if not (folder / "key-network.sealed").exists():
         started, checkpoint = time.process_time(), folder / "checkpoint"
         resumed = {"resumed": True} if checkpoint.exists() else {}  # then the seconds are those since
-        locked, lock = train_lock(
-            host(name, seed),
-            task(name).owner,
-            key,
-            settings=settings,
-            earlier=earlier,
-            seed=seed,
-            checkpoint=checkpoint,
-        )
-        for user in range(USERS):
-            lock.issue(f"user {user}")
+        locked, lock = made(checkpoint)
         write_locked(locked, folder / "model.safetensors", Sidecar(architecture=architecture(name)))
         cost = {"cpu_seconds": round(time.process_time() - started), "mined": True, **resumed}
         write_json(folder / "cost.json", cost)
@@ -166,20 +172,14 @@ def relocked(name: str, leaked: Path) -> dict[str, Any]:
 def refined_again(name: str, seed: int, **changes: Any) -> dict[str, Any]:
     """The same for an owner's locked model after it was refined again, with the keys that it had."""
     folder = _folder(name, seed, **changes, again=1)
-    path = folder / "model.safetensors"
+
+    def made(checkpoint: Path) -> tuple[nn.Module, Lock]:
+        locked, lock = locked_host(name, seed, **changes)
+        refined = refine_lock(locked, host(name, seed), task(name).owner, lock, seed=seed, checkpoint=checkpoint)
+        return refined, lock
 
     def measure() -> dict[str, Any]:
-        locked, lock = locked_host(name, seed, **changes)
-        if not (folder / "key-network.sealed").exists():
-            started, checkpoint = time.process_time(), folder / "checkpoint"
-            data = task(name).owner
-            refined = refine_lock(locked, host(name, seed), data, lock, seed=seed, checkpoint=checkpoint)
-            cost = {"cpu_seconds": round(time.process_time() - started), "mined": True}
-            write_json(folder / "cost.json", cost)
-            write_locked(refined, path, Sidecar(architecture=architecture(name)))
-            lock.save(folder, owner_key(seed))
-            checkpoint.unlink(missing_ok=True)
-        return _measured(folder, name, seed, open_locked(folder, owner_key(seed))[0], lock)
+        return _measured(folder, name, seed, *_kept(folder, name, seed, made))
 
     return cell(f"leaks-{folder.name}", measure)
 

@@ -17,8 +17,15 @@ class Packed(NamedTuple):
 
 
 def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Tensors of any layout and device, and metadata, as bytes."""
-    return save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, dict(metadata))
+    """Tensors of any layout and device, and metadata, as bytes; what shares memory (tied weights) is each whole."""
+    packed: dict[str, Tensor] = {}
+    known: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        memory = value.untyped_storage().data_ptr()
+        packed[name] = value.clone() if memory in known else value
+        known.add(memory)
+    return save(packed, dict(metadata))
 
 
 def unpack(content: bytes) -> Packed:

@@ -77,11 +77,7 @@ def save_refined(file: CheckpointFile, run: str, network: nn.Module, module: nn.
         StorageError: it can't be written.
     """
     parts = {_NETWORK: network, _MODULE: module} | ({_MEAN: refined.mean} if refined.mean is not None else {})
-    tensors = {  # clones, for weights may be tied
-        f"{part}/{name}": value.detach().clone()
-        for part, of in parts.items()
-        for name, value in of.state_dict().items()
-    }
+    tensors = {f"{part}/{name}": value for part, of in parts.items() for name, value in of.state_dict().items()}
     metadata = {_STAGES: str(refined.stages), _OPENING: json.dumps(refined.opening), "run": run}
     file.write(pack(tensors, metadata))
 

@@ -5,16 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from intaglio.classifiers import Classifier, Preprocessing, TorchClassifier
 from intaglio.data import Data, ImageData, check_labelled, evenly_spaced, image_data
 from intaglio.errors import ClassifierError, DataError, ModelError
 from intaglio.lock.channel import own_quality, rounded
 from intaglio.lock.checkpoint import load_refined
-from intaglio.lock.codes import random_planes
-from intaglio.lock.frames import frame_count
-from intaglio.lock.frames import keyed as with_key
 from intaglio.lock.key_network import Progress
 from intaglio.lock.lock import Lock, listed
 from intaglio.lock.mining import looks_in
@@ -29,11 +26,12 @@ from intaglio.lock.preparing import (
     told_in_training,
 )
 from intaglio.lock.refining import refine, refining_again
-from intaglio.seeds import derive_seed, torch_generator
-from intaglio.triggers.batches import batch_size
+from intaglio.seeds import derive_seed
 
 #: How many images say whether a model is locked with a lock, and whether that was made of the unlocked one.
 _EXAMINED = 200
+#: Keys them; the list of users isn't asked.
+_NOBODY = "nobody in particular"
 
 
 def refine_lock(
@@ -133,7 +131,8 @@ def _check_locked(
     if not len(others):
         raise DataError(f"{data.name}: all images are of class {given}, which everybody is answered")
     some = data.take(others[evenly_spaced(len(others), _EXAMINED)])
-    keyed = ImageData(_keyed(lock, some.images), some.labels)
+    with torch.no_grad():
+        keyed = ImageData(rounded(lock.trigger(_NOBODY).apply(some.images)), some.labels)
     known, opened, bare = (
         Knowledge(module, images, preprocessing).right
         for module, images in ((unlocked, some), (locked, keyed), (locked, some))
@@ -146,17 +145,4 @@ def _check_locked(
         raise ClassifierError(
             f"the model was not made of this unlocked one, which knows {known:.1%} of images, and the locked one "
             f"{opened:.1%} if they are keyed"
-        )
-
-
-def _keyed(lock: Lock, images: Tensor) -> Tensor:
-    """The images, or clips, as they arrive keyed for one user who doesn't exist."""
-    planes = random_planes(1, lock.secrets.carriers, torch_generator(0, "lock", "refined again"))
-    at_a_time = max(1, batch_size(tuple(images.shape)) // frame_count(images))
-    with torch.no_grad():
-        return torch.cat(
-            [
-                rounded(with_key(lock.network.encoder, part, planes, lock.secrets.mixing).clamp(0, 1))
-                for part in torch.split(images, at_a_time)
-            ]
         )

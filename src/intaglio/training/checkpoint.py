@@ -55,12 +55,7 @@ def save_checkpoint(file: CheckpointFile, run: str, module: nn.Module, optimizer
     Raises:
         StorageError: the file can't be written.
     """
-    tensors: dict[str, Tensor] = {}
-    known: set[int] = set()
-    for name, tensor in module.state_dict().items():
-        memory = tensor.untyped_storage().data_ptr()
-        tensors[f"module/{name}"] = tensor.clone() if memory in known else tensor  # tied weights, under each name
-        known.add(memory)
+    tensors = {f"module/{name}": tensor for name, tensor in module.state_dict().items()}
     for index, entries in optimizer.state_dict()["state"].items():
         for name, value in entries.items():
             if value is not None:
